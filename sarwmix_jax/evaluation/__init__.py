@@ -1,0 +1,1 @@
+"""Baselines, held-out losses and pictures."""

@@ -1,0 +1,1 @@
+"""The Flax model: patches, attention, encoder, decoder, mixing. No I/O."""

@@ -1,0 +1,1 @@
+"""Optimiser, compiled steps, the loop, checkpoints."""
