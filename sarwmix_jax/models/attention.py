@@ -1,0 +1,80 @@
+"""Multi-head attention: the core, and window attention with a relative position bias."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from sarwmix_jax.models.layers import Key, dense, dropout, linear
+from sarwmix_jax.models.settings import ModelSettings
+
+FORBIDDEN = -1e9
+"""Added to the logits of pairs that must not see each other; their weight becomes exactly 0."""
+
+
+def attend(
+    q: Float[Array, "*batch queries heads depth"],
+    k: Float[Array, "*batch keys heads depth"],
+    v: Float[Array, "*batch keys heads depth"],
+    bias: Float[Array, "... heads queries keys"] | None = None,
+) -> Float[Array, "*batch queries width"]:
+    """Scaled dot-product attention; logits and softmax in float32, `bias` broadcast over the batch."""
+    logits = jnp.einsum("...qhd,...khd->...hqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits if bias is None else logits + bias, axis=-1)
+    out = jnp.einsum("...hqk,...khd->...qhd", weights.astype(v.dtype), v)
+    return out.reshape(*out.shape[:-2], -1)
+
+
+def split_heads(x: Float[Array, "... parts_width"], parts: int, heads: int) -> tuple[Float[Array, "..."], ...]:
+    """Splits the last axis, laid out (part, head, depth), into `parts` arrays (..., heads, depth)."""
+    return tuple(rearrange(x, "... (part head depth) -> part ... head depth", part=parts, head=heads))
+
+
+class Attention(nnx.Module):
+    """Self-attention without position bias."""
+
+    def __init__(self, width: int, heads: int, settings: ModelSettings, *, rngs: nnx.Rngs):
+        self.qkv = linear(width, 3 * width, settings, rngs=rngs)
+        self.proj = linear(width, width, settings, rngs=rngs)
+        self.heads = heads
+        self.dropout = settings.dropout
+
+    def __call__(
+        self,
+        x: Float[Array, "*batch tokens width"],
+        bias: Float[Array, "... heads tokens tokens"] | None = None,
+        key: Key | None = None,
+    ) -> Float[Array, "*batch tokens width"]:
+        """Attends within the second last axis."""
+        q, k, v = split_heads(dense(self.qkv, x), 3, self.heads)
+        return dropout(dense(self.proj, attend(q, k, v, bias)), self.dropout, key)
+
+
+class Pairs(NamedTuple):
+    """Which (query, key) pairs one stage's windows have: the same for all its blocks.
+
+    Attributes:
+        index: Row of the bias table for each pair, (windows or nothing, n, n).
+        forbidden: Bias that separates the two images, (windows, 1, n, n), or None where nothing needs it.
+    """
+
+    index: Int[Array, "*windows n n"]
+    forbidden: Float[Array, "windows 1 n n"] | None
+
+
+class WindowAttention(Attention):
+    """Attention within windows, with a trained bias for every relative position."""
+
+    def __init__(self, width: int, heads: int, window: int, settings: ModelSettings, *, rngs: nnx.Rngs):
+        super().__init__(width, heads, settings, rngs=rngs)
+        # The published initialisation cuts at +-2, a hundred standard deviations.
+        draw = jax.random.truncated_normal(rngs.params(), -100, 100, ((2 * window - 1) ** 2, heads))
+        self.bias_table = nnx.Param(0.02 * draw)
+
+    def bias(self, pairs: Pairs) -> Float[Array, "#windows heads n n"]:
+        """The one bias of this block for a whole step: relative position and mask."""
+        relative = rearrange(self.bias_table[...][pairs.index], "... q k head -> ... head q k")
+        return relative if pairs.forbidden is None else relative + pairs.forbidden

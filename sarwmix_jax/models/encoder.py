@@ -1,0 +1,187 @@
+"""The hierarchical window-attention encoder (Swin without shifts), masked or not."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from sarwmix_jax.models.attention import FORBIDDEN, Pairs, WindowAttention
+from sarwmix_jax.models.layers import Key, Mlp, dense, drop_path, dropout, layer_norm, linear, numbered
+from sarwmix_jax.models.layout import StageLayout, inverse, stage_layout, z_order
+from sarwmix_jax.models.patches import PatchEmbed, sine_cosine_positions
+from sarwmix_jax.models.settings import STAGES, ModelSettings
+from sarwmix_jax.models.state import Fixed
+
+
+class CellMask(NamedTuple):
+    """A mask over the cells, made ready for the stages.
+
+    Attributes:
+        bits: 0/1 per cell in Z-order.
+        groups: Cells in Z-order positions, first those with 0, then those with 1, two equal rows; None unless exactly
+            half are masked.
+    """
+
+    bits: Float[Array, " cells"]
+    groups: Int[Array, "2 half"] | None
+
+
+def cell_mask(mask: Float[Array, " cells"], masked_count: int | None) -> CellMask:
+    """Prepares a row-major mask; `masked_count` is its number of ones where that is fixed, else None."""
+    bits = mask[z_order(round(mask.size**0.5))]
+    halves = masked_count is not None and 2 * masked_count == mask.size
+    return CellMask(bits, jnp.argsort(bits, stable=True).reshape(2, -1) if halves else None)
+
+
+class Block(nnx.Module):
+    """Pre-norm window attention and MLP, each behind a residual."""
+
+    def __init__(self, stage: int, rate: float, settings: ModelSettings, *, rngs: nnx.Rngs):
+        width, heads = settings.embed_dim * 2**stage, settings.num_heads[stage]
+        self.norm1 = layer_norm(width, settings, rngs=rngs)
+        self.attention = WindowAttention(width, heads, settings.windows[stage], settings, rngs=rngs)
+        self.norm2 = layer_norm(width, settings, rngs=rngs)
+        self.mlp = Mlp(width, settings, rngs=rngs)
+        self.drop_path = rate
+
+    def __call__(
+        self, x: Float[Array, "batch windows n width"], pairs: Pairs, key: Key | None
+    ) -> Float[Array, "batch windows n width"]:
+        """Transforms tokens that already stand in windows."""
+        keys = [numbered(key, part) for part in range(4)]
+        branch = self.attention(self.norm1(x), self.attention.bias(pairs), keys[0])
+        x = x + drop_path(branch, self.drop_path, keys[1])
+        return x + drop_path(self.mlp(self.norm2(x), keys[2]), self.drop_path, keys[3])
+
+
+class PatchMerging(nnx.Module):
+    """Four neighbours, consecutive in Z-order, become one token of twice the width."""
+
+    def __init__(self, width: int, settings: ModelSettings, *, rngs: nnx.Rngs):
+        self.norm = layer_norm(4 * width, settings, rngs=rngs)
+        self.reduction = linear(4 * width, 2 * width, settings, bias=False, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch merged doubled"]:
+        """A quarter of the tokens."""
+        merged = x.reshape(x.shape[0], -1, 4 * x.shape[-1])
+        return dense(self.reduction, self.norm(merged))
+
+
+class Stage(nnx.Module):
+    """The blocks of one resolution, then PatchMerging except after the last."""
+
+    def __init__(self, stage: int, rates: list[float], settings: ModelSettings, *, rngs: nnx.Rngs):
+        self.blocks = nnx.List([Block(stage, rate, settings, rngs=rngs) for rate in rates])
+        last = stage == STAGES - 1
+        self.merge = None if last else PatchMerging(settings.embed_dim * 2**stage, settings, rngs=rngs)
+        self.grid, self.window = settings.grids[stage], settings.windows[stage]
+        self.cell_side = 2 ** (STAGES - 1 - stage)
+        self.shortcuts = settings.attention == "auto"
+        self.recompute = settings.recompute
+
+    @property
+    def layout(self) -> StageLayout:
+        """Where this stage's tokens stand."""
+        return stage_layout(self.grid, self.window)
+
+    def gathers(self, mask: CellMask | None) -> bool:
+        """Whether attending within the two groups is exact: one window covers the grid and half is masked."""
+        return self.shortcuts and mask is not None and mask.groups is not None and self.layout.whole
+
+    def __call__(
+        self, x: Float[Array, "batch tokens width"], mask: CellMask | None, keys: list[Key | None]
+    ) -> Float[Array, "batch tokens width"]:
+        """Runs the blocks; the tokens come and go in Z-order, or sorted into groups where `gathers`."""
+        pairs, gathers = self._pairs(mask), self.gathers(mask)
+        reorder = None if gathers else self.layout.to_windows
+        if reorder is not None:
+            x = x[:, reorder]
+        windows = 2 if gathers else self.layout.windows
+        shape, x = x.shape, x.reshape(x.shape[0], windows, -1, x.shape[-1])
+        for block, key in zip(self.blocks, keys, strict=True):
+            x = jax.checkpoint(block)(x, pairs, key) if self.recompute else block(x, pairs, key)
+        x = x.reshape(shape)
+        return x if reorder is None else x[:, inverse(reorder)]
+
+    def _pairs(self, mask: CellMask | None) -> Pairs:
+        """Bias-table rows and forbidden pairs, once for all blocks of the stage."""
+        index = jnp.asarray(self.layout.index, jnp.int32)
+        if mask is None or (self.shortcuts and self.cell_side % self.window == 0):
+            return Pairs(index, None)  # every window lies within one cell: nothing to separate
+        if self.gathers(mask):
+            tokens = expand_cells(mask.groups, self.cell_side**2)
+            return Pairs(index[tokens[:, :, None], tokens[:, None, :]], None)
+        bits = jnp.repeat(mask.bits, self.cell_side**2)
+        bits = (bits if self.layout.to_windows is None else bits[self.layout.to_windows]).reshape(
+            self.layout.windows, 1, -1
+        )
+        return Pairs(index, jnp.where(bits[..., :, None] == bits[..., None, :], 0.0, FORBIDDEN))
+
+
+def expand_cells(cells: Int[Array, "... cells"], tokens: int) -> Int[Array, "... all_tokens"]:
+    """Positions of all tokens of these cells, each a run of `tokens` consecutive ones."""
+    positions = cells[..., None] * tokens + np.arange(tokens)
+    return positions.reshape(*cells.shape[:-1], -1)
+
+
+def take_cells(
+    x: Float[Array, "batch tokens width"], cells: Int[Array, " cells"]
+) -> Float[Array, "batch tokens width"]:
+    """Reorders the runs of tokens that belong to cells."""
+    runs = x.reshape(x.shape[0], cells.size, -1, x.shape[-1])
+    return jnp.take(runs, cells, axis=1).reshape(x.shape)
+
+
+class Encoder(nnx.Module):
+    """Patch embedding, position, four stages, LayerNorm."""
+
+    def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
+        self.patch_embed = PatchEmbed(settings, rngs=rngs)
+        self.position = Fixed(jnp.asarray(sine_cosine_positions(settings.grids[0], settings.embed_dim)))
+        blocks = sum(settings.depths)
+        rates = [settings.drop_path * k / max(blocks - 1, 1) for k in range(blocks)]
+        starts = np.cumsum((0, *settings.depths))
+        self.stages = nnx.List([Stage(s, rates[starts[s] : starts[s + 1]], settings, rngs=rngs) for s in range(STAGES)])
+        self.norm = layer_norm(settings.features, settings, rngs=rngs)
+        self.dropout = settings.dropout
+        self.starts = tuple(int(start) for start in starts)
+
+    def __call__(
+        self,
+        images: Float[Array, "batch band height width"],
+        mask: Float[Array, " cells"] | None = None,
+        *,
+        masked_count: int | None = None,
+        key: Key | None = None,
+    ) -> Float[Array, "batch cells features"]:
+        """Encodes standardised images, already mixed where a mask is given; cells come row by row.
+
+        Args:
+            images: Standardised backscatter.
+            mask: 0/1 per cell, row-major, shared by the batch; tokens attend only to tokens with the same bit.
+            masked_count: The number of ones in `mask` where it is fixed; allows the gathered-groups path.
+            key: Randomness of dropout and drop path; without it there is none.
+        """
+        x = self.patch_embed(images)
+        x = x + self.position[...][self.patch_embed.order].astype(x.dtype)
+        x = dropout(x, self.dropout, numbered(key, self.starts[-1]))
+        prepared = None if mask is None else cell_mask(mask, masked_count)
+        gathered = False
+        for stage, start, stop in zip(self.stages, self.starts, self.starts[1:], strict=False):
+            if stage.gathers(prepared) != gathered:
+                x, gathered = self._regroup(x, prepared, gathered), not gathered
+            x = stage(x, prepared, [numbered(key, block) for block in range(start, stop)])
+            x = x if stage.merge is None else stage.merge(x)
+        x = self._regroup(x, prepared, gathered) if gathered else x
+        return self.norm(x)[:, inverse(z_order(round(x.shape[1] ** 0.5)))]
+
+    def _regroup(
+        self, x: Float[Array, "batch tokens width"], mask: CellMask | None, gathered: bool
+    ) -> Float[Array, "..."]:
+        """Sorts cells into the mask's two groups, or back into Z-order."""
+        assert mask is not None and mask.groups is not None
+        order = mask.groups.reshape(-1)
+        return take_cells(x, jnp.argsort(order) if gathered else order)
