@@ -1,0 +1,230 @@
+"""The one table of names and layouts, published <-> ours, used in both directions.
+
+Shapes are the published ones, in symbols: C width of the stage, H its heads, T rows of a bias table, I bands, p patch
+side, N tokens of the grid, n cells of an image, F features, D decoder width, V values of a cell, K classes.
+Rows stand in the published definition order, which also orders the optimiser state.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from einops import rearrange
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class Row(NamedTuple):
+    """One line of the table; `{s}` and `{b}` stand for stage and block."""
+
+    published: str
+    ours: str
+    layout: str
+    shape: str
+
+
+class Layout(NamedTuple):
+    """How one array is rearranged, both ways; both give views where they can."""
+
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_published: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
+
+
+LAYOUTS = {
+    "same": Layout(lambda a: a, lambda a, shape: a),
+    # (out, in) <-> (in, out)
+    "linear": Layout(lambda a: a.T, lambda a, shape: a.T),
+    # (out, band, row, column) <-> (row column band, out)
+    "convolution": Layout(
+        lambda a: rearrange(a, "out band row column -> (row column band) out"),
+        lambda a, shape: rearrange(
+            a, "(row column band) out -> out band row column", band=shape[1], row=shape[2], column=shape[3]
+        ),
+    ),
+    # leading axes of length 1 <-> none
+    "batch_of_one": Layout(lambda a: a[0], lambda a, shape: a[None]),
+    "one_token": Layout(lambda a: a[0, 0], lambda a, shape: a[None, None]),
+}
+
+_MIXMAE_TOP = (
+    Row("mask_token", "decoder/mask_token", "one_token", "1 1 D"),
+    Row("absolute_pos_embed", "encoder/position", "batch_of_one", "1 N C"),
+    Row("decoder_pos_embed", "decoder/position", "batch_of_one", "1 n D"),
+)
+_PATCH_EMBED = (
+    Row("patch_embed.proj.weight", "encoder/patch_embed/proj/kernel", "convolution", "C I p p"),
+    Row("patch_embed.proj.bias", "encoder/patch_embed/proj/bias", "same", "C"),
+    Row("patch_embed.norm.weight", "encoder/patch_embed/norm/scale", "same", "C"),
+    Row("patch_embed.norm.bias", "encoder/patch_embed/norm/bias", "same", "C"),
+)
+_FROM, _TO = "layers.{s}.blocks.{b}.", "encoder/stages/{s}/blocks/{b}/"
+_BLOCK = (
+    Row(_FROM + "norm1.weight", _TO + "norm1/scale", "same", "C"),
+    Row(_FROM + "norm1.bias", _TO + "norm1/bias", "same", "C"),
+    Row(_FROM + "attn.relative_position_bias_table", _TO + "attention/bias_table", "same", "T H"),
+    Row(_FROM + "attn.qkv.weight", _TO + "attention/qkv/kernel", "linear", "3C C"),
+    Row(_FROM + "attn.qkv.bias", _TO + "attention/qkv/bias", "same", "3C"),
+    Row(_FROM + "attn.proj.weight", _TO + "attention/proj/kernel", "linear", "C C"),
+    Row(_FROM + "attn.proj.bias", _TO + "attention/proj/bias", "same", "C"),
+    Row(_FROM + "norm2.weight", _TO + "norm2/scale", "same", "C"),
+    Row(_FROM + "norm2.bias", _TO + "norm2/bias", "same", "C"),
+    Row(_FROM + "mlp.fc1.weight", _TO + "mlp/fc1/kernel", "linear", "4C C"),
+    Row(_FROM + "mlp.fc1.bias", _TO + "mlp/fc1/bias", "same", "4C"),
+    Row(_FROM + "mlp.fc2.weight", _TO + "mlp/fc2/kernel", "linear", "C 4C"),
+    Row(_FROM + "mlp.fc2.bias", _TO + "mlp/fc2/bias", "same", "C"),
+)
+_MERGE = (
+    Row("layers.{s}.downsample.reduction.weight", "encoder/stages/{s}/merge/reduction/kernel", "linear", "2C 4C"),
+    Row("layers.{s}.downsample.norm.weight", "encoder/stages/{s}/merge/norm/scale", "same", "4C"),
+    Row("layers.{s}.downsample.norm.bias", "encoder/stages/{s}/merge/norm/bias", "same", "4C"),
+)
+_NORM = (
+    Row("norm.weight", "encoder/norm/scale", "same", "F"),
+    Row("norm.bias", "encoder/norm/bias", "same", "F"),
+)
+_DECODER_EMBED = (
+    Row("decoder_embed.weight", "decoder/embed/kernel", "linear", "D F"),
+    Row("decoder_embed.bias", "decoder/embed/bias", "same", "D"),
+)
+# A decoder block is an encoder block without the bias table, of width D.
+_DECODER_BLOCK = tuple(
+    Row(
+        row.published.replace(_FROM, "decoder_blocks.{b}."),
+        row.ours.replace(_TO, "decoder/blocks/{b}/"),
+        row.layout,
+        row.shape.replace("C", "D"),
+    )
+    for row in _BLOCK
+    if row.shape != "T H"
+)
+_DECODER_END = (
+    Row("decoder_norm.weight", "decoder/norm/scale", "same", "D"),
+    Row("decoder_norm.bias", "decoder/norm/bias", "same", "D"),
+    Row("decoder_pred.weight", "decoder/predict/kernel", "linear", "V D"),
+    Row("decoder_pred.bias", "decoder/predict/bias", "same", "V"),
+)
+_HEAD = (
+    Row("head.weight", "head/kernel", "linear", "K F"),
+    Row("head.bias", "head/bias", "same", "K"),
+)
+
+INDEX_BUFFER = re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_index")
+"""Published buffers that follow from the window side: rebuilt, never carried."""
+
+FIXED = frozenset({"encoder/position", "decoder/position"})
+"""Our tensors that are not trained."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How often the table's rows repeat: blocks per stage, and decoder blocks (None: a classifier, with a head)."""
+
+    depths: tuple[int, ...]
+    decoder_depth: int | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row for one tensor; `stage` tells the width of its symbols (None outside the stages)."""
+
+    published: str
+    ours: str
+    layout: str
+    shape: str
+    stage: int | None
+
+    def published_shape(self, sizes: Mapping[str, int], stage_sizes: tuple[Mapping[str, int], ...]) -> tuple[int, ...]:
+        """The shape in numbers."""
+        known = sizes if self.stage is None else {**sizes, **stage_sizes[self.stage]}
+        return tuple(_number(symbol, known) for symbol in self.shape.split())
+
+
+def _number(symbol: str, known: Mapping[str, int]) -> int:
+    factor = symbol.rstrip("CHTIpNnFDVK")
+    name = symbol[len(factor) :]
+    return int(factor or 1) * (known[name] if name else 1)
+
+
+def entries(extent: Extent) -> Iterator[Entry]:
+    """Every tensor of a model of this extent, in published definition order (index buffers left out)."""
+    pretraining = extent.decoder_depth is not None
+    yield from _expand(_MIXMAE_TOP if pretraining else _MIXMAE_TOP[1:2])
+    yield from _expand(_PATCH_EMBED)
+    for stage, depth in enumerate(extent.depths):
+        for block in range(depth):
+            yield from _expand(_BLOCK, stage, block)
+        if stage < len(extent.depths) - 1:
+            yield from _expand(_MERGE, stage)
+    yield from _expand(_NORM)
+    if extent.decoder_depth is None:
+        yield from _expand(_HEAD)
+        return
+    yield from _expand(_DECODER_EMBED)
+    for block in range(extent.decoder_depth):
+        yield from _expand(_DECODER_BLOCK, None, block)
+    yield from _expand(_DECODER_END)
+
+
+def _expand(rows: tuple[Row, ...], stage: int | None = None, block: int | None = None) -> Iterator[Entry]:
+    for row in rows:
+        yield Entry(
+            row.published.format(s=stage, b=block), row.ours.format(s=stage, b=block), row.layout, row.shape, stage
+        )
+
+
+def to_ours(state_dict: Arrays, extent: Extent | None = None) -> dict[str, np.ndarray]:
+    """Our flat names and layouts of published tensors, as views; index buffers are dropped.
+
+    Args:
+        state_dict: published names (see `without_prefix`) and layouts, complete.
+        extent: the model's extent; derived from the names unless given.
+
+    Raises:
+        KeyError: a tensor is missing; use `recognition.recognise` first for a report that users can read.
+    """
+    return {
+        entry.ours: LAYOUTS[entry.layout].to_ours(state_dict[entry.published])
+        for entry in entries(extent or extent_of(state_dict))
+    }
+
+
+def to_published(ours: Arrays, entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
+    """One of our tensors in the published layout, as a view."""
+    return LAYOUTS[entry.layout].to_published(ours[entry.ours], shape)
+
+
+def extent_of(state_dict: Arrays) -> Extent:
+    """Extent of a model by its published names; blocks are counted, so a gap shows up as a missing tensor."""
+    blocks: set[tuple[int, int]] = set()
+    decoder: set[int] = set()
+    for name in state_dict:
+        if match := re.match(r"layers\.([0-3])\.blocks\.(\d{1,3})\.", name, re.ASCII):
+            blocks.add((int(match[1]), int(match[2])))
+        elif match := re.match(r"decoder_blocks\.(\d{1,3})\.", name, re.ASCII):
+            decoder.add(int(match[1]))
+    depths = tuple(sum(1 for stage, _ in blocks if stage == s) for s in range(4))
+    pretraining = any(name.startswith("decoder_") or name == "mask_token" for name in state_dict)
+    return Extent(depths, len(decoder) if pretraining else None)
+
+
+def without_prefix(state_dict: Arrays) -> dict[str, np.ndarray]:
+    """The state dict without the `module.` that distributed wrappers put before every name."""
+    if all(name.startswith("module.") for name in state_dict):
+        return {name.removeprefix("module."): array for name, array in state_dict.items()}
+    return dict(state_dict)
+
+
+def window_side(table_rows: int) -> int | None:
+    """Window side of a relative position bias table with this many rows, or None if no window has that many."""
+    side = math.isqrt(table_rows)
+    return (side + 1) // 2 if side * side == table_rows and side % 2 else None
+
+
+def relative_position_index(window: int) -> np.ndarray:
+    """Row of the bias table for every pair (query, key) of a window's tokens, row-major; int64."""
+    row, column = np.divmod(np.arange(window * window), window)
+    d_row, d_column = row[:, None] - row[None, :], column[:, None] - column[None, :]
+    return ((d_row + window - 1) * (2 * window - 1) + d_column + window - 1).astype(np.int64)
