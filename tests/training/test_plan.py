@@ -1,0 +1,68 @@
+import pytest
+
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.settings import pretraining_config
+from sarwmix_jax.training.plan import BatchPlan, model_settings, plan_batch, resolve
+
+
+def config(**changes):
+    result = pretraining_config()
+    result.data.records = "records"
+    result.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return result
+
+
+def test_defaults_are_the_published_base():
+    model = model_settings(resolve(config()))
+    assert (model.embed_dim, model.depths, model.windows) == (128, (2, 2, 18, 2), (8, 8, 8, 4))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model__image_size": 130}, "image side 130 is not a multiple of 32; use 128 or 160"),
+        ({"model__windows": (8, 8, 8, 3)}, "window 3 of stage 4 does not divide"),
+        ({"model__dtype": "float16"}, "model.dtype is 'float16'"),
+        ({"weighting__mode": "both"}, "weighting.mode is 'both'"),
+        ({"batch__global_batch": 100, "batch__micro_batch": 16}, "use 96 or 112"),
+        ({"batch__micro_batch": 16, "batch__mix_group": 5}, "use 15 or 20"),
+        ({"optimizer__stop_after_epochs": 2000.0}, "beyond optimizer.schedule_epochs 1024"),
+        ({"optimizer__warmup_epochs": 1024.0}, "shorten the warm-up"),
+        ({"data__statistics": "bigearthnet"}, "use one of bigearthnet_v1, bigearthnet_v2"),
+        ({"data__records": ""}, "data.records is not set"),
+        ({"mask__ratio": 0.01}, "mask none or all of the 16 cells"),
+        ({"mask__ratio": 0.5, "mask__range_mask_ratio": 0.5}, "mask none or all"),
+        ({"optimizer__base_lr": float("nan")}, "optimizer.base_lr is nan; give a number above 0"),
+        ({"optimizer__clip_grad": 0.0}, "optimizer.clip_grad is 0.0"),
+        ({"augment__vertical_flip": 1.5}, "give a probability from 0 to 1"),
+        ({"log__every_steps": 0}, "log.every_steps is 0"),
+    ],
+)
+def test_wrong_values_are_refused_in_one_line(change, message):
+    with pytest.raises(UserError, match=message.replace(".", r"\.")) as caught:
+        resolve(config(**change))
+    assert "\n" not in str(caught.value)
+
+
+def test_batch_is_cut_over_devices():
+    settings = resolve(config(batch__global_batch=64, batch__micro_batch=4))
+    assert plan_batch(settings, 1) == BatchPlan(micro_batch=4, accumulation=16, mix_group=4)
+    assert plan_batch(settings, 8) == BatchPlan(micro_batch=4, accumulation=2, mix_group=4)
+
+
+def test_mix_group_stays_when_devices_change():
+    settings = resolve(config(batch__global_batch=64))
+    assert plan_batch(settings, 8).mix_group == 8
+    assert plan_batch(settings, 1, frozen_mix_group=8) == BatchPlan(64, 1, 8)
+    with pytest.raises(UserError, match="mix group of 8 images does not divide the device's micro-batch of 4"):
+        plan_batch(settings, 16, frozen_mix_group=8)
+
+
+@pytest.mark.parametrize(
+    ("batch", "devices", "message"),
+    [((64, None), 3, "not a multiple of 3 devices; use 63 or 66"), ((64, 16), 8, "use 8"), ((2, None), 4, "use 4")],
+)
+def test_devices_that_do_not_fit(batch, devices, message):
+    settings = resolve(config(batch__global_batch=batch[0], **({"batch__micro_batch": batch[1]} if batch[1] else {})))
+    with pytest.raises(UserError, match=message):
+        plan_batch(settings, devices)
