@@ -1,0 +1,129 @@
+"""Which records make which step: a pure function of seed and step number.
+
+One record set: an epoch is floor(N / global batch) steps over a fresh permutation; what is left over is
+skipped for that epoch. Several record sets: every global batch holds a fixed number from each, as their weights
+ask, at random positions, and each set is run through permutation after permutation.
+"""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int64
+
+from sarwmix_jax.errors import UserError
+
+_POSITIONS = 0
+_RECORDS = 1
+
+
+def steps_per_epoch(records: int, global_batch: int) -> int:
+    """Steps in an epoch: floor(records / global_batch).
+
+    Raises:
+        UserError: There are fewer records than one batch takes.
+    """
+    if global_batch < 1:
+        raise UserError(f"global batch {global_batch}: it must be at least 1")
+    if records < global_batch:
+        raise UserError(
+            f"{records} records are fewer than one global batch of {global_batch}; use a smaller batch or more records"
+        )
+    return records // global_batch
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """The records of every step; call it with a step number.
+
+    Attributes:
+        lengths: Records of each record set; record numbers count through all sets.
+        shares: Records of each set in a global batch.
+        seed: From 0 to 2^32 - 1.
+    """
+
+    lengths: tuple[int, ...]
+    shares: tuple[int, ...]
+    seed: int
+
+    @property
+    def global_batch(self) -> int:
+        """Records in a step."""
+        return sum(self.shares)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which about as many records are read as there are."""
+        return sum(self.lengths) // self.global_batch
+
+    def __call__(self, step: int) -> Int64[np.ndarray, " global_batch"]:
+        """Record numbers of step `step`, in the order of the batch."""
+        if len(self.lengths) == 1:
+            epoch, within = divmod(step, self.steps_per_epoch)
+            first = within * self.global_batch
+            return permutation(self.lengths[0], self.seed, _RECORDS, epoch)[first : first + self.global_batch]
+        numbers = np.concatenate([self._from_set(number, step) for number in range(len(self.lengths))])
+        # Mirrored positions exchange patches in training: a fixed place for each set would fix the partners.
+        return numbers[permutation(self.global_batch, self.seed, _POSITIONS, step)]
+
+    def _from_set(self, number: int, step: int) -> np.ndarray:
+        length, share = self.lengths[number], self.shares[number]
+        passes, places = np.divmod(np.arange(step * share, (step + 1) * share), length)
+        order = np.empty(share, np.int64)
+        for done in np.unique(passes):
+            here = passes == done
+            order[here] = permutation(length, self.seed, _RECORDS + number, int(done))[places[here]]
+        return order + sum(self.lengths[:number])
+
+
+def training_order(
+    lengths: Sequence[int], weights: Sequence[float] | None, global_batch: int, seed: int
+) -> TrainingOrder:
+    """The order of a run over one or several record sets.
+
+    Args:
+        lengths: Records of each set.
+        weights: Relative weights of the sets, needed when there are several.
+        global_batch: Records in a step over all processes.
+        seed: From 0 to 2^32 - 1.
+
+    Raises:
+        UserError: Fewer records than one batch, a bad weight or seed, or a weight too small for one record in a
+            batch.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed {seed}: it must be from 0 to {2**32 - 1}")
+    steps_per_epoch(sum(lengths), global_batch)
+    shares = (global_batch,) if len(lengths) == 1 else _shares(weights, len(lengths), global_batch)
+    return TrainingOrder(tuple(lengths), shares, seed)
+
+
+def _shares(weights: Sequence[float] | None, count: int, global_batch: int) -> tuple[int, ...]:
+    """Whole numbers that add up to the batch, closest to the weights (largest remainders)."""
+    if weights is None or len(weights) != count:
+        given = 0 if weights is None else len(weights)
+        raise UserError(f"{count} record sets but {given} weights; give one weight for each")
+    if not all(np.isfinite(weight) and weight > 0 for weight in weights):
+        raise UserError(f"weights {list(weights)}: each must be a positive number; leave out a set instead")
+    exact = np.asarray(weights, np.float64) / sum(weights) * global_batch
+    shares = np.floor(exact).astype(int)
+    shares[np.argsort(shares - exact, kind="stable")[: global_batch - shares.sum()]] += 1
+    if shares.min() < 1:
+        raise UserError(
+            f"weights {list(weights)} leave a record set without a place in a batch of {global_batch}; "
+            "use a larger batch or weight"
+        )
+    return tuple(shares.tolist())
+
+
+@functools.lru_cache(maxsize=8)
+def permutation(length: int, seed: int, stream: int, number: int) -> Int64[np.ndarray, " length"]:
+    """Permutation `number` of a stream: sorted random words, whose values NumPy guarantees over versions.
+
+    (The rest of NumPy's random interface, and so `Generator.permutation`, is not guaranteed to stay.)
+    """
+    words = np.random.Philox(np.random.SeedSequence((seed, stream, number))).random_raw(length)
+    order = np.argsort(words, kind="stable")
+    order.setflags(write=False)
+    return order

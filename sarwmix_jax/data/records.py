@@ -1,0 +1,148 @@
+"""One record: the image of one place with its labels and names, and its bytes in a file.
+
+A record is a `tf.train.Example` with the features of `tfds_features`, so that plain TFDS reads it as well:
+
+- `image`: (band, row, column) float16 in the contract's unit, bands in the contract's order
+- `labels`: class numbers (only when the contract names classes)
+- `valid_pixels`: validity mask, one bit a pixel, rows packed one after the other (only when promised)
+- `patch_id`, `s1_name`, `split`, `country`: text
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from tensorflow_datasets.proto import tf_example_pb2
+
+from sarwmix_jax.data.contract import Contract
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core.features import FeaturesDict
+
+STORED_DTYPE = np.float16
+TEXTS = ("patch_id", "s1_name", "split", "country")
+
+
+class RecordError(ValueError):
+    """One record cannot be made or read: what is wrong with it, in one line."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image before it is written.
+
+    Attributes:
+        image: Backscatter in the contract's unit, any float type; finite everywhere, also where not valid.
+        patch_id: Name that is unique in the record set.
+        s1_name: Name of the Sentinel-1 product, or empty.
+        country: Country, or empty.
+        labels: Class names.
+        valid_pixels: Where the image was observed; needed when the contract promises it.
+    """
+
+    image: Float[np.ndarray, "band height width"]
+    patch_id: str
+    s1_name: str = ""
+    country: str = ""
+    labels: tuple[str, ...] = ()
+    valid_pixels: Bool[np.ndarray, "height width"] | None = None
+
+
+def shard_name(name: str, split: str, number: int, count: int) -> str:
+    """File name of a shard of the record set `name`, in the form TFDS expects."""
+    return f"{name}-{split}.array_record-{number:05d}-of-{count:05d}"
+
+
+def encode_record(record: Record, split: str, contract: Contract) -> bytes:
+    """The bytes of a record.
+
+    Raises:
+        RecordError: Shape, values, labels or mask are not what the contract promises.
+    """
+    features: dict[str, Any] = {"image": _stored_image(record.image, contract).tobytes()}
+    texts = (record.patch_id, record.s1_name, split, record.country)
+    features |= {name: text.encode() for name, text in zip(TEXTS, texts, strict=True)}
+    if contract.has_valid_pixels:
+        features["valid_pixels"] = _stored_mask(record, contract).tobytes()
+    example = tf_example_pb2.Example()
+    for name, value in features.items():
+        example.features.feature[name].bytes_list.value.append(value)
+    if contract.classes:
+        example.features.feature["labels"].int64_list.value.extend(class_numbers(record.labels, contract))
+    return example.SerializeToString(deterministic=True)
+
+
+def class_numbers(labels: tuple[str, ...], contract: Contract) -> list[int]:
+    """Class numbers of the names `labels`, ascending.
+
+    Raises:
+        RecordError: A name is not among the contract's classes.
+    """
+    unknown = [name for name in labels if name not in contract.classes]
+    if unknown:
+        raise RecordError(f"label {unknown[0]!r} is none of the {len(contract.classes)} classes")
+    return sorted({contract.classes.index(name) for name in labels})
+
+
+def _stored_image(image: np.ndarray, contract: Contract) -> np.ndarray:
+    if image.shape != contract.shape:
+        raise RecordError(f"image has shape {image.shape}, expected {contract.shape}")
+    if not np.issubdtype(image.dtype, np.floating):
+        raise RecordError(f"image has type {image.dtype}, expected floating point")
+    with np.errstate(over="ignore"):
+        stored = image.astype(STORED_DTYPE)
+    finite = np.isfinite(stored)
+    if not finite.all():
+        band = contract.bands[int(np.argmin(finite.all(axis=(1, 2))))]
+        raise RecordError(f"{finite.size - finite.sum()} values are not finite in float16, first in {band}")
+    return stored
+
+
+def _stored_mask(record: Record, contract: Contract) -> np.ndarray:
+    mask = record.valid_pixels
+    if mask is None or mask.shape != contract.shape[1:] or mask.dtype != np.bool_:
+        found = "nothing" if mask is None else f"{mask.dtype} {mask.shape}"
+        raise RecordError(f"valid_pixels is {found}, expected bool {contract.shape[1:]}")
+    return np.packbits(mask)
+
+
+def decode_record(data: bytes, contract: Contract) -> dict[str, Any]:
+    """The record in `data` as a dict of arrays.
+
+    Args:
+        data: Bytes from `encode_record`.
+        contract: The contract of the record set.
+
+    Returns:
+        `image` (band, height, width) float16, read-only; `valid_pixels` (height, width) bool if promised;
+        `labels` (classes,) uint8 with ones at the record's classes if the contract names classes; the texts as
+        `str`.
+    """
+    features = tf_example_pb2.Example.FromString(data).features.feature
+    image = np.frombuffer(features["image"].bytes_list.value[0], STORED_DTYPE)
+    record: dict[str, Any] = {"image": image.reshape(contract.shape)}
+    if contract.has_valid_pixels:
+        packed = np.frombuffer(features["valid_pixels"].bytes_list.value[0], np.uint8)
+        bits = np.unpackbits(packed, count=contract.height * contract.width)
+        record["valid_pixels"] = bits.reshape(contract.shape[1:]).view(np.bool_)
+    if contract.classes:
+        record["labels"] = np.zeros(len(contract.classes), np.uint8)
+        record["labels"][list(features["labels"].int64_list.value)] = 1
+    return record | {name: features[name].bytes_list.value[0].decode() for name in TEXTS}
+
+
+def tfds_features(contract: Contract) -> "FeaturesDict":
+    """The features of a record for TFDS."""
+    from tensorflow_datasets.core import features as tfds
+
+    features: dict[str, Any] = {name: tfds.Text() for name in TEXTS}
+    features["image"] = tfds.Tensor(
+        shape=contract.shape, dtype=STORED_DTYPE, encoding=tfds.Encoding.BYTES, doc=", ".join(contract.bands)
+    )
+    if contract.classes:
+        features["labels"] = tfds.Sequence(tfds.ClassLabel(names=list(contract.classes)))
+    if contract.has_valid_pixels:
+        packed = -(-contract.height * contract.width // 8)
+        features["valid_pixels"] = tfds.Tensor(shape=(packed,), dtype=np.uint8, encoding=tfds.Encoding.BYTES)
+    return tfds.FeaturesDict(features)

@@ -1,0 +1,158 @@
+"""Where records come from: a prepared folder and a split, opened when the first record is read."""
+
+import json
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_module
+
+from sarwmix_jax.data.contract import Contract, read_contract
+from sarwmix_jax.data.records import STORED_DTYPE, decode_record, shard_name
+from sarwmix_jax.data.splits import SplitRange, parse_split
+from sarwmix_jax.errors import UserError
+
+# One record is one read: reading ahead and parallel decoding only cost time.
+_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
+_FILE_BUFFER_BYTES = 32768
+
+
+@dataclass(frozen=True)
+class FileSlice:
+    """Records `first` to `first + count` of one file."""
+
+    path: Path
+    first: int
+    count: int
+
+
+class RecordSource:
+    """The records of one split (or slices of several), by number; picklable, safe to read from threads."""
+
+    def __init__(self, contract: Contract, split: str, files: Sequence[FileSlice]) -> None:
+        """Use `open_records`."""
+        self.contract = contract
+        self.split = split
+        self._files = tuple(files)
+        self._ends = np.cumsum([file.count for file in self._files])
+        self._open_lock()
+
+    def _open_lock(self) -> None:
+        self._readers: dict[int, Any] = {}
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_readers", "_lock")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open_lock()
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __repr__(self) -> str:
+        return f"RecordSource({self.contract.name}, {self.split!r}, {len(self)} records)"
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Record `index` as `records.decode_record` gives it.
+
+        Raises:
+            IndexError: No such record.
+            UserError: The file cannot be read.
+        """
+        return decode_record(self._bytes(index), self.contract)
+
+    def read_batch(self, indices: Sequence[int] | np.ndarray, *, labels: bool = False) -> dict[str, np.ndarray]:
+        """Arrays of several records, in the order of `indices`.
+
+        Returns:
+            `image` (records, band, height, width) float16; `valid_pixels` (records, height, width) bool if
+            promised; with `labels` and if there are classes also `labels` (records, classes) uint8.
+        """
+        contract = self.contract
+        batch = {"image": np.empty((len(indices), *contract.shape), STORED_DTYPE)}
+        if contract.has_valid_pixels:
+            batch["valid_pixels"] = np.empty((len(indices), *contract.shape[1:]), np.bool_)
+        if labels and contract.classes:
+            batch["labels"] = np.empty((len(indices), len(contract.classes)), np.uint8)
+        for row, index in enumerate(indices):
+            record = decode_record(self._bytes(int(index)), contract)
+            for name, values in batch.items():
+                values[row] = record[name]
+        return batch
+
+    def _bytes(self, index: int) -> bytes:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        file = self._files[number]
+        position = index - int(self._ends[number]) + file.count + file.first
+        try:
+            data: bytes = self._reader(number).read([position])[0]
+        except (RuntimeError, IndexError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"record {position} of {file.path} cannot be read ({reason}); the file is damaged or was "
+                "removed: prepare the records again"
+            ) from None
+        return data
+
+    def _reader(self, number: int) -> Any:
+        reader = self._readers.get(number)
+        if reader is None:
+            with self._lock:
+                reader = self._readers.get(number)
+                if reader is None:
+                    reader = array_record_module.ArrayRecordReader(
+                        str(self._files[number].path), _READER_OPTIONS, file_reader_buffer_size=_FILE_BUFFER_BYTES
+                    )
+                    self._readers[number] = reader
+        return reader
+
+
+def open_records(path: str | Path, split: str) -> RecordSource:
+    """Open the split `split` of the record set at `path`.
+
+    Args:
+        path: Folder of the record set.
+        split: Split names with optional slices as in TFDS: `train`, `train[:12.5%]`, `train[100:200]`,
+            `train+validation`.
+
+    Raises:
+        UserError: No such folder or split, a slice that cannot be understood or is empty, files missing.
+    """
+    folder = Path(path)
+    contract = read_contract(folder)
+    lengths = _shard_lengths(folder)
+    ranges = parse_split(split, {name: sum(shards) for name, shards in lengths.items()}, folder)
+    files = [file for part in ranges for file in _file_slices(folder, contract, part, lengths[part.name])]
+    missing = [file.path for file in files if not file.path.is_file()]
+    if missing:
+        raise UserError(f"{missing[0]} is missing ({len(missing)} of {len(files)} files); copy the records again")
+    return RecordSource(contract, split, files)
+
+
+def _shard_lengths(folder: Path) -> dict[str, list[int]]:
+    """Records of every shard by split, from the metadata that TFDS reads too."""
+    path = folder / "dataset_info.json"
+    try:
+        splits = json.loads(path.read_text())["splits"]
+        return {split["name"]: [int(length) for length in split["shardLengths"]] for split in splits}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}); prepare or copy the records again") from None
+
+
+def _file_slices(folder: Path, contract: Contract, wanted: SplitRange, lengths: list[int]) -> list[FileSlice]:
+    slices = []
+    first = 0
+    for number, length in enumerate(lengths):
+        start, stop = max(wanted.start - first, 0), min(wanted.stop - first, length)
+        if start < stop:
+            path = folder / shard_name(contract.name, wanted.name, number, len(lengths))
+            slices.append(FileSlice(path, start, stop - start))
+        first += length
+    return slices
