@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int
 from sarwmix_jax import sar
 from sarwmix_jax.facts.bands import BandStatistics
 from sarwmix_jax.models.layers import Key
-from sarwmix_jax.models.losses import loss_per_band, target_vectors, valid_vectors, weighted_errors
+from sarwmix_jax.models.losses import Vectors, loss_per_band, target_vectors, valid_vectors, weighted_errors
 from sarwmix_jax.models.mixing import draw_mask, fixed_masked_count
 from sarwmix_jax.models.settings import CELL, ModelSettings
 from sarwmix_jax.models.state import Tree, merge_model
@@ -110,40 +110,43 @@ def prepare(batch: Batch, settings: StepSettings, flip_key: Key | None = None) -
     return Prepared(db, standardised, weights, valid)
 
 
-def group_key(seed: int, step: Int[Array, ""] | int, group: Int[Array, ""] | int) -> Key:
+class GroupKeys(NamedTuple):
     """Randomness of one mix group at one step."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), group)
+
+    mask: Key
+    flips: Key
+    noise: Key
+
+
+def group_keys(seed: int, step: Int[Array, ""] | int, group: Int[Array, ""] | int) -> GroupKeys:
+    """The keys of one mix group; they follow from these three numbers alone."""
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), group)
+    return GroupKeys(*jax.random.split(key, 3))
 
 
 def group_mask(key: Key, settings: StepSettings) -> Float[Array, " cells"]:
-    """The mask of a mix group, from its key."""
-    mask_key, _, _ = jax.random.split(key, 3)
-    return draw_mask(mask_key, settings.model.cells, settings.mask_ratio, settings.range_mask_ratio)
+    """Draws the mask of a mix group."""
+    return draw_mask(key, settings.model.cells, settings.mask_ratio, settings.range_mask_ratio)
 
 
-def group_errors(
-    model: Any, batch: Batch, key: Key, settings: StepSettings, *, train: bool
-) -> tuple[Float[Array, "batch cells values"], Prepared, Float[Array, "batch cells values"] | None]:
-    """Weighted squared errors of one mix group, its prepared images, and which values count (None: all).
+def masked_errors(
+    model: Any, prepared: Prepared, mask: Float[Array, " cells"], settings: StepSettings, key: Key | None = None
+) -> tuple[Vectors, Vectors | None]:
+    """Weighted squared errors of one mix group, cell by cell, and which values count (None: all).
 
     Args:
         model: The masked autoencoder.
-        batch: Raw records of one mix group.
-        key: The group's randomness.
+        prepared: The images of one mix group.
+        mask: The group's mask, 0/1 per cell, row-major.
         settings: The run's step settings.
-        train: Whether flips, dropout and drop path act.
+        key: Randomness of dropout and drop path; without it there is none.
     """
-    _, flip_key, noise_key = jax.random.split(key, 3)
-    prepared = prepare(batch, settings, flip_key if train else None)
-    reconstruction = model.reconstruct(
-        prepared.standardised,
-        group_mask(key, settings),
-        masked_count=fixed_masked_count(settings.model.cells, settings.mask_ratio, settings.range_mask_ratio),
-        key=noise_key if train else None,
-    )
-    target = target_vectors(prepared.standardised, norm_pix=settings.norm_pix, valid=prepared.valid)
-    used = None if prepared.valid is None else valid_vectors(prepared.valid, prepared.standardised)
-    return weighted_errors(reconstruction, target, prepared.weights), prepared, used
+    images, valid = prepared.standardised, prepared.valid
+    count = fixed_masked_count(settings.model.cells, settings.mask_ratio, settings.range_mask_ratio)
+    reconstruction = model.reconstruct(images, mask, masked_count=count, key=key)
+    target = target_vectors(images, norm_pix=settings.norm_pix, valid=valid)
+    used = None if valid is None else valid_vectors(valid, images)
+    return weighted_errors(reconstruction, target, prepared.weights), used
 
 
 def micro_loss(
@@ -152,8 +155,9 @@ def micro_loss(
     """Mean training loss of consecutive mix groups, with what is worth logging."""
 
     def one_group(batch: Batch, group: Int[Array, ""]) -> tuple[Array, Metrics]:
-        key = group_key(settings.seed, step, group)
-        errors, prepared, used = group_errors(model, batch, key, settings, train=True)
+        keys = group_keys(settings.seed, step, group)
+        prepared = prepare(batch, settings, keys.flips)
+        errors, used = masked_errors(model, prepared, group_mask(keys.mask, settings), settings, keys.noise)
         by_band = loss_per_band(errors, settings.model.bands, used)
         return by_band.mean(), {"loss_per_band": by_band, "weight_mean": prepared.weights.mean()}
 
@@ -236,8 +240,8 @@ def make_evaluation_step(
     """
 
     def one_group(model: Any, batch: Batch, group: Int[Array, ""]) -> Float[Array, "batch band"]:
-        key = group_key(settings.seed, 0, group)
-        errors, _, used = group_errors(model, batch, key, settings, train=False)
+        mask = group_mask(group_keys(settings.seed, 0, group).mask, settings)
+        errors, used = masked_errors(model, prepare(batch, settings), mask, settings)
         return jax.vmap(lambda e, u: loss_per_band(e, settings.model.bands, u))(errors, used)
 
     def share(params: Tree, fixed: Tree, batch: Batch, first_group: Int[Array, ""]) -> Float[Array, "batch band"]:

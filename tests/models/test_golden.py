@@ -1,0 +1,179 @@
+"""The model against numbers computed with the published system, float32 on a CPU."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sarwmix_jax.conversion.table import LAYOUTS, entries, extent_of, to_ours
+from sarwmix_jax.conversion.torch_file import read_checkpoint
+from sarwmix_jax.models.state import flatten_names, merge_model
+from sarwmix_jax.settings import OptimizerSettings
+from sarwmix_jax.training.optimizer import learning_rate, make_optimizer
+from sarwmix_jax.training.steps import Prepared, StepSettings, masked_errors
+from sarwmix_jax.weighting import WeightSettings, backscatter_weights
+from tests.support import GOLDEN, TINY, V2, golden, golden_autoencoder, golden_classifier, standardised
+
+PRETRAIN = golden("pretrain_tiny")
+RELEASED = WeightSettings(mode="per_channel", power_of="standardised")
+
+
+def step_settings(norm_pix: bool = True, weighting: WeightSettings = RELEASED, ratio: float = 0.5) -> StepSettings:
+    return StepSettings(TINY, V2, weighting, ratio, 0.0, norm_pix, 0.0, 0.0, mix_group=4, micro_batch=4, seed=0)
+
+
+def prepared(db: np.ndarray, settings: StepSettings) -> Prepared:
+    db = jnp.asarray(db, jnp.float32)
+    images = standardised(db)
+    return Prepared(db, images, backscatter_weights(db, images, settings.weighting, cell=32), None)
+
+
+def loss(graphdef, fixed, settings, params, db, mask):
+    model = merge_model(graphdef, params, fixed)
+    errors, _ = masked_errors(model, prepared(db, settings), mask, settings)
+    return errors.mean()
+
+
+@cache
+def gradients():
+    """(params, db, mask) -> (loss, gradients), compiled once for all tests."""
+    graphdef, _, fixed = golden_autoencoder()
+    return jax.jit(jax.value_and_grad(partial(loss, graphdef, fixed, step_settings())))
+
+
+@pytest.mark.parametrize("masked_count", [8, None], ids=["gathered", "plain"])
+def test_encoder_and_both_sequences(masked_count):
+    model = merge_model(*golden_autoencoder())
+    images, mask = standardised(PRETRAIN["x_db"]), jnp.asarray(PRETRAIN["mask"])
+    encoded = jax.jit(partial(model.encode, masked_count=masked_count))(images, mask)
+    np.testing.assert_allclose(encoded, PRETRAIN["encoder_out"], rtol=0, atol=2e-5)
+    sequences = jax.jit(model.decoder.full)(encoded, mask).reshape(8, 16, 2048)
+    np.testing.assert_allclose(sequences, PRETRAIN["x_rec"], rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize(
+    ("key", "settings"),
+    [
+        ("loss_no_norm_pix", step_settings(norm_pix=False)),
+        ("loss_unweighted", step_settings(weighting=WeightSettings(mode="off"))),
+    ],
+)
+def test_loss_forms(key, settings):
+    graphdef, params, fixed = golden_autoencoder()
+    value = jax.jit(partial(loss, graphdef, fixed, settings))(params, PRETRAIN["x_db"], jnp.asarray(PRETRAIN["mask"]))
+    assert abs(value - PRETRAIN[key]) < 1e-5
+
+
+def test_loss_and_every_stored_gradient():
+    _, params, _ = golden_autoencoder()
+    value, grads = gradients()(params, PRETRAIN["x_db"], jnp.asarray(PRETRAIN["mask"]))
+    assert abs(value - PRETRAIN["loss"]) < 1e-5
+    compare_gradients(grads, PRETRAIN, left_out={"decoder/predict/kernel"})
+
+
+def compare_gradients(grads, stored: dict[str, np.ndarray], left_out: set[str]) -> None:
+    """Each stored gradient within 1e-4 of its tensor's largest value."""
+    ours = {name: np.asarray(value) for name, value in flatten_names(grads).items()}
+    published = {name.removeprefix("grad/"): value for name, value in stored.items() if name.startswith("grad/")}
+    published_names = names_of(published)
+    assert set(published_names) == set(ours) - left_out
+    for name, expected in published_names.items():
+        scale = np.abs(expected).max()
+        if name.endswith("attention/qkv/bias"):  # a key bias has a zero gradient; hold it to the others' scale
+            assert np.abs(expected[expected.size // 3 : 2 * expected.size // 3]).max() < 1e-3 * scale
+        np.testing.assert_allclose(
+            ours[name], expected.reshape(ours[name].shape), rtol=0, atol=1e-4 * scale, err_msg=name
+        )
+
+
+def names_of(published: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Published tensors, any subset of a pretraining model's, by our names and layouts."""
+    whole = read_checkpoint(GOLDEN / "pretrain_tiny.pth").model
+    rows = [*entries(extent_of(whole))]
+    rows += [
+        row for row in entries(extent_of(read_checkpoint(GOLDEN / "finetune_tiny.pth").model)) if "head" in row.ours
+    ]
+    return {
+        row.ours: LAYOUTS[row.layout].to_ours(published[row.published]) for row in rows if row.published in published
+    }
+
+
+def test_names_of_a_whole_model_are_those_of_the_table():
+    whole = read_checkpoint(GOLDEN / "pretrain_tiny.pth").model
+    assert set(names_of(whole)) == set(to_ours(whole))
+
+
+def test_odd_batch_with_five_cells_masked():
+    graphdef, params, fixed = golden_autoencoder()
+    settings = step_settings(ratio=5 / 16)
+    db, mask = PRETRAIN["x_db"][:3], jnp.asarray(PRETRAIN["odd_mask"])
+    assert mask.sum() == 5
+    model = merge_model(graphdef, params, fixed)
+    sequences = jax.jit(partial(model.sequences, masked_count=5))(standardised(db), mask).reshape(6, 16, 2048)
+    np.testing.assert_allclose(sequences[..., ::32], PRETRAIN["odd_x_rec_slice"], rtol=0, atol=5e-5)
+    value = jax.jit(partial(loss, graphdef, fixed, settings))(params, db, mask)
+    assert abs(value - PRETRAIN["odd_loss"]) < 1e-5
+
+
+TRAJECTORY = OptimizerSettings(warmup_epochs=2, schedule_epochs=10)
+
+
+def test_eight_steps():
+    _, params, _ = golden_autoencoder()
+    optimizer, opt_state = make_optimizer(TRAJECTORY), make_optimizer(TRAJECTORY).init(params)
+    for number in range(8):
+        rate = learning_rate(number / 3, peak=1e-3, minimum=0.0, warmup_epochs=2, schedule_epochs=10)
+        assert abs(rate - PRETRAIN["train_lr"][number]) < 1e-9
+        value, grads = gradients()(
+            params, PRETRAIN["train_x_db"][number % 3], jnp.asarray(PRETRAIN["train_masks"][number])
+        )
+        assert abs(value - PRETRAIN["train_loss"][number]) < 1e-4
+        assert abs(optax.global_norm(grads) - PRETRAIN["train_grad_norm"][number]) < 1e-3
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = jax.tree.map(lambda p, u, rate=rate: p - rate * u, params, updates)
+    value, _ = gradients()(params, PRETRAIN["x_db"], jnp.asarray(PRETRAIN["mask"]))
+    assert abs(value - PRETRAIN["final_loss_check"]) < 1e-4
+    compare_trained(params)
+
+
+def compare_trained(params) -> None:
+    """Stored trained tensors, without the key biases, whose zero gradient AdamW turns into noise."""
+    ours = flatten_names(params)
+    trained = names_of({n.removeprefix("trained/"): v for n, v in PRETRAIN.items() if n.startswith("trained/")})
+    assert len(trained) == 25
+    for name, expected in trained.items():
+        mine = np.asarray(ours[name]).reshape(expected.shape)
+        if name.endswith("attention/qkv/bias"):
+            keys = slice(expected.size // 3, 2 * expected.size // 3)
+            mine, expected = np.delete(mine, keys), np.delete(expected, keys)
+        np.testing.assert_allclose(mine, expected, rtol=0, atol=1e-4, err_msg=name)
+
+
+def test_accumulation_and_clipping():
+    _, params, _ = golden_autoencoder()
+    recipe = OptimizerSettings(clip_grad=1.0)
+    optimizer, opt_state = make_optimizer(recipe), make_optimizer(recipe).init(params)
+    for update in range(4):
+        micro = [
+            gradients()(params, PRETRAIN["train_x_db"][n % 3], jnp.asarray(PRETRAIN["accum_masks"][n]))
+            for n in (2 * update, 2 * update + 1)
+        ]
+        for offset, (value, _) in enumerate(micro):
+            assert abs(value - PRETRAIN["accum_loss"][2 * update + offset]) < 1e-4
+        grads = jax.tree.map(lambda a, b: (a + b) / 2, micro[0][1], micro[1][1])
+        assert abs(optax.global_norm(grads) - PRETRAIN["accum_norm_before_clipping"][update]) < 1e-3
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = jax.tree.map(lambda p, u: p - 1e-3 * u, params, updates)
+    value, _ = gradients()(params, PRETRAIN["x_db"], jnp.asarray(PRETRAIN["mask"]))
+    assert abs(value - PRETRAIN["accum_final_loss_check"]) < 1e-4
+
+
+def test_classifier():
+    stored = golden("finetune_tiny")
+    model = merge_model(*golden_classifier())
+    features, logits = jax.jit(lambda x: (model.features(x), model(x)))(standardised(stored["x_db"]))
+    np.testing.assert_allclose(features, stored["features"], rtol=0, atol=2e-5)
+    np.testing.assert_allclose(logits, stored["logits"], rtol=0, atol=2e-5)

@@ -1,0 +1,73 @@
+"""What several tests share: golden numbers and tiny models."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sarwmix_jax import sar
+from sarwmix_jax.conversion.table import to_ours
+from sarwmix_jax.conversion.torch_file import read_checkpoint
+from sarwmix_jax.facts.bands import STATISTICS
+from sarwmix_jax.models.classifier import Classifier
+from sarwmix_jax.models.mixmae import MixMAE
+from sarwmix_jax.models.settings import ModelSettings, windows_for
+from sarwmix_jax.models.state import flatten_names, split_model, unflatten_names
+
+GOLDEN = Path(__file__).parent / "golden"
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+V2 = STATISTICS["bigearthnet_v2"]
+
+TINY = ModelSettings(
+    embed_dim=8,
+    depths=(1, 1, 2, 1),
+    num_heads=(1, 2, 4, 8),
+    windows=(8, 8, 8, 4),
+    decoder_dim=16,
+    decoder_depth=2,
+    decoder_heads=4,
+)
+"""The model of the golden numbers."""
+
+
+def golden(name: str) -> dict[str, np.ndarray]:
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        return dict(file)
+
+
+def standardised(db: np.ndarray) -> jax.Array:
+    return sar.standardise(jnp.asarray(db, jnp.float32), V2)
+
+
+def published_weights(name: str) -> dict[str, np.ndarray]:
+    """Tensors of a golden `.pth` file by our names."""
+    return to_ours(read_checkpoint(GOLDEN / f"{name}.pth").model)
+
+
+def model_arrays(kind: type, settings: ModelSettings, *arguments: Any, weights: dict[str, np.ndarray] | None = None):
+    """(graphdef, params, fixed) of a model, drawn with seed 0 or with these weights."""
+    graphdef, *trees = split_model(kind(settings, *arguments, rngs=nnx.Rngs(0)))
+    if weights is None:
+        return graphdef, *trees
+    filled = [unflatten_names({k: jnp.asarray(weights[k]) for k in flatten_names(tree)}) for tree in trees]
+    for tree, other in zip(trees, filled, strict=True):
+        for (name, a), b in zip(flatten_names(tree).items(), flatten_names(other).values(), strict=True):
+            assert a.shape == b.shape, name
+    return graphdef, *filled
+
+
+def golden_autoencoder(**changes: Any):
+    return model_arrays(MixMAE, replace(TINY, **changes), weights=published_weights("pretrain_tiny"))
+
+
+def golden_classifier(**changes: Any):
+    return model_arrays(Classifier, replace(TINY, **changes), 19, weights=published_weights("finetune_tiny"))
+
+
+def at_size(image_size: int, **changes: Any) -> ModelSettings:
+    """The tiny model at another image side."""
+    return replace(TINY, image_size=image_size, windows=windows_for(image_size), **changes)
