@@ -104,9 +104,7 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
         form = "empty"
     else:
         form = "not a zip archive"
-    raise UserError(
-        f"{path}: refused, it is {form}; a .pth file saved by torch.save of PyTorch 1.6 or later is needed"
-    )
+    raise UserError(f"{path}: refused, it is {form}; a .pth file saved by torch.save of PyTorch 1.6 or later is needed")
 
 
 def _members(path: Path, data: mmap.mmap) -> dict[str, Member]:
@@ -210,9 +208,7 @@ def _content(path: Path, data: mmap.mmap, header: int, name: bytes, size: int) -
 
 def _without_root(path: Path, members: dict[str, Member]) -> dict[str, Member]:
     """Name the members relative to the one folder that holds them all."""
-    roots = [
-        name[: -len("data.pkl")] for name in members if name.count("/") == 1 and name.endswith("/data.pkl")
-    ]
+    roots = [name[: -len("data.pkl")] for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise damaged(path, "it has no single data.pkl, so torch.save did not write it")
     root = roots[0]

@@ -233,9 +233,7 @@ def _build(stack: _Stack, argument: Any) -> None:
         raise Refused("its pickle sets the state of an object in an unknown way")
     if isinstance(target, Namespace):
         target.values.update(state)
-    elif not isinstance(target, dict) or set(state) != {
-        "_metadata"
-    }:  # version notes of a state dict: not needed
+    elif not isinstance(target, dict) or set(state) != {"_metadata"}:  # version notes of a state dict: not needed
         raise Refused("its pickle sets the state of an object that has none")
 
 
@@ -243,12 +241,7 @@ def _persistent(stack: _Stack, argument: Any) -> None:
     reference = stack.pop()
     match reference:
         case ("storage", _Name(("torch", kind)), str(key), str(), int(elements)) if kind in STORAGE_TYPES:
-            if (
-                isinstance(elements, bool)
-                or not 0 <= elements < 1 << 60
-                or not key.isascii()
-                or not key.isdecimal()
-            ):
+            if isinstance(elements, bool) or not 0 <= elements < 1 << 60 or not key.isascii() or not key.isdecimal():
                 raise Refused("its pickle refers to a storage in an unknown way")
             stack.push(Storage(key, STORAGE_TYPES[kind], elements))
         case _:

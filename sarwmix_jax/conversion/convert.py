@@ -1,0 +1,194 @@
+"""From a `.pth` file to a checkpoint of ours."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sarwmix_jax.conversion.identity import identify
+from sarwmix_jax.conversion.moments import Moments, convert_moments
+from sarwmix_jax.conversion.recognition import Hints, Recognised, account, recognise
+from sarwmix_jax.conversion.resize import resize_tables
+from sarwmix_jax.conversion.table import FIXED, LAYOUTS, entries, without_prefix
+from sarwmix_jax.conversion.torch_file import TorchCheckpoint, read_checkpoint, sha256_of
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.bands import BANDS
+from sarwmix_jax.facts.released import Released
+from sarwmix_jax.models.settings import CELL, ModelSettings, windows_for
+
+_SHOWN_ARGS = 100
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to convert, and how; the defaults ask for nothing special."""
+
+    source: Path
+    hints: Hints = dataclasses.field(default_factory=Hints)
+    image_size: int | None = None
+    windows: tuple[int, ...] | None = None
+    allow_missing: tuple[str, ...] = ()
+    allow_nonfinite: bool = False
+    with_optimizer: bool = False
+    mix_group: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A converted file before it is written.
+
+    Attributes:
+        sha256: hash of the file.
+        released: its entry in the registry.
+        found: what it is, as stored in the file.
+        settings: model settings after a change of the image size.
+        tensors: our flat names; float32, views of the file where nothing had to change.
+        published: the file's own tensors, without prefix.
+        absent: our names of the tensors that were missing and are drawn afresh.
+        resized: our names of the tables that were resized.
+        rounded: published names of the tensors that float32 cannot hold exactly.
+        moments: optimiser state, if asked for.
+        epochs: epochs done, if the file says so.
+        args: the file's command-line arguments as text; not trusted.
+    """
+
+    sha256: str
+    released: Released | None
+    found: Recognised
+    settings: ModelSettings
+    tensors: dict[str, np.ndarray]
+    published: dict[str, np.ndarray]
+    absent: tuple[str, ...]
+    resized: tuple[str, ...]
+    rounded: tuple[str, ...]
+    moments: Moments | None
+    epochs: int | None
+    args: dict[str, str]
+
+
+def convert(request: Request) -> Converted:
+    """Read a file, recognise it and account for every tensor; nothing is written.
+
+    Raises:
+        UserError: see `read_checkpoint`, `identify`, `recognise`, `account`, `convert_moments`.
+    """
+    file = read_checkpoint(request.source)
+    sha256 = sha256_of(request.source)
+    released = identify(request.source, sha256, request.sha256)
+    published = without_prefix(file.model)
+    found = recognise(published, request.hints, released)
+    absent = account(published, found, request.allow_missing, request.allow_nonfinite)
+    settings = _resized_settings(found.settings, request)
+    tensors, rounded = _parameters(published, found)
+    resized = resize_tables(tensors, settings.image_size, CELL, settings.patch_size, settings.windows)
+    moments = _moments(file, found, request, bool(resized or absent))
+    missing = [entry.ours for entry in entries(found.extent) if entry.published in absent]
+    tensors.update(_drawn(settings, found, missing))
+    return Converted(
+        sha256,
+        released,
+        found,
+        settings,
+        tensors,
+        published,
+        tuple(missing),
+        tuple(resized),
+        rounded,
+        moments,
+        None if file.epoch is None else file.epoch + 1,
+        shown_arguments(file.args or {}),
+    )
+
+
+def _resized_settings(settings: ModelSettings, request: Request) -> ModelSettings:
+    """Settings at the requested image size; windows from the table unless said."""
+    if request.image_size is None and request.windows is None:
+        return settings
+    side = request.image_size or settings.image_size
+    return dataclasses.replace(settings, image_size=side, windows=request.windows or windows_for(side))
+
+
+def _parameters(published: dict[str, np.ndarray], found: Recognised) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Our tensors as float32, and the published names of those that lost digits."""
+    tensors, rounded = {}, []
+    for entry in entries(found.extent):
+        if entry.published not in published:
+            continue
+        array = published[entry.published]
+        exact = array.astype(np.float32) if array.dtype != np.float32 else array
+        if array.dtype == np.float64 and not np.array_equal(exact.astype(np.float64), array, equal_nan=True):
+            rounded.append(entry.published)
+        tensors[entry.ours] = LAYOUTS[entry.layout].to_ours(exact)
+    return tensors, tuple(rounded)
+
+
+def _moments(file: TorchCheckpoint, found: Recognised, request: Request, changed: bool) -> Moments | None:
+    if not request.with_optimizer:
+        return None
+    if changed:
+        raise UserError("--with-optimizer: resized or missing tensors have no optimiser state; leave one option out")
+    return convert_moments(file.optimizer, found)
+
+
+def _drawn(settings: ModelSettings, found: Recognised, names: list[str]) -> dict[str, np.ndarray]:
+    """Freshly initialised tensors, from seed 0."""
+    if not names:
+        return {}
+    from sarwmix_jax.inference.build import drawn_tensors  # JAX is not needed otherwise
+
+    fresh = drawn_tensors(found.kind, settings, found.classes)
+    return {name: fresh[name] for name in names}
+
+
+def shown_arguments(args: dict[Any, Any]) -> dict[str, str]:
+    """A file's own arguments as short text, to be shown; nested ones are left out."""
+    plain = {key: value for key, value in args.items() if isinstance(value, str | int | float | None)}
+    return {ascii(key)[1:-1][:60]: ascii(value)[:80] for key, value in list(plain.items())[:_SHOWN_ARGS]}
+
+
+def write(converted: Converted, request: Request, directory: Path) -> int:
+    """Write a converted checkpoint.
+
+    Returns:
+        Its step: the optimiser steps done, or 0 without an optimiser.
+
+    Raises:
+        UserError: see `store.write_checkpoint`; or an optimiser is to be kept and the mix group is unknown.
+    """
+    from sarwmix_jax.conversion.run import run_description, run_state  # Orbax and optax take a second to import
+    from sarwmix_jax.conversion.store import write_checkpoint
+    from sarwmix_jax.training.checkpoints import describe
+
+    found, released = converted.found, converted.released
+    items = {
+        "params": {name: array for name, array in converted.tensors.items() if name not in FIXED},
+        "fixed": {name: array for name, array in converted.tensors.items() if name in FIXED},
+    }
+    more: dict[str, Any] = {"classes": found.classes, "tiling": found.tiling, "norm_pix": found.norm_pix}
+    if converted.moments is not None:
+        items["optimizer"] = run_state(items["params"], converted.moments)
+        more |= run_description(converted, request)
+    description = describe(
+        found.kind,
+        converted.settings,
+        bands=BANDS,
+        unit="dB",
+        statistics={"name": found.statistics_name, **dataclasses.asdict(found.statistics)},
+        source={
+            "file": request.source.name,
+            "sha256": converted.sha256,
+            "verified": released is not None,
+            "released": released.file if released else None,
+            "epochs": converted.epochs,
+            "args_not_trusted": converted.args,
+            "resized": converted.resized,
+            "drawn": converted.absent,
+        },
+        **more,
+    )
+    step = converted.moments.count if converted.moments else 0
+    write_checkpoint(directory, step, items, description)
+    return step

@@ -1,0 +1,40 @@
+"""Which released file a `.pth` file is."""
+
+import re
+from pathlib import Path
+
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.released import RELEASED, Released
+
+
+def identify(path: Path, sha256: str, demanded: str | None = None) -> Released | None:
+    """The released file with this hash, or None for an unknown file.
+
+    Args:
+        path: the file; its name counts when it is in the registry.
+        sha256: hash of its content, hexadecimal.
+        demanded: the hash that the user demands.
+
+    Raises:
+        UserError: the hash is not the demanded one, or not that of the released file of this name.
+    """
+    if demanded is not None:
+        if not re.fullmatch(r"[0-9a-fA-F]{64}", demanded):
+            raise UserError(f"--sha256 {demanded[:80]!r} is not a SHA-256; give 64 hexadecimal digits")
+        if sha256 != demanded.lower():
+            raise UserError(f"{path}: its SHA-256 is {sha256}, not the demanded one; download the file again")
+    for released in RELEASED:
+        if released.sha256 == sha256:
+            return released
+    for released in RELEASED:
+        if released.file == path.name:
+            raise UserError(
+                f"{path}: its SHA-256 is {sha256}, but the released file of this name has {released.sha256}; "
+                "download it again, or rename it if it is another file"
+            )
+    return None
+
+
+def listing() -> str:
+    """The registry as text, one file a line."""
+    return "\n".join(f"{r.file}  {r.kind:<11}  {r.statistics}  {r.sha256}  {r.about}" for r in RELEASED)

@@ -1,0 +1,89 @@
+"""The published AdamW state of a pretraining run, by our names."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sarwmix_jax.conversion.recognition import Recognised
+from sarwmix_jax.conversion.table import FIXED, LAYOUTS, Entry, entries
+from sarwmix_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Moments:
+    """AdamW's state: steps taken, and first and second moments by our parameter names and layouts."""
+
+    count: int
+    first: dict[str, np.ndarray]
+    second: dict[str, np.ndarray]
+
+
+def parameter_order(model: Iterable[Entry]) -> list[list[Entry]]:
+    """Trained tensors in the two groups of the published optimiser: without weight decay, then with."""
+    trained = [entry for entry in model if entry.ours not in FIXED]
+    plain = [entry for entry in trained if len(entry.shape.split()) == 1 or entry.published.endswith(".bias")]
+    return [plain, [entry for entry in trained if entry not in plain]]
+
+
+def convert_moments(optimizer: Mapping[Any, Any] | None, found: Recognised) -> Moments:
+    """Convert the optimiser state of a pretraining file.
+
+    Args:
+        optimizer: the file's `optimizer` entry, as plain data.
+        found: the model it belongs to.
+
+    Raises:
+        UserError: the file has no optimiser, is no pretraining file, or the state does not fit the parameters.
+    """
+    if optimizer is None:
+        raise UserError("--with-optimizer: the file holds no optimiser state; leave the option out")
+    if found.kind != "pretraining":
+        raise UserError(f"--with-optimizer: only pretraining runs go on; the file is of kind {found.kind}")
+    groups = parameter_order(entries(found.extent))
+    state = optimizer.get("state")
+    _check_groups(optimizer.get("param_groups"), [len(group) for group in groups])
+    every = [entry for group in groups for entry in group]
+    if not isinstance(state, dict) or set(state) != set(range(len(every))):
+        raise UserError(f"--with-optimizer: the state is not that of {len(every)} parameters")
+    counts = {_count(state[number], entry) for number, entry in enumerate(every)}
+    if len(counts) != 1:
+        raise UserError("--with-optimizer: the parameters have taken different numbers of steps")
+    return Moments(counts.pop(), *(_all(state, every, key, found) for key in ("exp_avg", "exp_avg_sq")))
+
+
+def _check_groups(groups: Any, sizes: list[int]) -> None:
+    start = 0
+    for number, size in enumerate(sizes):
+        wanted = list(range(start, start + size))
+        if (
+            not isinstance(groups, list)
+            or len(groups) != len(sizes)
+            or not isinstance(groups[number], dict)
+            or groups[number].get("params") != wanted
+        ):
+            raise UserError(
+                f"--with-optimizer: groups of {sizes[0]} parameters without and {sizes[1]} with weight decay are "
+                "needed; the file has others"
+            )
+        start += size
+
+
+def _count(state: Any, entry: Entry) -> int:
+    step = state.get("step") if isinstance(state, dict) else None
+    if isinstance(step, np.ndarray) and step.size == 1:
+        step = step.item()
+    if not isinstance(step, int | float) or not 0 <= step < 1 << 31 or step != int(step):
+        raise UserError(f"--with-optimizer: the state of {entry.published} has no whole number of steps")
+    return int(step)
+
+
+def _all(state: Mapping[int, Any], every: list[Entry], key: str, found: Recognised) -> dict[str, np.ndarray]:
+    moments = {}
+    for number, entry in enumerate(every):
+        array = state[number].get(key)
+        if not isinstance(array, np.ndarray) or array.shape != found.shape(entry) or array.dtype.kind == "i":
+            raise UserError(f"--with-optimizer: {key} of {entry.published} does not have the parameter's shape")
+        moments[entry.ours] = LAYOUTS[entry.layout].to_ours(array)
+    return moments

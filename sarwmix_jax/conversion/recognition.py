@@ -1,0 +1,292 @@
+"""What a state dict is: model settings from tensor shapes, the rest from the registry or from the user."""
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from sarwmix_jax.conversion.table import (
+    INDEX_BUFFER,
+    Entry,
+    Extent,
+    entries,
+    extent_of,
+    relative_position_index,
+    window_side,
+)
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.bands import BANDS, STATISTICS, BandStatistics
+from sarwmix_jax.facts.released import KINDS, TILINGS, Released
+from sarwmix_jax.facts.sizes import SIZES
+from sarwmix_jax.models.settings import STAGES, ModelSettings
+
+_LISTED = 8
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What the user says about a file; None where nothing is said."""
+
+    kind: str | None = None
+    tiling: str | None = None
+    statistics: str | None = None
+    decoder_heads: int | None = None
+    norm_pix: bool | None = None
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """A model's kind, settings and what belongs to its input and output."""
+
+    kind: str
+    settings: ModelSettings
+    extent: Extent
+    statistics_name: str
+    statistics: BandStatistics
+    classes: int | None
+    tiling: str | None
+    norm_pix: bool | None
+
+    def shape(self, entry: Entry) -> tuple[int, ...]:
+        """Published shape of a tensor of this model."""
+        return published_shape(entry, self.settings, self.classes)
+
+
+def recognise(tensors: Mapping[str, np.ndarray], hints: Hints, released: Released | None) -> Recognised:
+    """Find out what a state dict is.
+
+    Args:
+        tensors: published names without prefix.
+        hints: what the user says.
+        released: the registry's entry of the file, if it has one.
+
+    Raises:
+        UserError: a tensor that tells a width is missing or of impossible shape, or something that no tensor tells is
+            neither known nor said, or what is said contradicts what is known.
+    """
+    extent = extent_of(tensors)
+    classes = None if extent.decoder_depth is not None else _sides(tensors, "head.weight", 2)[0]
+    kind = _kind(classes, hints.kind, released)
+    settings = _settings(tensors, extent, hints.decoder_heads)
+    statistics = _settled("statistics", hints.statistics, released and released.statistics)
+    if statistics is None:
+        raise UserError(
+            "the statistics that standardised the model's input are unknown; say --statistics "
+            f"{'|'.join(sorted(STATISTICS))} or four numbers in dB: mean VH,mean VV,deviation VH,deviation VV"
+        )
+    tiling = _settled("tiling", hints.tiling, released and released.tiling)
+    if (kind == "flood") != (tiling is not None):
+        raise UserError(
+            f"the tiling of the flood pairs is unknown; say --tiling {'|'.join(TILINGS)} (the released code: released)"
+            if kind == "flood"
+            else f"--tiling {tiling} is given, but the file is of kind {kind}; leave it out"
+        )
+    norm_pix = _settled("norm-pix", hints.norm_pix, released and released.norm_pix)
+    return Recognised(kind, settings, extent, statistics, parse_statistics(statistics), classes, tiling, norm_pix)
+
+
+def _settled(what: str, said: T | None, known: T | None) -> T | None:
+    """What the user says or the registry knows."""
+    if said is not None and known is not None and said != known:
+        raise UserError(f"--{what} {said} contradicts the registry, which says {known} for this file; leave it out")
+    return known if said is None else said
+
+
+def _kind(classes: int | None, said: str | None, released: Released | None) -> str:
+    found = "pretraining" if classes is None else None if classes == 2 else "classifier"
+    kind = _settled("kind", said, released.kind if released else None)
+    if kind is None and found is None:
+        raise UserError("a head of two classes can be a flood or a classifier head; say --kind flood|classifier")
+    if kind is None or kind == found or (found is None and kind in KINDS[1:]):
+        return kind or str(found)
+    raise UserError(
+        f"--kind {kind} does not fit the file: "
+        + (
+            "it has a decoder, so it is a pretraining file"
+            if classes is None
+            else f"it has a head of {classes} classes"
+        )
+    )
+
+
+def parse_statistics(text: str) -> BandStatistics:
+    """Statistics by name, or from four numbers in dB: the means of `BANDS`, then their deviations.
+
+    Raises:
+        UserError: neither a known name nor four finite numbers, the last two positive.
+    """
+    if text in STATISTICS:
+        return STATISTICS[text]
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    count = len(BANDS)
+    if len(numbers) != 2 * count or not all(map(math.isfinite, numbers)) or min(numbers[count:]) <= 0:
+        raise UserError(
+            f"--statistics {text[:80]!r} is unknown; use {', '.join(sorted(STATISTICS))} or mean VH,mean VV,"
+            "deviation VH,deviation VV in dB, such as -19.2,-12.5,5.4,5.0"
+        )
+    return BandStatistics(mean_db=tuple(numbers[:count]), std_db=tuple(numbers[count:]))
+
+
+def _sides(tensors: Mapping[str, np.ndarray], name: str, dimensions: int) -> tuple[int, ...]:
+    """Shape of a tensor that tells widths."""
+    if name not in tensors:
+        raise UserError(f"the file has no tensor {name}, so it is no SAR-W-MixMAE checkpoint that can be recognised")
+    if tensors[name].ndim != dimensions:
+        raise UserError(f"tensor {name} has shape {list(tensors[name].shape)}; {dimensions} axes are needed")
+    return tensors[name].shape
+
+
+def _settings(tensors: Mapping[str, np.ndarray], extent: Extent, decoder_heads: int | None) -> ModelSettings:
+    width, bands, patch, _ = _sides(tensors, "patch_embed.proj.weight", 4)
+    if bands != len(BANDS):
+        raise UserError(f"the model takes {bands} bands; only {len(BANDS)} ({', '.join(BANDS)}) are supported")
+    windows, heads = zip(*(_window_and_heads(tensors, stage) for stage in range(STAGES)), strict=True)
+    tokens = _sides(tensors, "absolute_pos_embed", 3)[1]
+    image_size = math.isqrt(tokens) * patch
+    if math.isqrt(tokens) ** 2 != tokens:
+        raise UserError(f"tensor absolute_pos_embed has {tokens} positions, which is no square grid")
+    decoder = {}
+    if extent.decoder_depth is not None:
+        decoder = {"decoder_dim": _sides(tensors, "mask_token", 3)[2], "decoder_depth": extent.decoder_depth}
+        known = _published_decoder_heads(width, heads, extent, decoder["decoder_dim"])
+        settled = _settled("decoder-heads", decoder_heads, known)
+        if settled is None:
+            raise UserError("the decoder's number of heads is unknown for a model of this size; say --decoder-heads N")
+        decoder["decoder_heads"] = settled
+    return ModelSettings(
+        embed_dim=width,
+        depths=extent.depths,
+        num_heads=heads,
+        windows=windows,
+        image_size=image_size,
+        patch_size=patch,
+        **decoder,
+    )
+
+
+def _window_and_heads(tensors: Mapping[str, np.ndarray], stage: int) -> tuple[int, int]:
+    name = f"layers.{stage}.blocks.0.attn.relative_position_bias_table"
+    rows, heads = _sides(tensors, name, 2)
+    window = window_side(rows)
+    if window is None:
+        raise UserError(f"tensor {name} has {rows} rows, which no window side gives")
+    return window, heads
+
+
+def _published_decoder_heads(width: int, heads: tuple[int, ...], extent: Extent, decoder_dim: int) -> int | None:
+    for size in SIZES.values():
+        encoder = (size.embed_dim, size.num_heads, size.depths)
+        if encoder == (width, heads, extent.depths) and decoder_dim == size.decoder_dim:
+            return size.decoder_heads if extent.decoder_depth == size.decoder_depth else None
+    return None
+
+
+def published_shape(entry: Entry, settings: ModelSettings, classes: int | None) -> tuple[int, ...]:
+    """Published shape of a tensor of a model with these settings."""
+    sizes = {
+        "C": settings.embed_dim,
+        "I": settings.bands,
+        "p": settings.patch_size,
+        "N": settings.grids[0] ** 2,
+        "n": settings.cells,
+        "F": settings.features,
+        "D": settings.decoder_dim,
+        "V": settings.cell_values,
+        "K": classes or 0,
+    }
+    stages = tuple(
+        {
+            "C": settings.embed_dim * 2**stage,
+            "H": settings.num_heads[stage],
+            "T": (2 * settings.windows[stage] - 1) ** 2,
+        }
+        for stage in range(STAGES)
+    )
+    return entry.published_shape(sizes, stages)
+
+
+def account(
+    tensors: Mapping[str, np.ndarray],
+    found: Recognised,
+    allow_missing: Collection[str] = (),
+    allow_nonfinite: bool = False,
+) -> tuple[str, ...]:
+    """Account for every tensor of a file.
+
+    Returns:
+        Published names of the tensors that are missing and may be.
+
+    Raises:
+        UserError: tensors are unknown, missing, misshapen, of a kind that holds no parameters, or not finite; all are
+            listed.
+    """
+    expected = {entry.published: found.shape(entry) for entry in entries(found.extent)}
+    buffers = _buffers(found)
+    absent = [name for name in expected if name not in tensors]
+    needless = [name for name in allow_missing if name not in absent]
+    if needless:
+        raise UserError(
+            f"--allow-missing {needless[0]}: the file has it, or the model has no such tensor; leave it out"
+        )
+    problems = {
+        "unknown": [name for name in tensors if name not in expected and name not in buffers],
+        "missing": [name for name in absent if name not in allow_missing],
+        "misshapen": [
+            f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
+            for name, shape in {**expected, **{name: (w * w, w * w) for name, w in buffers.items()}}.items()
+            if name in tensors and tensors[name].shape != shape
+        ],
+    }
+    problems["not floating-point"] = [name for name in expected if name in tensors and not _floating(tensors[name])]
+    if not any(problems.values()):
+        problems["wrong"] = [name for name, window in buffers.items() if not _index_is_right(tensors, name, window)]
+        if not allow_nonfinite:
+            problems["not finite"] = [name for name in expected if name in tensors and not _finite(tensors[name])]
+    if any(problems.values()):
+        raise UserError(f"the file's tensors do not fit: {_listed(problems)}")
+    return tuple(absent)
+
+
+def _listed(problems: Mapping[str, list[str]]) -> str:
+    remedies = {"missing": " (--allow-missing NAME accepts one)", "not finite": " (--allow-nonfinite accepts them)"}
+    parts = []
+    for what, names in problems.items():
+        if names:
+            shown = ", ".join(name[:120] if name.isascii() else ascii(name)[:120] for name in names[:_LISTED])
+            more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+            parts.append(f"{len(names)} {what}: {shown}{more}{remedies.get(what, '')}")
+    return "; ".join(parts)
+
+
+def _buffers(found: Recognised) -> dict[str, int]:
+    """Window side of every index buffer that the published model has."""
+    return {
+        entry.published.replace("bias_table", "index"): found.settings.windows[entry.stage]
+        for entry in entries(found.extent)
+        if entry.stage is not None and entry.published.endswith("relative_position_bias_table")
+    }
+
+
+def _index_is_right(tensors: Mapping[str, np.ndarray], name: str, window: int) -> bool:
+    assert INDEX_BUFFER.fullmatch(name)
+    return name not in tensors or np.array_equal(tensors[name], relative_position_index(window))
+
+
+def _floating(array: np.ndarray) -> bool:
+    return array.dtype.name in ("float16", "bfloat16", "float32", "float64")
+
+
+def _finite(array: np.ndarray) -> bool:
+    """Whether all values are finite as float32."""
+    with np.errstate(all="ignore"):
+        # A sum is one pass without a copy; only where it is not finite can a value be so.
+        if array.dtype != np.float64 and np.isfinite(array.sum(dtype=np.float64)):
+            return True
+        return all(bool(np.isfinite(part.astype(np.float32)).all()) for part in array)

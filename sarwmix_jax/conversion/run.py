@@ -1,0 +1,57 @@
+"""A converted pretraining file as a run that goes on: optimiser state and description as the training loop has them."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from sarwmix_jax.conversion.moments import Moments
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.models.settings import windows_for
+from sarwmix_jax.models.state import unflatten_names
+from sarwmix_jax.settings import DataSettings, ModelSection, PretrainingSettings
+from sarwmix_jax.training.checkpoints import named
+from sarwmix_jax.training.optimizer import make_optimizer
+
+if TYPE_CHECKING:
+    from sarwmix_jax.conversion.convert import Converted, Request
+
+
+def run_state(params: Mapping[str, np.ndarray], moments: Moments) -> dict[str, np.ndarray]:
+    """The optimiser item of a checkpoint: the arrays of our optimiser's state, by path."""
+    shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in params.items()}
+    template = jax.eval_shape(make_optimizer(PretrainingSettings().optimizer).init, unflatten_names(shapes))
+    state: dict[str, np.ndarray] = {}
+    for path in named(template):
+        _, what, *name = path.split("/", 2)
+        if what == "count":
+            state[path] = np.asarray(moments.count, np.int32)
+        else:
+            array = {"mu": moments.first, "nu": moments.second}[what][name[0]]
+            state[path] = array if array.dtype == np.float32 else array.astype(np.float32)
+    return state
+
+
+def run_description(converted: "Converted", request: "Request") -> dict[str, Any]:
+    """What the training loop looks for in a checkpoint of a run: settings (the published recipe) and progress.
+
+    Raises:
+        UserError: the mix group is neither known nor said.
+    """
+    group = request.mix_group or (converted.released.mix_group if converted.released else None)
+    if group is None or converted.moments is None:
+        raise UserError(
+            "--with-optimizer: the images per device of the published run, which mixed among themselves, are unknown; "
+            f"say --mix-group N (the file's own batch_size: {converted.args.get('batch_size', 'none')})"
+        )
+    model = dataclasses.asdict(converted.settings)
+    section = {field.name: model[field.name] for field in dataclasses.fields(ModelSection)}
+    if section["windows"] == windows_for(converted.settings.image_size):
+        section["windows"] = None  # as in the recipe: by image size
+    settings = PretrainingSettings(
+        model=ModelSection(**section), data=DataSettings(statistics=converted.found.statistics_name)
+    )
+    progress = {"step": converted.moments.count, "epoch": converted.epochs, "mix_group": group, "best": None}
+    return {"settings": dataclasses.asdict(settings), "progress": progress}

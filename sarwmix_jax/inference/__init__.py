@@ -1,0 +1,1 @@
+"""Using a checkpoint: embeddings, classes, floods, reconstructions."""
