@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from ml_collections import config_dict
 
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.sizes import SIZES
 
 T = TypeVar("T")
 
@@ -68,10 +69,12 @@ class LossSettings:
 class DataSettings:
     """Where images come from, and how they are read."""
 
-    records: str = ""  # folder of a record set
+    records: tuple[str, ...] = ()  # folder of a record set, or of several to mix
+    mix_weights: tuple[float, ...] | None = None  # shares of several record sets in every batch
     split: str = "train"  # such as train+validation or train[:12.5%]
     validation_split: str | None = None  # held-out records for the validation loss
-    statistics: str = "bigearthnet_v2"  # name of published band statistics
+    statistics: str = "bigearthnet_v2"  # published band statistics by name, or "records": those of the record set
+    nodata_aware: bool = False  # leave pixels that the records mark invalid out of weights, targets and loss
     threads: int = 2  # reading threads
     workers: int = 0  # reading processes; 0: threads of this process
     prefetch: int = 2  # batches kept ready
@@ -117,6 +120,9 @@ class CheckpointSettings:
 
     every_epochs: float = 1.0
     keep: int = 2  # the last so many
+    powers_of_two: bool = True  # also keep those after 1, 2, 4, 8, ... epochs
+    at_epochs: tuple[float, ...] = ()  # also keep those after these epochs
+    best: bool = True  # also keep the one with the lowest validation loss
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ class LogSettings:
     """What is written down, and how often."""
 
     every_steps: int = 20
+    validate_every_epochs: float = 1.0  # loss on data.validation_split
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,7 @@ class PretrainingSettings:
     """All settings of a pretraining run."""
 
     seed: int = 0
+    init_from: str | None = None  # start from the parameters of this checkpoint (a new run, step 0)
     model: ModelSection = field(default_factory=ModelSection)
     mask: MaskSettings = field(default_factory=MaskSettings)
     weighting: WeightingSection = field(default_factory=WeightingSection)
@@ -143,9 +151,26 @@ class PretrainingSettings:
     log: LogSettings = field(default_factory=LogSettings)
 
 
-def pretraining_config() -> config_dict.ConfigDict:
-    """Defaults of every pretraining setting, as a `ConfigDict` that refuses unknown names and wrong types."""
-    return _to_config(PretrainingSettings()).lock()
+def pretraining_config(size: str = "base") -> config_dict.ConfigDict:
+    """Defaults of every pretraining setting for a published size: a `ConfigDict` that refuses unknown names and types.
+
+    Raises:
+        UserError: no published model has this size.
+    """
+    if size not in SIZES:
+        raise UserError(f"model size {size!r} is unknown; use one of {', '.join(SIZES)}")
+    config = _to_config(PretrainingSettings())
+    config.model.update(dataclasses.asdict(SIZES[size]))
+    return config.lock()
+
+
+def setting_names(kind: type = PretrainingSettings, where: str = "") -> list[str]:
+    """Dotted names of all settings."""
+    names = []
+    for name, hint in typing.get_type_hints(kind).items():
+        inner = dataclasses.is_dataclass(hint)
+        names += setting_names(hint, f"{where}{name}.") if inner else [where + name]
+    return names
 
 
 def _to_config(settings: Any) -> config_dict.ConfigDict:
@@ -162,11 +187,21 @@ def _to_config(settings: Any) -> config_dict.ConfigDict:
     return config
 
 
+def _without_none(hint: Any) -> Any:
+    if isinstance(hint, types.UnionType):
+        return next(part for part in typing.get_args(hint) if part is not types.NoneType)
+    return hint
+
+
 def _plain_type(hint: Any) -> type:
     """The type of a setting without `| None` and without what a tuple holds."""
-    if isinstance(hint, types.UnionType):
-        hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+    hint = _without_none(hint)
     return typing.get_origin(hint) or hint
+
+
+def _part_type(hint: Any) -> type:
+    """The type of a tuple's elements."""
+    return typing.get_args(_without_none(hint))[0]
 
 
 def to_dataclass(config: Any, kind: type[T], where: str = "") -> T:
@@ -187,13 +222,14 @@ def to_dataclass(config: Any, kind: type[T], where: str = "") -> T:
 def _value(value: Any, hint: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return to_dataclass(value, typing.cast(type, hint), f"{name}.")
-    if value is None and isinstance(hint, types.UnionType):
-        return None
+    if value in (None, "") and isinstance(hint, types.UnionType):
+        return None  # an empty text on the command line unsets a setting
     kind = _plain_type(hint)
+    if kind is tuple and isinstance(value, list | tuple):
+        part = _part_type(hint)
+        return tuple(_value(each, part, f"{name}[{number}]") for number, each in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if kind is tuple and isinstance(value, list | tuple):
-        return tuple(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise UserError(f"setting {name} is {value!r}, a {type(value).__name__}; give a {kind.__name__}")
     return value

@@ -80,7 +80,7 @@ def clip_by_norm(limit: float) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        factor = jnp.minimum(1.0, limit / (optax.global_norm(updates) + 1e-6))
+        factor = jnp.minimum(1.0, limit / (optax.tree.norm(updates) + 1e-6))
         return jax.tree.map(lambda leaf: leaf * factor, updates), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)

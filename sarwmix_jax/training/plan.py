@@ -13,6 +13,9 @@ from sarwmix_jax.models.settings import ModelSettings, windows_for
 from sarwmix_jax.settings import PretrainingSettings, to_dataclass
 from sarwmix_jax.weighting import WeightSettings
 
+RECORDS = "records"
+"""`data.statistics` by this name are those that the record set states about itself."""
+
 POSITIVE = (
     "weighting.exp_scale",
     "batch.global_batch",
@@ -29,6 +32,7 @@ POSITIVE = (
     "checkpoint.every_epochs",
     "checkpoint.keep",
     "log.every_steps",
+    "log.validate_every_epochs",
 )
 NOT_NEGATIVE = (
     "seed",
@@ -146,11 +150,17 @@ def check_schedule(settings: PretrainingSettings) -> None:
 
 def check_data(settings: PretrainingSettings) -> None:
     """Records are named and their statistics known."""
-    if settings.data.statistics not in STATISTICS:
-        known = ", ".join(sorted(STATISTICS))
+    if settings.data.statistics not in {*STATISTICS, RECORDS}:
+        known = ", ".join([*sorted(STATISTICS), RECORDS])
         raise UserError(f"data.statistics is {settings.data.statistics!r}; use one of {known}")
-    if not settings.data.records:
+    sets, weights = len(settings.data.records), settings.data.mix_weights
+    if not sets:
         raise UserError("data.records is not set; give the folder of a record set, --config.data.records=FOLDER")
+    if (sets if sets > 1 else 0) != len(weights or ()):
+        raise UserError(
+            f"data.mix_weights has {len(weights or ())} numbers for {sets} record sets; "
+            f"{'give one for each' if sets > 1 else 'leave it unset'}"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -124,7 +124,7 @@ def test_missing_checkpoints_are_errors(tmp_path):
     with pytest.raises(UserError, match="no checkpoint in"):
         load_parameters(tmp_path)
     write(tmp_path / "checkpoints", [1, 2]).close()
-    with pytest.raises(UserError, match="no checkpoint at step 7 in .*; there are 1, 2"):
+    with pytest.raises(UserError, match="no checkpoint at step 7 in"):
         locate(tmp_path, 7)
 
 

@@ -1,0 +1,34 @@
+"""A small model on synthetic scenes, about two minutes on a CPU.
+
+    sarwmix demo --workdir=demo_output
+
+Hardware: two CPU cores.
+Measured: not yet measured.
+"""
+
+from ml_collections import ConfigDict
+
+from sarwmix_jax.settings import pretraining_config
+
+
+def get_config() -> ConfigDict:
+    """Settings of the demo; the command itself writes the records and names them."""
+    config = pretraining_config()
+    config.model.embed_dim = 32
+    config.model.depths = (1, 1, 2, 1)
+    config.model.num_heads = (1, 2, 4, 8)
+    config.model.decoder_dim = 128
+    config.model.decoder_depth = 2
+    config.model.decoder_heads = 4
+    config.data.split = "train"
+    config.data.validation_split = "validation"
+    config.data.statistics = "records"
+    config.batch.global_batch = 32
+    config.optimizer.base_lr = 8e-3
+    config.optimizer.warmup_epochs = 1.0
+    config.optimizer.schedule_epochs = 20.0
+    config.optimizer.stop_after_epochs = 20.0
+    config.checkpoint.every_epochs = 10.0
+    config.checkpoint.powers_of_two = False
+    config.log.every_steps = 10
+    return config

@@ -1,0 +1,198 @@
+"""The command `sarwmix`: reads the command line, calls the work, tells mistakes in one line.
+
+Nothing heavy is imported before a command is known, so that `--help` answers at once and touches no device.
+"""
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from sarwmix_jax.errors import UserError
+
+MISTAKE = 2
+"""Exit code after a `UserError`."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command of `sarwmix`.
+
+    Attributes:
+        summary: one line for `sarwmix --help`.
+        usage: an example call.
+        define: adds its flags.
+        run: does the work and gives the exit code.
+    """
+
+    summary: str
+    usage: str
+    define: Callable[[flags.FlagValues, Sequence[str]], None]
+    run: Callable[[flags.FlagValues], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("--help", "-h", "-help", "help"):
+        print(overview())
+        return 0
+    try:
+        return dispatch(arguments[0], arguments[1:])
+    except (UserError, flags.Error) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return MISTAKE
+
+
+def dispatch(name: str, arguments: list[str]) -> int:
+    """Parse the flags of one command and run it.
+
+    Raises:
+        UserError: unknown command, flag or setting.
+    """
+    command = COMMANDS.get(name)
+    if command is None:
+        raise UserError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
+    values = flags.FlagValues()
+    program = f"sarwmix {name}"
+    if set(arguments) & {"--help", "-h", "-help", "--helpfull"}:
+        command.define(values, [program])
+        print(f"{command.summary}\n\n  {command.usage}\n")
+        print(values.get_help(prefix="  ", include_special_flags=False))
+        return 0
+    argv = [program, *arguments]
+    command.define(values, argv)
+    rest = parse(values, argv)
+    if rest:
+        raise UserError(f"{program} does not understand {rest[0]!r}; see {program} --help")
+    return command.run(values)
+
+
+def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
+    """Parse flags; gives what is left over.
+
+    Raises:
+        UserError: a setting is unknown or of the wrong type, or the config file cannot be used.
+    """
+    try:
+        rest: list[str] = values(argv)[1:]
+        if "config" in values and values["config"].value is not None:
+            len(values["config"].value)  # a config file that cannot be used raises at its first use
+    except AttributeError as error:  # how a locked config refuses unknown names
+        raise UserError(unknown_setting(argv) or str(error)) from error
+    except (ArithmeticError, LookupError, ValueError, TypeError, OSError, ImportError, SyntaxError) as error:
+        raise UserError(f"the settings cannot be used: {error}") from error
+    return rest
+
+
+def unknown_setting(argv: Sequence[str]) -> str | None:
+    """What to say about the first setting on the command line that does not exist."""
+    from sarwmix_jax.settings import setting_names
+
+    known = setting_names()
+    for argument in argv:
+        name = argument.lstrip("-").split("=", 1)[0].removeprefix("config.")
+        if argument.lstrip("-").startswith("config.") and name not in known:
+            group = name.rpartition(".")[0]
+            inside = [each for each in known if each.rpartition(".")[0] == group]
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}" if near else f"there are {', '.join(inside or known)}"
+            return f"unknown setting {name}; {hint}"
+    return None
+
+
+def overview() -> str:
+    """Text of `sarwmix --help`."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        [
+            "SAR-W-MixMAE in JAX.",
+            "",
+            "sarwmix COMMAND [--flag=value ...]",
+            "",
+            *lines,
+            "",
+            "sarwmix COMMAND --help tells its flags.",
+        ]
+    )
+
+
+def define_run(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Flags of a command that has a config and a work directory."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "settings: a Python file, with its argument after a colon; change one with --config.GROUP.NAME=VALUE",
+        flag_values=values,
+        lock_config=True,
+        sys_argv=list(argv),
+    )
+    define_workdir(values, argv)
+    flags.DEFINE_boolean(
+        "override", False, "go on although the settings differ from those of the checkpoint", flag_values=values
+    )
+
+
+def define_workdir(values: flags.FlagValues, _: Sequence[str]) -> None:
+    """The flag `--workdir`."""
+    flags.DEFINE_string("workdir", None, "folder for checkpoints, logs and pictures", flag_values=values)
+
+
+def needed(values: flags.FlagValues, name: str) -> Any:
+    """Value of a flag that must be given.
+
+    Raises:
+        UserError: it is not.
+    """
+    value = values[name].value
+    if value is None:
+        raise UserError(f"--{name} is not given")
+    return value
+
+
+def run_pretrain(values: flags.FlagValues) -> int:
+    """`sarwmix pretrain`."""
+    config, workdir = needed(values, "config"), Path(needed(values, "workdir"))
+    from sarwmix_jax.training.logs import quiet_libraries
+    from sarwmix_jax.training.loop import pretrain
+    from sarwmix_jax.training.plan import resolve
+
+    quiet_libraries()
+    pretrain(resolve(config), workdir, override=values["override"].value)
+    return 0
+
+
+def run_demo(values: flags.FlagValues) -> int:
+    """`sarwmix demo`."""
+    workdir = Path(needed(values, "workdir"))
+    from sarwmix_jax.demo import demo
+    from sarwmix_jax.training.logs import quiet_libraries
+
+    quiet_libraries()
+    return demo(workdir)
+
+
+COMMANDS = {
+    "pretrain": Command(
+        "Pretrain a model, or go on with a run.",
+        "sarwmix pretrain --config=configs/pretrain_bigearthnet_v2.py:base --workdir=runs/base "
+        "--config.data.records=FOLDER",
+        define_run,
+        run_pretrain,
+    ),
+    "demo": Command(
+        "Pretrain a small model on synthetic scenes and draw what it learned (about two minutes on a CPU).",
+        "sarwmix demo --workdir=demo_output",
+        define_workdir,
+        run_demo,
+    ),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""Everything a run needs before its first step: records, cut batches, compiled steps, first parameters."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from sarwmix_jax.data.order import steps_per_epoch
+from sarwmix_jax.data.sources import RecordSource
+from sarwmix_jax.models.mixmae import MixMAE
+from sarwmix_jax.models.state import split_model
+from sarwmix_jax.settings import PretrainingSettings, as_json
+from sarwmix_jax.training import inputs, warm_start
+from sarwmix_jax.training.calendar import Calendar
+from sarwmix_jax.training.checkpoints import FOLDER, Checkpoints
+from sarwmix_jax.training.logs import RunLog
+from sarwmix_jax.training.optimizer import make_optimizer
+from sarwmix_jax.training.parallel import make_mesh, replicate
+from sarwmix_jax.training.plan import model_settings, plan_batch, weight_settings
+from sarwmix_jax.training.steps import StepSettings, TrainState, make_train_step
+from sarwmix_jax.training.validation import make_validation
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run needs that does not change while it goes on."""
+
+    settings: PretrainingSettings
+    workdir: Path
+    steps: StepSettings
+    mesh: Mesh
+    sources: tuple[RecordSource, ...]
+    calendar: Calendar
+    optimizer: optax.GradientTransformation
+    graphdef: nnx.GraphDef
+    train_step: Callable[..., Any]
+    validate: Callable[..., dict[str, Any]] | None
+    checkpoints: Checkpoints
+
+
+def set_up(settings: PretrainingSettings, workdir: Path, frozen_mix_group: int | None = None) -> Run:
+    """Open the records, cut the batch over the devices, build the steps."""
+    sources = inputs.open_all(settings, settings.data.split)
+    mesh = make_mesh()
+    steps = step_settings(settings, sources, mesh, frozen_mix_group)
+    calendar = Calendar(steps_per_epoch(sum(map(len, sources)), settings.batch.global_batch), settings)
+    optimizer = make_optimizer(settings.optimizer)
+    graphdef = model_structure(steps)
+    validate = None
+    if settings.data.validation_split is not None:
+        held_out = inputs.open_all(settings, settings.data.validation_split)
+        validate = make_validation(graphdef, steps, mesh, held_out, settings.data)
+    train_step = make_train_step(graphdef, steps, optimizer, mesh)
+    checkpoints = Checkpoints(
+        workdir / FOLDER, keep=settings.checkpoint.keep, milestones=calendar.milestones(settings.checkpoint)
+    )
+    (workdir / "settings.json").write_text(json.dumps(settings_json(settings), indent=2) + "\n")
+    return Run(
+        settings, workdir, steps, mesh, sources, calendar, optimizer, graphdef, train_step, validate, checkpoints
+    )
+
+
+def settings_json(settings: PretrainingSettings) -> dict[str, Any]:
+    """Resolved settings as plain values."""
+    return as_json(dataclasses.asdict(settings))
+
+
+def step_settings(
+    settings: PretrainingSettings, sources: tuple[RecordSource, ...], mesh: Mesh, frozen_mix_group: int | None
+) -> StepSettings:
+    """What the compiled steps need to know."""
+    batch = plan_batch(settings, mesh.size, frozen_mix_group)
+    return StepSettings(
+        model=model_settings(settings),
+        statistics=inputs.band_statistics(settings, sources),
+        weighting=weight_settings(settings),
+        mask_ratio=settings.mask.ratio,
+        range_mask_ratio=settings.mask.range_mask_ratio,
+        norm_pix=settings.loss.norm_pix,
+        horizontal_flip=settings.augment.horizontal_flip,
+        vertical_flip=settings.augment.vertical_flip,
+        mix_group=batch.mix_group,
+        micro_batch=batch.micro_batch,
+        seed=settings.seed,
+    )
+
+
+def model_structure(steps: StepSettings) -> nnx.GraphDef:
+    """The model without its arrays."""
+    return split_model(nnx.eval_shape(lambda: MixMAE(steps.model, rngs=nnx.Rngs(0))))[0]
+
+
+def initialise(run: Run, run_log: RunLog, *, fresh: bool) -> TrainState:
+    """State at step 0, drawn from the seed; a fresh run may start from another run's parameters."""
+
+    def draw() -> Any:
+        return split_model(MixMAE(run.steps.model, rngs=nnx.Rngs(run.settings.seed)))[1:]
+
+    params, fixed = jax.jit(draw)()
+    if fresh and run.settings.init_from is not None:
+        params, report = warm_start.take_parameters(params, run.settings.init_from)
+        run_log.say(report.text)
+        run_log.write("init_from", **report.as_json())
+    state = TrainState(params, fixed, run.optimizer.init(params), jnp.zeros((), jnp.int32))
+    return replicate(state, run.mesh)
