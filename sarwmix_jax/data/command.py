@@ -1,9 +1,18 @@
-"""The frame of the preparation commands: mistakes in one line, exit code 2."""
+"""The frame of the preparation commands: arguments of the work, its outcome, mistakes in one line."""
 
+import argparse
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+from sarwmix_jax.data.contract import read_contract
+from sarwmix_jax.data.preparation import REPORT, Problem
+from sarwmix_jax.data.writer import RECORDS_PER_SHARD
 from sarwmix_jax.errors import UserError
+
+_SHOWN_PROBLEMS = 10
 
 
 def run_command(main: Callable[[], None]) -> None:
@@ -16,3 +25,54 @@ def run_command(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         sys.exit(130)
+
+
+def add_work_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that every large preparation takes."""
+    parser.add_argument("--out", type=Path, required=True, help="folder of the record set, made when all is done")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read and write")
+    parser.add_argument("--shard", metavar="I/N", help="do only the i-th of n parts; --merge puts them together")
+    parser.add_argument("--merge", action="store_true", help="put finished parts together")
+    parser.add_argument(
+        "--on-error", choices=("stop", "skip"), default="stop", help="at a file that is missing or damaged"
+    )
+    parser.add_argument("--records-per-shard", type=int, default=RECORDS_PER_SHARD, help="records in a file of the set")
+
+
+def work_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of `preparation.prepare` from the command line.
+
+    Raises:
+        UserError: `--shard` is not like 1/3, or given together with `--merge`.
+    """
+    part = None
+    if arguments.shard is not None:
+        match = re.fullmatch(r"(\d+)/(\d+)", arguments.shard)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UserError(f"--shard={arguments.shard}: write it as 1/3, 2/3 or 3/3")
+        if arguments.merge:
+            raise UserError("--merge puts all parts together: leave out --shard")
+        part = (int(match[1]), int(match[2]))
+    if arguments.records_per_shard < 1:
+        raise UserError(f"--records-per-shard={arguments.records_per_shard}: at least 1 is needed")
+    names = ("workers", "merge", "on_error")
+    return {name: getattr(arguments, name) for name in names} | {"part": part}
+
+
+def print_outcome(out: Path, skipped: Sequence[Problem] | None) -> None:
+    """Say what was written, and what was not."""
+    if skipped is None:
+        print("this part is done; run with --merge when all parts are")
+        return
+    contract = read_contract(out)
+    records = ", ".join(f"{name} {count}" for name, count in contract.records.items())
+    print(f"wrote {out}: {records}")
+    if contract.statistics is not None:
+        for band, mean, std in zip(
+            contract.bands, contract.statistics.mean_db, contract.statistics.std_db, strict=True
+        ):
+            print(f"  {band} of {contract.statistics_split}: mean {mean:.4f} dB, deviation {std:.4f} dB")
+    if skipped:
+        print(f"skipped {len(skipped)} records (all in {out / REPORT}):")
+        for problem in skipped[:_SHOWN_PROBLEMS]:
+            print(f"  {problem.patch_id}: {problem.reason}")

@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,30 +40,59 @@ class ShardSummary:
     square_sums: tuple[float, ...]
 
 
-def write_shard(path: Path, records: Iterable[Record], split: str, contract: Contract) -> ShardSummary:
+def write_shard(
+    path: Path,
+    records: Iterable[Record],
+    split: str,
+    contract: Contract,
+    on_bad: Callable[[str, RecordError], None] | None = None,
+) -> ShardSummary:
     """Write one shard at `path`: all of it or nothing.
 
     The same records give the same bytes. A shard already there is replaced.
 
+    Args:
+        path: File to make.
+        records: What goes into it, in order.
+        split: Split of all of them.
+        contract: What they promise.
+        on_bad: Called with the name of a record that breaks the contract, which is then left out.
+
     Raises:
-        RecordError: A record breaks the contract.
+        RecordError: A record breaks the contract and there is no `on_bad`.
         UserError: The disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing_errors(path):
-        summary = _write_array_record(temporary, records, split, contract)
+        summary = _write_array_record(temporary, _encoded(records, split, contract, on_bad), contract)
         commit(temporary, path)
     return summary
 
 
-def _write_array_record(path: Path, records: Iterable[Record], split: str, contract: Contract) -> ShardSummary:
+def _encoded(
+    records: Iterable[Record],
+    split: str,
+    contract: Contract,
+    on_bad: Callable[[str, RecordError], None] | None,
+) -> Iterator[tuple[Record, bytes]]:
+    for record in records:
+        try:
+            data = encode_record(record, split, contract)
+        except RecordError as error:
+            if on_bad is None:
+                raise RecordError(f"{record.patch_id}: {error}") from None
+            on_bad(record.patch_id, error)
+        else:
+            yield record, data
+
+
+def _write_array_record(path: Path, records: Iterable[tuple[Record, bytes]], contract: Contract) -> ShardSummary:
     path.open("wb").close()  # names the reason when the folder cannot be written; the C++ writer does not
     count = size = pixels = 0
     sums = np.zeros((2, len(contract.bands)))
     writer = array_record_module.ArrayRecordWriter(str(path), _ARRAY_RECORD_OPTIONS)
     try:
-        for record in records:
-            data = encode_record(record, split, contract)
+        for record, data in records:
             writer.write(data)
             seen = _valid_values(record)
             sums += np.stack([seen.sum(axis=1), np.square(seen).sum(axis=1)])
@@ -71,6 +100,7 @@ def _write_array_record(path: Path, records: Iterable[Record], split: str, contr
     except BaseException:
         with contextlib.suppress(RuntimeError):
             writer.close()
+        path.unlink(missing_ok=True)
         raise
     writer.close()
     _check_complete(path, count)
@@ -219,7 +249,7 @@ def write_records(
         contract = write_description(folder, contract, {k: v for k, v in summaries.items() if v})
         publish(folder, out)
     except RecordError as error:
-        raise UserError(f"{contract.name}: {error}; mend the source and run again") from None
+        raise UserError(f"{error}; mend the source and run again") from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return contract

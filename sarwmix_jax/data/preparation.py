@@ -1,0 +1,322 @@
+"""Preparing a large record set: planned, parallel, restartable, the same bytes whoever does the work.
+
+A plan lists all records in their final order and cuts them into shards; a shard is the unit of work. Work in
+progress lies in `<out>.partial/`:
+
+- `plan.json`: what the work is, to refuse a restart with another plan
+- `records/`: finished shards
+- `progress/`: one file per finished shard: its summary, and the records that could not be read
+
+When every shard is there, `records/` gets its description and becomes `<out>` in one step. Several machines may
+share a plan (`part`); one of them then merges.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import itertools
+import json
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from sarwmix_jax.data.contract import Contract
+from sarwmix_jax.data.records import Record, RecordError, shard_name
+from sarwmix_jax.data.workers import run_tasks
+from sarwmix_jax.data.writer import (
+    RECORDS_PER_SHARD,
+    ShardSummary,
+    check_absent,
+    publish,
+    write_description,
+    write_shard,
+    write_text,
+    writing_errors,
+)
+from sarwmix_jax.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+REPORT = "preparation.json"
+Row = dict[str, Any]
+OnError = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One unit of work: rows `first` to `first + count` of the plan become one file."""
+
+    name: str
+    split: str
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A record that could not be read, and why."""
+
+    patch_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a shard."""
+
+    summary: ShardSummary
+    problems: tuple[Problem, ...]
+
+
+class Plan:
+    """All records of a set in their final order.
+
+    Attributes:
+        contract: What the records will promise.
+        rows: One row per record with at least `patch_id` and `split`, and what the reader needs; sorted by split
+            and, within it, by a hash of `patch_id`, so that a slice of a split is a fair sample.
+        shards: The units of work in order.
+        fingerprint: Changes when anything in the output would.
+    """
+
+    def __init__(self, contract: Contract, rows: pa.Table, records_per_shard: int = RECORDS_PER_SHARD) -> None:
+        """Order the rows and cut them into shards.
+
+        Raises:
+            UserError: No rows, an unknown split, or a `patch_id` twice.
+        """
+        self.contract = contract
+        self.rows = _ordered(rows)
+        self.shards = tuple(_shards(contract.name, self.rows["split"].to_pylist(), records_per_shard))
+        self.fingerprint = _fingerprint(contract, self.rows, self.shards)
+
+    def rows_of(self, shard: Shard) -> list[Row]:
+        """The rows of one shard as dicts."""
+        return self.rows.slice(shard.first, shard.count).to_pylist()
+
+
+def _ordered(rows: pa.Table) -> pa.Table:
+    if rows.num_rows == 0:
+        raise UserError("nothing to prepare: the metadata name no record")
+    names, splits = rows["patch_id"].to_pylist(), rows["split"].to_pylist()
+    unknown = sorted(set(splits) - set(SPLITS), key=str)
+    if unknown:
+        raise UserError(f"split {unknown[0]!r} in the metadata is none of {', '.join(SPLITS)}")
+    hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
+    order = sorted(range(len(names)), key=lambda i: (SPLITS.index(splits[i]), hashes[i], names[i]))
+    for one, other in itertools.pairwise(order):
+        if names[one] == names[other]:
+            raise UserError(f"patch {names[one]} is named twice in the metadata; give each file once")
+    return rows.take(pa.array(order)).combine_chunks()
+
+
+def _shards(name: str, splits: Sequence[str], size: int) -> Iterator[Shard]:
+    for split in SPLITS:
+        total = splits.count(split)
+        first = splits.index(split) if total else 0
+        count = -(-total // size)
+        for number in range(count):
+            start = number * size
+            yield Shard(shard_name(name, split, number, count), split, first + start, min(size, total - start))
+
+
+def _fingerprint(contract: Contract, rows: pa.Table, shards: Sequence[Shard]) -> str:
+    digest = hashlib.sha256(contract.to_json().encode())
+    digest.update(repr([(shard.name, shard.count) for shard in shards]).encode())
+    for column in sorted(rows.column_names):
+        digest.update(f"\n{column}\n".encode() + repr(rows[column].to_pylist()).encode())
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class _ShardWork:
+    """What a worker needs to write one shard."""
+
+    shard: Shard
+    rows: list[Row]
+    folder: Path
+    contract: Contract
+    read: Callable[[Row], Record]
+    on_error: OnError
+
+    def __call__(self, advance: Callable[[], None]) -> None:
+        """Write the shard and then its progress file.
+
+        Raises:
+            RecordError: A record cannot be read and `on_error` is `stop`.
+        """
+        problems: list[Problem] = []
+
+        def bad(patch_id: str, error: RecordError) -> None:
+            if self.on_error == "stop":
+                raise RecordError(f"{patch_id}: {error}")
+            problems.append(Problem(patch_id, str(error)))
+
+        def records() -> Iterator[Record]:
+            for row in self.rows:
+                try:
+                    record = self.read(row)
+                except RecordError as error:
+                    bad(row["patch_id"], error)
+                else:
+                    yield record
+                advance()
+
+        path = self.folder / "records" / self.shard.name
+        summary = write_shard(path, records(), self.shard.split, self.contract, bad)
+        done = asdict(Outcome(summary, tuple(problems)))
+        write_text(_progress_file(self.folder, self.shard), json.dumps(done) + "\n")
+
+
+def _progress_file(folder: Path, shard: Shard) -> Path:
+    return folder / "progress" / f"{shard.name}.json"
+
+
+def prepare(
+    plan: Plan,
+    read: Callable[[Row], Record],
+    out: Path,
+    *,
+    workers: int = 1,
+    part: tuple[int, int] | None = None,
+    merge: bool = False,
+    on_error: OnError = "stop",
+) -> list[Problem] | None:
+    """Write the records of a plan, or go on where an earlier run was stopped.
+
+    Args:
+        plan: What to write.
+        read: Makes the record of a row; picklable; raises `RecordError` when it cannot.
+        out: Folder to make.
+        workers: Processes that read and write shards.
+        part: `(i, n)`: write only the i-th of n parts (from 1) and leave the merging to a later run.
+        merge: Write nothing; put the parts together.
+        on_error: At a record that cannot be read: `stop`, or `skip` it and report it.
+
+    Returns:
+        The records that were skipped, or None when the record set is not complete yet.
+
+    Raises:
+        UserError: Unreadable records, other work in the same place, a full disk, parts missing at the merge.
+    """
+    folder = out.with_name(out.name + ".partial")
+    if _is_complete(out, plan):
+        shutil.rmtree(folder, ignore_errors=True)
+        return [Problem(**problem) for problem in json.loads((out / REPORT).read_text())["skipped"]]
+    check_absent(out)
+    with _locked(folder, part), writing_errors(folder):
+        _check_plan(folder, plan, on_error)
+        if not merge:
+            _write_part(plan, read, folder, workers, part, on_error)
+        if part is not None:
+            return None
+        outcomes = _outcomes(plan, folder)
+        _finish(plan, folder, out, outcomes)
+    shutil.rmtree(folder)
+    return [problem for outcome in outcomes for problem in outcome.problems]
+
+
+def _is_complete(out: Path, plan: Plan) -> bool:
+    try:
+        return bool(json.loads((out / REPORT).read_text())["plan"] == plan.fingerprint)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
+    """One run at a time: alone in the folder, or alone with its part of it."""
+    with writing_errors(folder), contextlib.ExitStack() as stack:
+        for name in ("records", "progress"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        locks = {"lock": fcntl.LOCK_EX if part is None else fcntl.LOCK_SH}
+        if part is not None:
+            locks[f"lock-{part[0]}-of-{part[1]}"] = fcntl.LOCK_EX
+        for name, kind in locks.items():
+            file = stack.enter_context((folder / name).open("w"))
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another run is preparing records in {folder}; wait for it or stop it") from None
+        yield
+
+
+def _check_plan(folder: Path, plan: Plan, on_error: OnError) -> None:
+    """Refuse to go on with other work than what was begun."""
+    path = folder / "plan.json"
+    wanted = {"plan": plan.fingerprint, "records": plan.rows.num_rows, "on_error": on_error}
+    if not path.exists():
+        write_text(path, json.dumps(wanted) + "\n")
+        return
+    found = json.loads(path.read_text())
+    if found != wanted:
+        changed = ", ".join(
+            f"{name} {found.get(name)} -> {wanted[name]}" for name in wanted if found.get(name) != wanted[name]
+        )
+        raise UserError(f"{folder} was begun with another plan ({changed}); remove it or repeat the first command")
+
+
+def _write_part(
+    plan: Plan,
+    read: Callable[[Row], Record],
+    folder: Path,
+    workers: int,
+    part: tuple[int, int] | None,
+    on_error: OnError,
+) -> None:
+    index, count = part or (1, 1)
+    if not 1 <= index <= count:
+        raise UserError(f"part {index}/{count}: parts count from 1 to {count}")
+    mine = plan.shards[index - 1 :: count]
+    for shard in mine:
+        for leftover in (folder / "records").glob(f".{shard.name}.*"):
+            leftover.unlink()
+    todo = [shard for shard in mine if not _progress_file(folder, shard).exists()]
+    work = (_ShardWork(s, plan.rows_of(s), folder, plan.contract, read, on_error) for s in todo)
+    total = sum(shard.count for shard in mine)
+    left = sum(shard.count for shard in todo)
+    try:
+        run_tasks(work, workers, f"{plan.contract.name} records", total=total, done=total - left)
+    except RecordError as error:
+        raise UserError(f"{error}; mend it, or leave such records out with --on-error=skip") from None
+
+
+def _outcomes(plan: Plan, folder: Path) -> list[Outcome]:
+    missing = [shard.name for shard in plan.shards if not _progress_file(folder, shard).exists()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(plan.shards)} shards are not in {folder} yet (first {missing[0]}); "
+            "finish all parts before merging"
+        )
+    return [_outcome(json.loads(_progress_file(folder, shard).read_text())) for shard in plan.shards]
+
+
+def _outcome(fields: dict[str, Any]) -> Outcome:
+    summary: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["summary"].items()}
+    return Outcome(ShardSummary(**summary), tuple(Problem(**problem) for problem in fields["problems"]))
+
+
+def _finish(plan: Plan, folder: Path, out: Path, outcomes: Sequence[Outcome]) -> None:
+    records = folder / "records"
+    splits: dict[str, list[ShardSummary]] = {}
+    for shard, outcome in zip(plan.shards, outcomes, strict=True):
+        splits.setdefault(shard.split, []).append(outcome.summary)
+    empty = {split for split, summaries in splits.items() if not any(s.records for s in summaries)}
+    if len(empty) == len(splits):
+        reason = next(problem for outcome in outcomes for problem in outcome.problems).reason
+        raise UserError(f"not one of {plan.rows.num_rows} records could be read: {reason}")
+    for shard in plan.shards:
+        if shard.split in empty:
+            (records / shard.name).unlink(missing_ok=True)
+    report = {
+        "plan": plan.fingerprint,
+        "planned": plan.rows.num_rows,
+        "written": sum(outcome.summary.records for outcome in outcomes),
+        "skipped": [asdict(problem) for outcome in outcomes for problem in outcome.problems],
+    }
+    write_text(records / REPORT, json.dumps(report, indent=2) + "\n")
+    write_description(records, plan.contract, {k: v for k, v in splits.items() if k not in empty})
+    publish(records, out)
