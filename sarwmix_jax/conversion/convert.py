@@ -11,7 +11,7 @@ from sarwmix_jax.conversion.identity import identify
 from sarwmix_jax.conversion.moments import Moments, convert_moments
 from sarwmix_jax.conversion.recognition import Hints, Recognised, account, recognise
 from sarwmix_jax.conversion.resize import resize_tables
-from sarwmix_jax.conversion.table import FIXED, LAYOUTS, entries, without_prefix
+from sarwmix_jax.conversion.table import FIXED, LAYOUTS, Entry, entries, without_prefix
 from sarwmix_jax.conversion.torch_file import TorchCheckpoint, read_checkpoint, sha256_of
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
@@ -67,6 +67,11 @@ class Converted:
     moments: Moments | None
     epochs: int | None
     args: dict[str, str]
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Rows of the table for every tensor of the model."""
+        return list(entries(self.found.extent))
 
 
 def convert(request: Request) -> Converted:
@@ -149,6 +154,16 @@ def shown_arguments(args: dict[Any, Any]) -> dict[str, str]:
     return {ascii(key)[1:-1][:60]: ascii(value)[:80] for key, value in list(plain.items())[:_SHOWN_ARGS]}
 
 
+def check_free(directory: Path) -> None:
+    """Refuse to write where something is.
+
+    Raises:
+        UserError: the folder exists and is not empty.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} exists and is not an empty folder; name another one")
+
+
 def write(converted: Converted, request: Request, directory: Path) -> int:
     """Write a converted checkpoint.
 
@@ -156,12 +171,13 @@ def write(converted: Converted, request: Request, directory: Path) -> int:
         Its step: the optimiser steps done, or 0 without an optimiser.
 
     Raises:
-        UserError: see `store.write_checkpoint`; or an optimiser is to be kept and the mix group is unknown.
+        UserError: see `check_free` and `store.write_checkpoint`; or an optimiser is to be kept and the mix group is unknown.
     """
     from sarwmix_jax.conversion.run import run_description, run_state  # Orbax and optax take a second to import
     from sarwmix_jax.conversion.store import write_checkpoint
     from sarwmix_jax.training.checkpoints import describe
 
+    check_free(directory)
     found, released = converted.found, converted.released
     items = {
         "params": {name: array for name, array in converted.tensors.items() if name not in FIXED},

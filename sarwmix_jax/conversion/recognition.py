@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -72,20 +72,20 @@ def recognise(tensors: Mapping[str, np.ndarray], hints: Hints, released: Release
     classes = None if extent.decoder_depth is not None else _sides(tensors, "head.weight", 2)[0]
     kind = _kind(classes, hints.kind, released)
     settings = _settings(tensors, extent, hints.decoder_heads)
-    statistics = _settled("statistics", hints.statistics, released and released.statistics)
+    statistics = _settled("statistics", hints.statistics, released.statistics if released else None)
     if statistics is None:
         raise UserError(
             "the statistics that standardised the model's input are unknown; say --statistics "
             f"{'|'.join(sorted(STATISTICS))} or four numbers in dB: mean VH,mean VV,deviation VH,deviation VV"
         )
-    tiling = _settled("tiling", hints.tiling, released and released.tiling)
+    tiling = _settled("tiling", hints.tiling, released.tiling if released else None)
     if (kind == "flood") != (tiling is not None):
         raise UserError(
             f"the tiling of the flood pairs is unknown; say --tiling {'|'.join(TILINGS)} (the released code: released)"
             if kind == "flood"
             else f"--tiling {tiling} is given, but the file is of kind {kind}; leave it out"
         )
-    norm_pix = _settled("norm-pix", hints.norm_pix, released and released.norm_pix)
+    norm_pix = _settled("norm-pix", hints.norm_pix, released.norm_pix if released else None)
     return Recognised(kind, settings, extent, statistics, parse_statistics(statistics), classes, tiling, norm_pix)
 
 
@@ -152,7 +152,7 @@ def _settings(tensors: Mapping[str, np.ndarray], extent: Extent, decoder_heads: 
     image_size = math.isqrt(tokens) * patch
     if math.isqrt(tokens) ** 2 != tokens:
         raise UserError(f"tensor absolute_pos_embed has {tokens} positions, which is no square grid")
-    decoder = {}
+    decoder: dict[str, Any] = {}
     if extent.decoder_depth is not None:
         decoder = {"decoder_dim": _sides(tensors, "mask_token", 3)[2], "decoder_depth": extent.decoder_depth}
         known = _published_decoder_heads(width, heads, extent, decoder["decoder_dim"])

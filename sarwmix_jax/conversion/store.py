@@ -13,42 +13,35 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.inference.quiet import quiet
 from sarwmix_jax.training.checkpoints import FOLDER, first_line
 
 Items = Mapping[str, Mapping[str, np.ndarray]]
-
-
-def check_free(directory: Path) -> None:
-    """Refuse to write where something is.
-
-    Raises:
-        UserError: the folder exists and is not empty.
-    """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists and is not an empty folder; name another one")
 
 
 def write_checkpoint(directory: Path, step: int, items: Items, description: dict[str, Any]) -> None:
     """Write one checkpoint; `training.checkpoints.load_parameters(directory)` reads it.
 
     Args:
-        directory: new or empty folder.
+        directory: new or empty folder (see `convert.check_free`).
         step: optimiser steps done.
         items: `params`, `fixed` and, for a run that goes on, `optimizer`: arrays by flat name.
         description: see `training.checkpoints.describe`.
 
     Raises:
-        UserError: the folder is in use, or writing failed (nothing is left then).
+        UserError: writing failed; nothing is left then.
     """
-    check_free(directory)
     handlers: dict[str, Any] = {name: ocp.PyTreeCheckpointHandler(use_ocdbt=False) for name in items}
     arguments: dict[str, Any] = {name: ocp.args.PyTreeSave(dict(arrays)) for name, arrays in items.items()}
     try:
-        with ocp.CheckpointManager(
-            (directory / FOLDER).absolute(),
-            options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
-            item_handlers={**handlers, "description": ocp.JsonCheckpointHandler()},
-        ) as manager:
+        with (
+            quiet(),
+            ocp.CheckpointManager(
+                (directory / FOLDER).absolute(),
+                options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
+                item_handlers={**handlers, "description": ocp.JsonCheckpointHandler()},
+            ) as manager,
+        ):
             manager.save(
                 step, args=ocp.args.Composite(description=ocp.args.JsonSave(description), **arguments), force=True
             )

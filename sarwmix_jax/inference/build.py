@@ -44,9 +44,8 @@ def settings_from(described: Mapping[str, Any]) -> ModelSettings:
     names = {field.name for field in dataclasses.fields(ModelSettings)}
     if set(described) - names:
         raise UserError(f"the checkpoint has unknown model settings ({', '.join(sorted(set(described) - names))})")
-    return ModelSettings(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in described.items()}
-    )
+    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in described.items()}
+    return ModelSettings(**values)
 
 
 def model_from(

@@ -18,6 +18,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS, STATISTICS, BandStatistics
 from sarwmix_jax.inference.build import Model, model_from, settings_from
 from sarwmix_jax.inference.checks import checked_db
+from sarwmix_jax.inference.quiet import quiet
 from sarwmix_jax.inference.reconstruction import Reconstruction, mirrored_chunks, restore_db
 from sarwmix_jax.models.flood import flood_logits
 from sarwmix_jax.models.mixing import draw_mask
@@ -105,7 +106,7 @@ class LoadedModel:
 
         Args:
             images_db: Images at the checkpoint's size.
-            mask: 0/1 per 32-pixel cell, row-major: where 1, the partner is seen; drawn with half the cells unless given.
+            mask: 0/1 per 32-pixel cell, row-major: where 1, the partner is seen; half the cells, drawn, unless given.
             seed: Seed of the drawn mask.
             norm_pix: Whether the model predicts cells standardised by their own mean and deviation; the checkpoint's
                 own setting unless given.
@@ -123,7 +124,7 @@ class LoadedModel:
         with jax.default_matmul_precision("highest"):
             for rows in mirrored_chunks(len(images), BATCH):
                 vectors[rows] = self._compiled["reconstruct"](self._arrays, images[rows], cells)
-        predicted = np.asarray(vectors_to_image(vectors, len(BANDS), CELL))
+        predicted = np.asarray(vectors_to_image(jnp.asarray(vectors), len(BANDS), CELL))
         return Reconstruction(
             image_db=restore_db(vectors, images, self.statistics, norm_pix), prediction=predicted, mask=cells
         )
@@ -222,7 +223,8 @@ def load(path: str | Path, statistics: str | None = None, step: int | None = Non
     """
     if statistics is not None and statistics not in STATISTICS:
         raise UserError(f"statistics {statistics!r} are unknown; use one of {', '.join(sorted(STATISTICS))}")
-    loaded = load_parameters(path, step)
+    with quiet():
+        loaded = load_parameters(path, step)
     described = loaded.description
     if tuple(described["bands"]) != BANDS or described["unit"] != "dB":
         raise UserError(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -39,10 +40,12 @@ def restore_db(
 ) -> Float[np.ndarray, "batch band height width"]:
     """Predicted cells in dB; with `norm_pix` each cell gets the target cell's mean and unbiased deviation."""
     if norm_pix:
-        target = image_to_vectors(np.asarray(sar.standardise(images_db, statistics)))
+        target = np.asarray(image_to_vectors(sar.standardise(jnp.asarray(images_db), statistics)))
         mean = target.mean(axis=-1, keepdims=True)
         vectors = vectors * np.sqrt(target.var(axis=-1, ddof=1, keepdims=True) + _EPS) + mean
-    return np.asarray(sar.unstandardise(vectors_to_image(vectors, len(BANDS), CELL), statistics), np.float32)
+    return np.asarray(
+        sar.unstandardise(vectors_to_image(jnp.asarray(vectors), len(BANDS), CELL), statistics), np.float32
+    )
 
 
 def mirrored_chunks(count: int, limit: int) -> Iterator[Int[np.ndarray, " rows"]]:

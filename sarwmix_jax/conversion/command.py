@@ -1,0 +1,184 @@
+"""The command line of `convert_torch_ckpt.py`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from sarwmix_jax.conversion.convert import Converted, Request, check_free, convert, write
+from sarwmix_jax.conversion.identity import listing
+from sarwmix_jax.conversion.recognition import Hints
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.released import TILINGS
+from sarwmix_jax.models.settings import STAGES
+
+MISTAKE = 2
+"""Exit code after a `UserError`; also argparse's own."""
+
+_SUFFIXES = (".safetensors", ".pth")
+_KINDS = {"pretrain": "pretraining", "classifier": "classifier", "flood": "flood"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """Options of the command."""
+    p = argparse.ArgumentParser(
+        prog="convert_torch_ckpt.py",
+        description="Turn a published .pth file into a checkpoint folder, or a checkpoint folder into a .safetensors "
+        "or .pth file with the published names. Nothing in a .pth file is ever executed.",
+    )
+    p.add_argument("source", nargs="?", type=Path, help="a .pth file, or a checkpoint folder")
+    p.add_argument(
+        "destination", nargs="?", type=Path, help="a new folder, or a new .safetensors or .pth file for a folder"
+    )
+    p.add_argument("--list", action="store_true", help="print the released files that are known")
+    p.add_argument("--verify", action="store_true", help="compare every tensor, and run a probe that is kept")
+    p.add_argument("--sha256", metavar="HEX", help="refuse the file unless it has this hash")
+    p.add_argument("--kind", choices=_KINDS, help="what the file is, where its tensors do not tell")
+    p.add_argument("--tiling", choices=TILINGS, help="how a flood model's tiles were cut")
+    p.add_argument(
+        "--statistics", metavar="NAME|NUMBERS", help="bigearthnet_v1, bigearthnet_v2, or mean VH,VV,std VH,VV"
+    )
+    p.add_argument("--decoder-heads", type=int, metavar="N", help="for decoders that are not of the published size")
+    p.add_argument("--norm-pix", choices=("yes", "no"), help="whether pretraining targets were standardised per cell")
+    p.add_argument("--image-size", type=int, metavar="PX", help="resize position and bias tables to this image side")
+    p.add_argument("--windows", type=_windows, metavar="A,B,C,D", help="window sides per stage with --image-size")
+    p.add_argument("--allow-missing", action="append", default=[], metavar="NAME", help="draw this tensor if missing")
+    p.add_argument("--allow-nonfinite", action="store_true", help="accept values that are not finite")
+    p.add_argument("--with-optimizer", action="store_true", help="keep the optimiser state, to go on pretraining")
+    p.add_argument("--mix-group", type=int, metavar="N", help="images per device of the run, for --with-optimizer")
+    p.add_argument("--step", type=int, metavar="N", help="which checkpoint of a folder; the newest unless given")
+    return p
+
+
+def _windows(text: str) -> tuple[int, ...]:
+    windows = tuple(int(part) for part in text.split(","))
+    if len(windows) != STAGES or min(windows) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not {STAGES} positive whole numbers")
+    return windows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; gives its exit code."""
+    options = parser().parse_args(argv)
+    try:
+        run(options)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return MISTAKE
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what the options ask.
+
+    Raises:
+        UserError: options that do not fit together, or whatever the work raises.
+    """
+    if options.list:
+        print(listing())
+        return
+    if options.source is None or (options.destination is None and not (options.source.is_dir() and options.verify)):
+        raise UserError(
+            "name a .pth file and a new folder, or a folder and a new .safetensors or .pth file; see --help"
+        )
+    if not options.source.is_dir():
+        import_file(options)
+    elif options.destination is not None:
+        export_file(options)
+    else:
+        show_probe(options.source)
+
+
+def import_file(options: argparse.Namespace) -> None:
+    """A `.pth` file becomes a checkpoint folder."""
+    if options.step is not None or options.destination.suffix in _SUFFIXES:
+        raise UserError(f"{options.source} is not a folder; --step, .safetensors and .pth belong to exports of folders")
+    check_free(options.destination)
+    norm_pix = None if options.norm_pix is None else options.norm_pix == "yes"
+    request = Request(
+        source=options.source,
+        hints=Hints(
+            None if options.kind is None else _KINDS[options.kind],
+            options.tiling,
+            options.statistics,
+            options.decoder_heads,
+            norm_pix,
+        ),
+        image_size=options.image_size,
+        windows=options.windows,
+        allow_missing=tuple(options.allow_missing),
+        allow_nonfinite=options.allow_nonfinite,
+        with_optimizer=options.with_optimizer,
+        mix_group=options.mix_group,
+        sha256=options.sha256,
+    )
+    converted = convert(request)
+    print("\n".join(report(converted)))
+    step = write(converted, request, options.destination)
+    print(f"wrote {options.destination} (step {step})")
+    if options.verify:
+        show_tensors(converted, options.destination)
+        show_probe(options.destination)
+
+
+def report(converted: Converted) -> list[str]:
+    """What was found in a file, line by line."""
+    found, settings, released = converted.found, converted.settings, converted.released
+    known = f"{released.file}, {released.about}" if released else "unknown file, unverified"
+    lines = [f"sha256 {converted.sha256}: {known}"]
+    lines.append(
+        f"kind {found.kind}, {settings.image_size} px, width {settings.embed_dim}, depths {settings.depths}, "
+        f"heads {settings.num_heads}, windows {settings.windows}"
+    )
+    if found.kind == "pretraining":
+        depth, width, heads = settings.decoder_depth, settings.decoder_dim, settings.decoder_heads
+        lines.append(f"decoder: {depth} blocks of width {width} with {heads} heads")
+    else:
+        lines.append(f"{found.classes} classes" + (f", tiling {found.tiling}" if found.tiling else ""))
+    mean, std = found.statistics.mean_db, found.statistics.std_db
+    lines.append(f"input VH, VV in dB, statistics {found.statistics_name}: mean {mean}, deviation {std}")
+    if converted.args:
+        arguments = ", ".join(f"{name}={value}" for name, value in converted.args.items())
+        lines.append(f"the file's own arguments (shown, not used): {arguments}")
+    for what, names in (("resized", converted.resized), ("missing, drawn afresh", converted.absent)):
+        if names:
+            lines.append(f"{what}: {', '.join(names)}")
+    if converted.rounded:
+        lines.append(f"rounded from float64 to float32: {', '.join(converted.rounded)}")
+    return lines
+
+
+def show_tensors(converted: Converted, directory: Path) -> None:
+    """Print the comparison of every tensor."""
+    from sarwmix_jax.conversion.proof import compare_tensors
+
+    lines = compare_tensors(converted, directory)
+    for line in lines:
+        print(f"{line.name} {list(line.shape)} {line.difference:.3g} {line.note}".rstrip())
+    print(f"{sum(line.identical for line in lines)} of {len(lines)} tensors bit-identical after a round trip")
+
+
+def show_probe(directory: Path) -> None:
+    """Run and print the probe of a checkpoint folder."""
+    from sarwmix_jax.conversion.proof import PROBE, run_probe, summary
+
+    outputs, differences = run_probe(directory)
+    print("\n".join(summary(outputs)))
+    if differences is None:
+        print(f"kept as {directory / PROBE}; --verify on the folder compares with it")
+    else:
+        print("largest difference from the kept outputs: " + ", ".join(f"{n} {d:.3g}" for n, d in differences.items()))
+
+
+def export_file(options: argparse.Namespace) -> None:
+    """A checkpoint folder becomes a file with the published names."""
+    if options.destination.suffix not in _SUFFIXES:
+        raise UserError(f"{options.destination}: name a file that ends in {' or '.join(_SUFFIXES)}")
+    from sarwmix_jax.conversion.export import export, write_pth, write_safetensors
+
+    if options.destination.exists():
+        raise UserError(f"{options.destination} exists; name another file")
+    exported = export(options.source, options.step)
+    writer = write_safetensors if options.destination.suffix == ".safetensors" else write_pth
+    writer(exported, options.destination)
+    print(f"wrote {options.destination}: {len(exported.tensors)} tensors of step {exported.step}")
