@@ -171,7 +171,8 @@ def write(converted: Converted, request: Request, directory: Path) -> int:
         Its step: the optimiser steps done, or 0 without an optimiser.
 
     Raises:
-        UserError: see `check_free` and `store.write_checkpoint`; or an optimiser is to be kept and the mix group is unknown.
+        UserError: see `check_free` and `store.write_checkpoint`; or the optimiser's mix group
+            is unknown.
     """
     from sarwmix_jax.conversion.run import run_description, run_state  # Orbax and optax take a second to import
     from sarwmix_jax.conversion.store import write_checkpoint

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MAX_BYTES = 16 << 20
-MAX_OPCODES = 500_000
+MAX_OPCODES = 250_000
+"""Four times what a base-size file with optimiser state has; the number grows with the blocks, not their width."""
 _MAX_DIMENSIONS = 8
 
 STORAGE_TYPES = {

@@ -13,6 +13,8 @@ from sarwmix_jax.conversion.pickled import MAX_BYTES, Namespace, Refused, Tensor
 from sarwmix_jax.errors import UserError
 
 _MAX_DEPTH = 20
+_SHARED_BYTES = 100 << 20
+"""How many bytes more than the file's size a model's tensors may have, where they share storages."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,10 @@ def read_checkpoint(path: str | Path) -> TorchCheckpoint:
         content = _Content(archive).plain(interpret(archive.read("data.pkl", MAX_BYTES)))
     except Refused as error:
         raise damaged(archive.path, str(error)) from error
-    return _checkpoint(archive.path, content)
+    checkpoint = _checkpoint(archive.path, content)
+    if sum(array.nbytes for array in checkpoint.model.values()) > len(archive.data) + _SHARED_BYTES:
+        raise damaged(archive.path, "its tensors share storages so often that they are far larger than the file")
+    return checkpoint
 
 
 def sha256_of(path: str | Path) -> str:
