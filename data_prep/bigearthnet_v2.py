@@ -23,7 +23,8 @@ from rasterio.errors import RasterioError
 
 from sarwmix_jax.data.command import add_work_arguments, print_outcome, run_command, work_arguments
 from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.preparation import Plan, Row, prepare
+from sarwmix_jax.data.plan import Plan, Row
+from sarwmix_jax.data.preparation import prepare
 from sarwmix_jax.data.records import Record, RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS

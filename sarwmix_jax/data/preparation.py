@@ -13,8 +13,6 @@ share a plan (`part`); one of them then merges.
 
 import contextlib
 import fcntl
-import hashlib
-import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
-
 from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.records import Record, RecordError, shard_name
+from sarwmix_jax.data.plan import Plan, Row, Shard
+from sarwmix_jax.data.records import Record, RecordError
 from sarwmix_jax.data.workers import run_tasks
 from sarwmix_jax.data.writer import (
-    RECORDS_PER_SHARD,
     ShardSummary,
     check_absent,
     publish,
@@ -39,20 +35,8 @@ from sarwmix_jax.data.writer import (
 )
 from sarwmix_jax.errors import UserError
 
-SPLITS = ("train", "validation", "test")
 REPORT = "preparation.json"
-Row = dict[str, Any]
 OnError = Literal["stop", "skip"]
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One unit of work: rows `first` to `first + count` of the plan become one file."""
-
-    name: str
-    split: str
-    first: int
-    count: int
 
 
 @dataclass(frozen=True)
@@ -69,66 +53,6 @@ class Outcome:
 
     summary: ShardSummary
     problems: tuple[Problem, ...]
-
-
-class Plan:
-    """All records of a set in their final order.
-
-    Attributes:
-        contract: What the records will promise.
-        rows: One row per record with at least `patch_id` and `split`, and what the reader needs; sorted by split
-            and, within it, by a hash of `patch_id`, so that a slice of a split is a fair sample.
-        shards: The units of work in order.
-        fingerprint: Changes when anything in the output would.
-    """
-
-    def __init__(self, contract: Contract, rows: pa.Table, records_per_shard: int = RECORDS_PER_SHARD) -> None:
-        """Order the rows and cut them into shards.
-
-        Raises:
-            UserError: No rows, an unknown split, or a `patch_id` twice.
-        """
-        self.contract = contract
-        self.rows = _ordered(rows)
-        self.shards = tuple(_shards(contract.name, self.rows["split"].to_pylist(), records_per_shard))
-        self.fingerprint = _fingerprint(contract, self.rows, self.shards)
-
-    def rows_of(self, shard: Shard) -> list[Row]:
-        """The rows of one shard as dicts."""
-        return self.rows.slice(shard.first, shard.count).to_pylist()
-
-
-def _ordered(rows: pa.Table) -> pa.Table:
-    if rows.num_rows == 0:
-        raise UserError("nothing to prepare: the metadata name no record")
-    names, splits = rows["patch_id"].to_pylist(), rows["split"].to_pylist()
-    unknown = sorted(set(splits) - set(SPLITS), key=str)
-    if unknown:
-        raise UserError(f"split {unknown[0]!r} in the metadata is none of {', '.join(SPLITS)}")
-    hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
-    order = sorted(range(len(names)), key=lambda i: (SPLITS.index(splits[i]), hashes[i], names[i]))
-    for one, other in itertools.pairwise(order):
-        if names[one] == names[other]:
-            raise UserError(f"patch {names[one]} is named twice in the metadata; give each file once")
-    return rows.take(pa.array(order)).combine_chunks()
-
-
-def _shards(name: str, splits: Sequence[str], size: int) -> Iterator[Shard]:
-    for split in SPLITS:
-        total = splits.count(split)
-        first = splits.index(split) if total else 0
-        count = -(-total // size)
-        for number in range(count):
-            start = number * size
-            yield Shard(shard_name(name, split, number, count), split, first + start, min(size, total - start))
-
-
-def _fingerprint(contract: Contract, rows: pa.Table, shards: Sequence[Shard]) -> str:
-    digest = hashlib.sha256(contract.to_json().encode())
-    digest.update(repr([(shard.name, shard.count) for shard in shards]).encode())
-    for column in sorted(rows.column_names):
-        digest.update(f"\n{column}\n".encode() + repr(rows[column].to_pylist()).encode())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -161,6 +85,8 @@ class _ShardWork:
                     record = self.read(row)
                 except RecordError as error:
                     bad(row["patch_id"], error)
+                except OSError as error:
+                    bad(row["patch_id"], RecordError(f"cannot be read ({error})"))
                 else:
                     yield record
                 advance()
@@ -207,13 +133,13 @@ def prepare(
         shutil.rmtree(folder, ignore_errors=True)
         return [Problem(**problem) for problem in json.loads((out / REPORT).read_text())["skipped"]]
     check_absent(out)
-    with _locked(folder, part), writing_errors(folder):
-        _check_plan(folder, plan, on_error)
+    with _locked(folder, part):
+        _check_plan(folder, plan)
         if not merge:
             _write_part(plan, read, folder, workers, part, on_error)
         if part is not None:
             return None
-        outcomes = _outcomes(plan, folder)
+        outcomes = _outcomes(plan, folder, on_error)
         _finish(plan, folder, out, outcomes)
     shutil.rmtree(folder)
     return [problem for outcome in outcomes for problem in outcome.problems]
@@ -244,19 +170,20 @@ def _locked(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
         yield
 
 
-def _check_plan(folder: Path, plan: Plan, on_error: OnError) -> None:
+def _check_plan(folder: Path, plan: Plan) -> None:
     """Refuse to go on with other work than what was begun."""
     path = folder / "plan.json"
-    wanted = {"plan": plan.fingerprint, "records": plan.rows.num_rows, "on_error": on_error}
+    wanted = {"plan": plan.fingerprint, "records": plan.rows.num_rows, "files": len(plan.shards)}
     if not path.exists():
         write_text(path, json.dumps(wanted) + "\n")
         return
     found = json.loads(path.read_text())
     if found != wanted:
-        changed = ", ".join(
-            f"{name} {found.get(name)} -> {wanted[name]}" for name in wanted if found.get(name) != wanted[name]
+        raise UserError(
+            f"{folder} was begun with other metadata, version or --records-per-shard ({found.get('records')} records "
+            f"in {found.get('files')} files, now {wanted['records']} in {wanted['files']}); remove it to begin anew, "
+            "or repeat the first command"
         )
-        raise UserError(f"{folder} was begun with another plan ({changed}); remove it or repeat the first command")
 
 
 def _write_part(
@@ -284,14 +211,21 @@ def _write_part(
         raise UserError(f"{error}; mend it, or leave such records out with --on-error=skip") from None
 
 
-def _outcomes(plan: Plan, folder: Path) -> list[Outcome]:
+def _outcomes(plan: Plan, folder: Path, on_error: OnError) -> list[Outcome]:
     missing = [shard.name for shard in plan.shards if not _progress_file(folder, shard).exists()]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(plan.shards)} shards are not in {folder} yet (first {missing[0]}); "
             "finish all parts before merging"
         )
-    return [_outcome(json.loads(_progress_file(folder, shard).read_text())) for shard in plan.shards]
+    outcomes = [_outcome(json.loads(_progress_file(folder, shard).read_text())) for shard in plan.shards]
+    skipped = [problem for outcome in outcomes for problem in outcome.problems]
+    if skipped and on_error == "stop":
+        raise UserError(
+            f"{len(skipped)} records were skipped before (first {skipped[0].patch_id}: {skipped[0].reason}); "
+            f"accept it with --on-error=skip, or remove {folder} to begin anew"
+        )
+    return outcomes
 
 
 def _outcome(fields: dict[str, Any]) -> Outcome:

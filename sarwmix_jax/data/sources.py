@@ -57,6 +57,11 @@ class RecordSource:
     def __repr__(self) -> str:
         return f"RecordSource({self.contract.name}, {self.split!r}, {len(self)} records)"
 
+    @property
+    def folder(self) -> Path:
+        """Folder of the record set."""
+        return self._files[0].path.parent
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Record `index` as `records.decode_record` gives it.
 

@@ -1,0 +1,87 @@
+"""The plan of a large record set: every record in its final place, cut into files."""
+
+import hashlib
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from sarwmix_jax.data.contract import Contract
+from sarwmix_jax.data.records import shard_name
+from sarwmix_jax.data.writer import RECORDS_PER_SHARD
+from sarwmix_jax.errors import UserError
+
+SPLITS = ("train", "validation", "test")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One unit of work: rows `first` to `first + count` of the plan become one file."""
+
+    name: str
+    split: str
+    first: int
+    count: int
+
+
+class Plan:
+    """All records of a set in their final order.
+
+    Attributes:
+        contract: What the records will promise.
+        rows: One row per record with at least `patch_id` and `split`, and what the reader needs; sorted by split
+            and, within it, by a hash of `patch_id`, so that a slice of a split is a fair sample.
+        shards: The units of work in order.
+        fingerprint: Changes when anything in the output would.
+    """
+
+    def __init__(self, contract: Contract, rows: pa.Table, records_per_shard: int = RECORDS_PER_SHARD) -> None:
+        """Order the rows and cut them into shards.
+
+        Raises:
+            UserError: No rows, an unknown split, or a `patch_id` twice.
+        """
+        self.contract = contract
+        self.rows = _ordered(rows)
+        self.shards = tuple(_shards(contract.name, self.rows["split"].to_pylist(), records_per_shard))
+        self.fingerprint = _fingerprint(contract, self.rows, self.shards)
+
+    def rows_of(self, shard: Shard) -> list[Row]:
+        """The rows of one shard as dicts."""
+        return self.rows.slice(shard.first, shard.count).to_pylist()
+
+
+def _ordered(rows: pa.Table) -> pa.Table:
+    if rows.num_rows == 0:
+        raise UserError("nothing to prepare: the metadata name no record")
+    names, splits = rows["patch_id"].to_pylist(), rows["split"].to_pylist()
+    unknown = sorted(set(splits) - set(SPLITS), key=str)
+    if unknown:
+        raise UserError(f"split {unknown[0]!r} in the metadata is none of {', '.join(SPLITS)}")
+    hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
+    order = sorted(range(len(names)), key=lambda i: (SPLITS.index(splits[i]), hashes[i], names[i]))
+    for one, other in itertools.pairwise(order):
+        if names[one] == names[other]:
+            raise UserError(f"patch {names[one]} is named twice in the metadata; give each file once")
+    return rows.take(pa.array(order)).combine_chunks()
+
+
+def _shards(name: str, splits: Sequence[str], size: int) -> Iterator[Shard]:
+    for split in SPLITS:
+        total = splits.count(split)
+        first = splits.index(split) if total else 0
+        count = -(-total // size)
+        for number in range(count):
+            start = number * size
+            yield Shard(shard_name(name, split, number, count), split, first + start, min(size, total - start))
+
+
+def _fingerprint(contract: Contract, rows: pa.Table, shards: Sequence[Shard]) -> str:
+    digest = hashlib.sha256(contract.to_json().encode())
+    digest.update(repr([(shard.name, shard.count) for shard in shards]).encode())
+    for column in sorted(rows.column_names):
+        digest.update(f"\n{column}\n".encode() + repr(rows[column].to_pylist()).encode())
+    return digest.hexdigest()
