@@ -1,0 +1,120 @@
+"""Random damage to a real file: an error or a correct conversion, never anything else."""
+
+import struct
+import sys
+import time
+import tracemalloc
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sarwmix_jax.conversion.convert import Request, convert
+from sarwmix_jax.conversion.recognition import Hints
+from sarwmix_jax.errors import UserError
+from tests.support import GOLDEN
+
+SOURCE = GOLDEN / "finetune_tiny.pth"
+HINTS = Hints(statistics="bigearthnet_v2")
+FORBIDDEN = {
+    "pickle.find_class",
+    "os.system",
+    "os.exec",
+    "subprocess.Popen",
+    "exec",
+    "compile",
+    "import",
+    "socket.connect",
+}
+
+_events: list[str] | None = None
+
+
+def _audit(event: str, arguments: object) -> None:
+    if _events is not None and event in FORBIDDEN:
+        _events.append(event)
+
+
+def layout(content: bytes) -> tuple[list[range], range, range]:
+    """Byte ranges of the local headers, of the pickle, and of directory and end records."""
+    with zipfile.ZipFile(SOURCE) as archive:
+        entries = archive.infolist()
+    directory = range(content.index(b"PK\x01\x02"), len(content))
+    headers, pickled = [], range(0)
+    for entry in entries:
+        name, extra = struct.unpack_from("<2H", content, entry.header_offset + 26)
+        end = entry.header_offset + 30 + name + extra
+        headers.append(range(entry.header_offset, entry.header_offset + 30 + name + min(extra, 8)))
+        if entry.filename.endswith("/data.pkl"):
+            pickled = range(end, end + entry.file_size)
+    return headers, pickled, directory
+
+
+def damage(rng: np.random.Generator, content: bytes, region: str) -> bytes:
+    """One to eight bytes changed, or a piece copied elsewhere, in a region; a pickle's checksum is mended."""
+    headers, pickled, directory = layout(content)
+    where = {"pickle": [pickled], "directory": [directory], "headers": headers}[region]
+    damaged = bytearray(content)
+    for _ in range(int(rng.integers(1, 9))):
+        place = where[int(rng.integers(len(where)))]
+        at = int(rng.integers(place.start, place.stop))
+        if rng.random() < 0.2:
+            length = int(rng.integers(1, 40))
+            origin = int(rng.integers(place.start, place.stop))
+            piece = content[origin : min(origin + length, place.stop)]
+            damaged[at : min(at + len(piece), place.stop)] = piece[: place.stop - at]
+        else:
+            damaged[at] = int(
+                rng.choice([int(rng.integers(256)), 0, 255, 0x7F, damaged[at] ^ (1 << int(rng.integers(8)))])
+            )
+    if region == "pickle":
+        checksum = zlib.crc32(damaged[pickled.start : pickled.stop])
+        struct.pack_into("<L", damaged, directory.start + 16, checksum)
+    assert len(damaged) == len(content)
+    return bytes(damaged)
+
+
+def fuzz(path: Path, region: str, seed: int, cases: int) -> int:
+    """Number of cases that still converted."""
+    global _events
+    content = SOURCE.read_bytes()
+    good = convert(Request(SOURCE, HINTS)).tensors
+    sys.addaudithook(_audit)
+    converted = 0
+    tracemalloc.start()
+    try:
+        for case in range(seed, seed + cases):
+            path.write_bytes(damage(np.random.default_rng(case), content, region))
+            tracemalloc.reset_peak()
+            before, began = tracemalloc.get_traced_memory()[0], time.monotonic()
+            _events = []
+            try:
+                tensors = convert(Request(path, HINTS)).tensors
+                converted += 1
+            except UserError as error:
+                assert "\n" not in str(error) and len(str(error)) < 2000, case
+                tensors = None
+            events, _events = _events, None
+            assert not events, (case, events)
+            assert time.monotonic() - began < 2, case
+            assert tracemalloc.get_traced_memory()[1] - before < len(content) + 100e6, case
+            if tensors is not None and region != "pickle":  # a changed pickle may say something else, rightly
+                assert all(np.array_equal(tensors[name], good[name]) for name in good), case
+    finally:
+        _events = None
+        tracemalloc.stop()
+    return converted
+
+
+@pytest.mark.parametrize("region", ["pickle", "headers", "directory"])
+def test_damage_is_refused_or_harmless(tmp_path, region):
+    assert 0 < fuzz(tmp_path / "a.pth", region, 0, 100) < 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("region", ["pickle", "headers", "directory"])
+def test_ten_thousand_damages(tmp_path, region):
+    cases = {"pickle": 6000, "headers": 2000, "directory": 2000}[region]
+    assert 0 < fuzz(tmp_path / "a.pth", region, 1000, cases) < cases
