@@ -1,0 +1,103 @@
+"""Run by test_parallel.py in a process of its own, which has eight devices on the CPU; prints one JSON line."""
+
+import json
+import re
+import sys
+from collections import Counter
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.models.mixmae import MixMAE
+from sarwmix_jax.models.state import merge_model
+from sarwmix_jax.settings import OptimizerSettings
+from sarwmix_jax.training.optimizer import make_optimizer
+from sarwmix_jax.training.parallel import make_mesh, replicate, shard_batch
+from sarwmix_jax.training.steps import (
+    StepSettings,
+    TrainState,
+    make_evaluation_step,
+    make_gradients,
+    make_train_step,
+    micro_loss,
+)
+from sarwmix_jax.weighting import WeightSettings
+from tests.support import TINY, V2, golden, model_arrays
+
+MODEL = replace(TINY, depths=(1, 1, 1, 1), decoder_depth=1, drop_path=0.1)
+GRAPHDEF, PARAMS, FIXED = model_arrays(MixMAE, MODEL)
+STORED = golden("pretrain_tiny")
+IMAGES = np.concatenate([STORED["x_db"], *STORED["train_x_db"]])
+OPTIMIZER = make_optimizer(OptimizerSettings())
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+
+
+def settings(micro_batch: int, mix_group: int = 2) -> StepSettings:
+    return StepSettings(MODEL, V2, WeightSettings(), 0.5, 0.0, True, 0.5, 0.5, mix_group, micro_batch, seed=0)
+
+
+def state(mesh) -> TrainState:
+    copies = jax.tree.map(jnp.array, (PARAMS, FIXED, OPTIMIZER.init(PARAMS)))
+    return replicate(TrainState(*copies, jnp.int32(3)), mesh)
+
+
+def gradient_error() -> float:
+    """Largest difference, over all parameters, from the mean of the gradients of each device's two images alone."""
+    mesh = make_mesh()
+    ours, _ = jax.jit(make_gradients(GRAPHDEF, settings(2), mesh))(state(mesh), shard_batch({"image": IMAGES}, mesh))
+
+    @jax.jit
+    def alone(images, group):
+        def loss(params):
+            model = merge_model(GRAPHDEF, params, FIXED)
+            return micro_loss(model, {"image": images}, jnp.int32(3), group[None], settings(2))[0]
+
+        return jax.grad(loss)(PARAMS)
+
+    shards = [alone(IMAGES[2 * g : 2 * g + 2], jnp.int32(g)) for g in range(8)]
+    mean = jax.tree.map(lambda *leaves: sum(leaves) / 8, *shards)
+    return max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (ours, mean)), strict=True))
+
+
+def losses(devices: int, micro_batch: int) -> tuple[list[float], list[float], Counter]:
+    """Losses of three steps, held-out losses after them, and collectives in the compiled step."""
+    mesh = make_mesh(jax.devices()[:devices])
+    batch, now = shard_batch({"image": IMAGES}, mesh), state(mesh)
+    step = make_train_step(GRAPHDEF, settings(micro_batch), OPTIMIZER, mesh).lower(now, batch, 1e-3).compile()
+    found = Counter(re.findall(rf" ({'|'.join(COLLECTIVES)})(?:-start)?\(", step.as_text()))
+    values = []
+    for _ in range(3):
+        now, metrics = step(now, batch, 1e-3)
+        values.append(float(metrics["loss"]))
+    evaluated = make_evaluation_step(GRAPHDEF, settings(micro_batch), mesh)(now.params, now.fixed, batch, 0)
+    return values, np.asarray(evaluated).reshape(-1).tolist(), found
+
+
+def refusal() -> str:
+    try:
+        shard_batch({"image": IMAGES[:3]}, make_mesh())
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+if __name__ == "__main__":
+    eight, eight_evaluated, collectives = losses(8, 2)
+    one, one_evaluated, _ = losses(1, 16)
+    accumulated, _, _ = losses(2, 4)
+    json.dump(
+        {
+            "devices": jax.device_count(),
+            "gradient_error": gradient_error(),
+            "collectives": collectives,
+            "eight": eight,
+            "one": one,
+            "accumulated": accumulated,
+            "refusal": refusal(),
+            "evaluated_difference": float(np.abs(np.subtract(eight_evaluated, one_evaluated)).max()),
+        },
+        sys.stdout,
+    )

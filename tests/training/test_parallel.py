@@ -1,0 +1,40 @@
+"""Data parallelism on eight fake devices."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def eight_devices() -> dict:
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "tests.training.eight_devices"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_gradients_are_the_mean_over_the_devices(eight_devices):
+    assert eight_devices["devices"] == 8
+    assert eight_devices["gradient_error"] < 1e-6
+
+
+def test_one_all_reduce_and_no_other_collective(eight_devices):
+    assert eight_devices["collectives"] == {"all-reduce": 1}
+
+
+def test_same_mix_group_same_loss_on_any_devices(eight_devices):
+    np.testing.assert_allclose(eight_devices["one"], eight_devices["eight"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(eight_devices["accumulated"], eight_devices["eight"], rtol=0, atol=1e-6)
+    assert eight_devices["evaluated_difference"] < 1e-5
+    assert len(set(eight_devices["eight"])) == 3
+
+
+def test_rows_that_do_not_divide_are_refused(eight_devices):
+    assert eight_devices["refusal"] == "3 rows of 'image' do not divide by 8 devices; change the batch"
