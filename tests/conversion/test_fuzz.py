@@ -1,5 +1,6 @@
 """Random damage to a real file: an error or a correct conversion, never anything else."""
 
+import encodings.raw_unicode_escape  # noqa: F401  pickletools loads it when it parses one of the old opcodes
 import struct
 import sys
 import time

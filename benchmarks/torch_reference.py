@@ -1,0 +1,275 @@
+"""The model once more, in plain PyTorch: for parity tests and, later, for comparing speed.
+
+Written from the method's description alone, in the most direct way; names of parameters are those of the released
+files, so their state dicts load. Nothing here is fast on purpose.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sarwmix_jax.models.settings import CELL, STAGES, ModelSettings
+
+FORBIDDEN = -1e9
+"""Added to the logits of pairs of tokens that came from different images."""
+
+
+def sine_cosine(grid: int, width: int) -> Tensor:
+    """(1, grid*grid, width): sines and cosines of the column, then of the row."""
+    omega = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
+    rows, columns = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
+    parts = []
+    for axis in (columns, rows):
+        angles = axis.reshape(-1, 1) * omega
+        parts += [angles.sin(), angles.cos()]
+    return torch.cat(parts, dim=1).float()[None]
+
+
+def relative_index(window: int) -> Tensor:
+    """Row of the bias table for every (query, key) pair of a window."""
+    y, x = torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij")
+    places = torch.stack([y.reshape(-1), x.reshape(-1)], dim=1)
+    difference = places[:, None] - places[None, :] + window - 1
+    return difference[..., 0] * (2 * window - 1) + difference[..., 1]
+
+
+def windows_of(x: Tensor, window: int) -> Tensor:
+    """(batch, grid*grid, width) row-major to (batch*windows, window*window, width)."""
+    batch, tokens, width = x.shape
+    side = round(tokens**0.5) // window
+    x = x.reshape(batch, side, window, side, window, width).transpose(2, 3)
+    return x.reshape(-1, window * window, width)
+
+
+def from_windows(x: Tensor, batch: int, window: int) -> Tensor:
+    """Undoes `windows_of`."""
+    side = round((x.shape[0] // batch) ** 0.5)
+    x = x.reshape(batch, side, side, window, window, x.shape[-1]).transpose(2, 3)
+    return x.reshape(batch, -1, x.shape[-1])
+
+
+def stretch(mask: Tensor, grid: int) -> Tensor:
+    """A row-major mask over the cells, repeated for a finer grid: (grid*grid,)."""
+    side = round(mask.numel() ** 0.5)
+    factor = grid // side
+    return mask.reshape(side, side).repeat_interleave(factor, 0).repeat_interleave(factor, 1).reshape(-1)
+
+
+class Mlp(nn.Module):
+    """Linear, exact GELU, Linear."""
+
+    def __init__(self, width: int, ratio: int):
+        super().__init__()
+        self.fc1 = nn.Linear(width, ratio * width)
+        self.fc2 = nn.Linear(ratio * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transforms each token."""
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Attention(nn.Module):
+    """Self-attention, with a bias on the logits or without."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def attend(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(batch, tokens, width); `bias` broadcasts against (batch, heads, tokens, tokens)."""
+        batch, tokens, width = x.shape
+        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+        weights = (logits if bias is None else logits + bias).softmax(dim=-1)
+        return self.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Without bias."""
+        return self.attend(x)
+
+
+class WindowAttention(Attention):
+    """Attention inside windows with a relative position bias."""
+
+    def __init__(self, width: int, heads: int, window: int):
+        super().__init__(width, heads)
+        self.window = window
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+        self.register_buffer("relative_position_index", relative_index(window))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(batch, grid*grid, width); with a mask, tokens attend only to those with the same bit."""
+        batch, tokens, _ = x.shape
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None]
+        if mask is not None:
+            bits = windows_of(stretch(mask, round(tokens**0.5)).reshape(1, -1, 1), self.window)[..., 0]
+            forbidden = (bits[:, :, None] != bits[:, None, :]) * FORBIDDEN
+            bias = (bias + forbidden[:, None]).repeat(batch, 1, 1, 1)
+        return from_windows(self.attend(windows_of(x, self.window), bias), batch, self.window)
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP. The encoder's blocks have a window and take a mask, the decoder's do not."""
+
+    def __init__(self, width: int, heads: int, ratio: int, window: int | None = None):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = Attention(width, heads) if window is None else WindowAttention(width, heads, window)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width, ratio)
+
+    def forward(self, x: Tensor, *mask: Tensor | None) -> Tensor:
+        """Transforms tokens."""
+        x = x + self.attn(self.norm1(x), *mask)
+        return x + self.mlp(self.norm2(x))
+
+
+class PatchEmbed(nn.Module):
+    """A convolution over patches, LayerNorm."""
+
+    def __init__(self, settings: ModelSettings):
+        super().__init__()
+        self.proj = nn.Conv2d(settings.bands, settings.embed_dim, settings.patch_size, settings.patch_size)
+        self.norm = nn.LayerNorm(settings.embed_dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Row-major tokens."""
+        return self.norm(self.proj(images).flatten(2).transpose(1, 2))
+
+
+class PatchMerging(nn.Module):
+    """Four neighbours to one token of twice the width."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+        self.norm = nn.LayerNorm(4 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, grid*grid, width) to (batch, grid*grid/4, 2*width)."""
+        batch, tokens, width = x.shape
+        grid = round(tokens**0.5)
+        x = x.reshape(batch, grid, grid, width)
+        parts = [x[:, row::2, column::2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))]
+        return self.reduction(self.norm(torch.cat(parts, dim=-1).reshape(batch, -1, 4 * width)))
+
+
+class Stage(nn.Module):
+    """Blocks, then merging except after the last stage."""
+
+    def __init__(self, stage: int, settings: ModelSettings):
+        super().__init__()
+        width, heads, window = settings.embed_dim * 2**stage, settings.num_heads[stage], settings.windows[stage]
+        self.blocks = nn.ModuleList(
+            [Block(width, heads, settings.mlp_ratio, window) for _ in range(settings.depths[stage])]
+        )
+        self.downsample = PatchMerging(width) if stage < STAGES - 1 else None
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Tokens of this stage to tokens of the next."""
+        for block in self.blocks:
+            x = block(x, mask)
+        return x if self.downsample is None else self.downsample(x)
+
+
+class Encoder(nn.Module):
+    """What the pretraining model and the classifier share."""
+
+    def add_encoder(self, settings: ModelSettings) -> None:
+        """Adds the encoder's modules, after the parameters of the model itself."""
+        self.patch_embed = PatchEmbed(settings)
+        self.layers = nn.ModuleList([Stage(stage, settings) for stage in range(STAGES)])
+        self.norm = nn.LayerNorm(settings.features)
+
+    def encode(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
+        """(batch, cells, features); with a mask over the cells, of images mixed with the reversed batch."""
+        x = self.patch_embed(images)
+        if mask is not None:
+            bits = stretch(mask, round(x.shape[1] ** 0.5))[None, :, None]
+            x = x * (1 - bits) + x.flip(0) * bits
+        x = x + self.absolute_pos_embed
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.norm(x)
+
+
+def fixed(table: Tensor) -> nn.Parameter:
+    """A table that is in the state dict but not trained."""
+    return nn.Parameter(table, requires_grad=False)
+
+
+class TorchMixMAE(Encoder):
+    """The masked autoencoder."""
+
+    def __init__(self, settings: ModelSettings):
+        super().__init__()
+        width = settings.decoder_dim
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.absolute_pos_embed = fixed(sine_cosine(settings.grids[0], settings.embed_dim))
+        self.decoder_pos_embed = fixed(sine_cosine(settings.image_size // CELL, width))
+        self.add_encoder(settings)
+        self.decoder_embed = nn.Linear(settings.features, width)
+        self.decoder_blocks = nn.ModuleList(
+            [Block(width, settings.decoder_heads, settings.mlp_ratio) for _ in range(settings.decoder_depth)]
+        )
+        self.decoder_norm = nn.LayerNorm(width)
+        self.decoder_pred = nn.Linear(width, settings.cell_values)
+
+    def forward(self, images: Tensor, mask: Tensor) -> Tensor:
+        """(2*batch, cells, values): sequence 1 of all images, then sequence 2."""
+        x, bits = self.decoder_embed(self.encode(images, mask)), mask[None, :, None]
+        first = x * (1 - bits) + self.mask_token * bits
+        second = x * bits + self.mask_token * (1 - bits)
+        x = torch.cat([first, second]) + self.decoder_pos_embed
+        for block in self.decoder_blocks:
+            x = block(x)
+        return self.decoder_pred(self.decoder_norm(x))
+
+
+class TorchClassifier(Encoder):
+    """Encoder, mean over tokens, Linear."""
+
+    def __init__(self, settings: ModelSettings, classes: int):
+        super().__init__()
+        self.absolute_pos_embed = fixed(sine_cosine(settings.grids[0], settings.embed_dim))
+        self.add_encoder(settings)
+        self.head = nn.Linear(settings.features, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits."""
+        return self.head(self.encode(images).mean(dim=1))
+
+
+def cells_of(images: Tensor) -> Tensor:
+    """(batch, cells, values): values ordered row, column, band."""
+    batch, bands, height, width = images.shape
+    x = images.reshape(batch, bands, height // CELL, CELL, width // CELL, CELL)
+    return x.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, CELL * CELL * bands)
+
+
+def unmixed(sequences: Tensor, mask: Tensor) -> Tensor:
+    """(batch, cells, values): every cell from the sequence in which it was hidden."""
+    first, second = sequences.chunk(2)
+    bits = mask[None, :, None]
+    return first * bits + second.flip(0) * (1 - bits)
+
+
+def pretraining_loss(
+    model: TorchMixMAE, images: Tensor, weights: Tensor, mask: Tensor, norm_pix: bool = True
+) -> Tensor:
+    """Mean weighted squared error of standardised images."""
+    target = cells_of(images)
+    if norm_pix:
+        deviation = (target.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+        target = (target - target.mean(dim=-1, keepdim=True)) / deviation
+    error = unmixed(model(images, mask), mask) - target
+    return (cells_of(weights) * error**2).mean()
+
+
+def per_channel_weights(images: Tensor) -> Tensor:
+    """exp(1 - power scaled to 0..1 per image and band), with power 10^(x/10) of the values given."""
+    power = 10.0 ** (images / 10)
+    low, high = power.amin(dim=(2, 3), keepdim=True), power.amax(dim=(2, 3), keepdim=True)
+    return torch.exp(1 - (power - low) / (high - low + 1e-6))
