@@ -64,8 +64,13 @@ def write_shard(
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing_errors(path):
-        summary = _write_array_record(temporary, _encoded(records, split, contract, on_bad), contract)
-        commit(temporary, path)
+        try:
+            summary = _write_array_record(temporary, _encoded(records, split, contract, on_bad), contract)
+            commit(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
     return summary
 
 
@@ -100,7 +105,6 @@ def _write_array_record(path: Path, records: Iterable[tuple[Record, bytes]], con
     except BaseException:
         with contextlib.suppress(RuntimeError):
             writer.close()
-        path.unlink(missing_ok=True)
         raise
     writer.close()
     _check_complete(path, count)

@@ -3,6 +3,7 @@ import json
 
 import numpy as np
 import pytest
+from array_record.python import array_record_module
 
 from sarwmix_jax.data.checks import Expectation, check_contract
 from sarwmix_jax.data.records import Record
@@ -102,17 +103,35 @@ def test_fill_values_are_refused(tmp_path, images):
     assert "patch_3: values from -1e+04" in refusal(source_of(tmp_path, images))
 
 
-def test_nan_is_refused(tmp_path, images):
-    """The writer refuses NaN, so it is put into the file of a record set of another origin."""
-    source = source_of(tmp_path, images)
+def rewrite(source, old: bytes, new: bytes) -> None:
+    """Change bytes inside the records of a source, as a writer without checks might have put them."""
     path = source._files[0].path
-    marker = np.float16(images[2][1, 7, 7])
+    reader = array_record_module.ArrayRecordReader(str(path))
+    records = reader.read_all()
+    reader.close()
+    assert b"".join(records).count(old) == 1
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1,uncompressed")
+    for record in records:
+        writer.write(record.replace(old, new))
+    writer.close()
+
+
+def test_nan_is_refused(tmp_path, images):
+    source = source_of(tmp_path, images)
     row = images[2][1, 7].astype(np.float16)
     broken = row.copy()
     broken[7] = np.nan
-    assert np.isfinite(marker) and path.read_bytes().count(row.tobytes()) == 1
-    path.write_bytes(path.read_bytes().replace(row.tobytes(), broken.tobytes()))
-    assert "cannot be read" in refusal(source) or "VV holds NaN" in refusal(source)
+    rewrite(source, row.tobytes(), broken.tobytes())
+    assert "patch_2: VV holds NaN or infinite values; prepare the records again" in refusal(source)
+
+
+def test_a_flipped_bit_on_the_disk_is_refused(tmp_path, images):
+    source = source_of(tmp_path, images)
+    path = source._files[0].path
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert "cannot be read" in refusal(source)
 
 
 def test_masked_values_are_not_judged(tmp_path, images):

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import math
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,7 @@ import tensorflow_datasets as tfds
 from sarwmix_jax.data.contract import read_contract
 from sarwmix_jax.data.records import Record
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.data.writer import write_records, write_shard
+from sarwmix_jax.data.writer import ShardSummary, merged_statistics, write_records, write_shard
 from sarwmix_jax.errors import UserError
 
 from .conftest import toy_contract, toy_records
@@ -115,3 +116,14 @@ def test_contract_is_plain_json(tmp_path):
     assert fields["bands"] == ["VH", "VV"]
     assert fields["unit"] == "dB"
     assert fields["records"] == {"train": 2}
+
+
+def test_statistics_do_not_depend_on_how_shards_are_added_up():
+    rng = np.random.default_rng(0)
+    shards = [
+        ShardSummary(10, 1000, 160, (float(a), float(b)), (float(a) ** 2, float(b) ** 2))
+        for a, b in rng.normal(-2400, 300, (50, 2))
+    ]
+    forward, backward = merged_statistics(shards), merged_statistics(shards[::-1])
+    assert forward == backward
+    assert math.isclose(forward.mean_db[0], sum(s.sums[0] for s in shards) / 8000, rel_tol=1e-12)

@@ -1,5 +1,8 @@
+import collections
+import importlib
 import json
 import shutil
+import time
 
 import numpy as np
 import pyarrow
@@ -10,10 +13,11 @@ import rasterio
 import tensorflow_datasets as tfds
 
 from sarwmix_jax.data.pipeline import TrainingInput
+from sarwmix_jax.data.plan import Plan
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.facts.labels import CLASSES
 
-from .conftest import SHARED_DATA, copy_as_v2, needs_shared_data, run_script
+from .conftest import SHARED_DATA, copy_as_v2, needs_shared_data
 
 pytestmark = needs_shared_data
 OFFICIAL = SHARED_DATA / "meta" / "bigearthnet_v2" / "metadata.parquet"
@@ -29,15 +33,19 @@ def tree(tmp_path):
     return root
 
 
-def prepare(root, out, *arguments, metadata=(SUBSET,)):
-    return run_script("bigearthnet_v2.py", "--root", root, "--out", out, "--metadata", *metadata, *arguments)
+@pytest.fixture
+def prepare(run_here):
+    def run(root, out, *arguments, metadata=(SUBSET,)):
+        return run_here("bigearthnet_v2.py", "--root", root, "--out", out, "--metadata", *metadata, *arguments)
+
+    return run
 
 
 def rows(file=SUBSET) -> dict[str, dict]:
     return {row["patch_id"]: row for row in pyarrow.parquet.read_table(file).to_pylist()}
 
 
-def test_every_patch_arrives_with_its_values_labels_and_split(tree, tmp_path):
+def test_every_patch_arrives_with_its_values_labels_and_split(prepare, tree, tmp_path):
     done = prepare(tree, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     expected = rows()
@@ -66,7 +74,7 @@ def test_every_patch_arrives_with_its_values_labels_and_split(tree, tmp_path):
     assert next(TrainingInput(open_records(tmp_path / "out", "train+validation"), 4, 0))["image"].shape[0] == 4
 
 
-def test_missing_patches_stop_or_are_reported(tmp_path):
+def test_missing_patches_stop_or_are_reported(prepare, tmp_path):
     """The official rows name thirteen patches, the v2 sample tree holds three of them."""
     root = SHARED_DATA / "bigearthnet_v2"
     stopped = prepare(root, tmp_path / "out")
@@ -82,7 +90,7 @@ def test_missing_patches_stop_or_are_reported(tmp_path):
     assert open_records(tmp_path / "out2", "train+validation").contract.records == {"train": 2, "validation": 1}
 
 
-def test_official_metadata_with_a_tree_of_v1_patches(tmp_path):
+def test_official_metadata_with_a_tree_of_v1_patches(prepare, tmp_path):
     """Nine of the ten v1 patches are recommended, one has snow: it is in the other official file."""
     root = copy_as_v2(tmp_path / "tree")
     names = {path.name for path in (root / "BigEarthNet-S1").glob("*/*")}
@@ -99,3 +107,17 @@ def test_official_metadata_with_a_tree_of_v1_patches(tmp_path):
     assert done.returncode == 0, done.stderr
     assert len(open_records(tmp_path / "nine", "train+validation+test")) == 9
     assert len(open_records(tmp_path / "ten", "train+validation+test")) == 10
+
+
+def test_planning_all_official_rows_takes_seconds(run_here):
+    """549,488 rows: about five seconds on one core; the bound leaves room for a busy machine."""
+    module = importlib.import_module("bigearthnet_v2")
+    begin = time.perf_counter()
+    rows = module.read_metadata([str(OFFICIAL), str(SNOW)])
+    plan = Plan(module.CONTRACT, rows)
+    seconds = time.perf_counter() - begin
+    assert plan.rows.num_rows == 549_488
+    counts = collections.Counter(plan.rows["split"].to_pylist())
+    assert counts == {"train": 237_871 + 34_673, "validation": 122_342 + 17_235, "test": 119_825 + 17_542}
+    assert sum(shard.count for shard in plan.shards) == 549_488
+    assert seconds < 30
