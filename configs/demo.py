@@ -20,15 +20,17 @@ def get_config() -> ConfigDict:
     config.model.decoder_dim = 128
     config.model.decoder_depth = 2
     config.model.decoder_heads = 4
+    # raw backscatter as target: what is drawn needs nothing from the truth
+    config.loss.norm_pix = False
     config.data.split = "train"
     config.data.validation_split = "validation"
     config.data.statistics = "records"
     config.batch.global_batch = 32
     config.optimizer.base_lr = 8e-3
     config.optimizer.warmup_epochs = 1.0
-    config.optimizer.schedule_epochs = 20.0
-    config.optimizer.stop_after_epochs = 20.0
-    config.checkpoint.every_epochs = 10.0
+    config.optimizer.schedule_epochs = 10.0
+    config.optimizer.stop_after_epochs = 10.0
+    config.checkpoint.every_epochs = 5.0
     config.checkpoint.powers_of_two = False
     config.log.every_steps = 10
     return config

@@ -18,6 +18,9 @@ from sarwmix_jax.errors import UserError
 MISTAKE = 2
 """Exit code after a `UserError`."""
 
+FAILED = 1
+"""Exit code of a demo that did not learn enough."""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -82,8 +85,8 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     try:
         rest: list[str] = values(argv)[1:]
         if "config" in values and values["config"].value is not None:
-            len(values["config"].value)  # a config file that cannot be used raises at its first use
-    except AttributeError as error:  # how a locked config refuses unknown names
+            values["config"].value.to_dict()  # a config file that cannot be used raises at its first use
+    except (AttributeError, KeyError) as error:  # how a locked config refuses unknown names
         raise UserError(unknown_setting(argv) or str(error)) from error
     except (ArithmeticError, LookupError, ValueError, TypeError, OSError, ImportError, SyntaxError) as error:
         raise UserError(f"the settings cannot be used: {error}") from error
@@ -123,23 +126,34 @@ def overview() -> str:
     )
 
 
-def define_run(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    """Flags of a command that has a config and a work directory."""
+def define_config(values: flags.FlagValues, argv: Sequence[str], default: str | None = None) -> None:
+    """The flags `--config` and `--config.GROUP.NAME`."""
     config_flags.DEFINE_config_file(
         "config",
-        None,
+        default,
         "settings: a Python file, with its argument after a colon; change one with --config.GROUP.NAME=VALUE",
         flag_values=values,
         lock_config=True,
         sys_argv=list(argv),
     )
-    define_workdir(values, argv)
+
+
+def define_run(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Flags of a command that has a config and a work directory."""
+    define_config(values, argv)
+    define_workdir(values)
     flags.DEFINE_boolean(
         "override", False, "go on although the settings differ from those of the checkpoint", flag_values=values
     )
 
 
-def define_workdir(values: flags.FlagValues, _: Sequence[str]) -> None:
+def define_demo(values: flags.FlagValues, argv: Sequence[str]) -> None:
+    """Flags of the demo: its config is known."""
+    define_config(values, argv, default="configs/demo.py")
+    define_workdir(values)
+
+
+def define_workdir(values: flags.FlagValues) -> None:
     """The flag `--workdir`."""
     flags.DEFINE_string("workdir", None, "folder for checkpoints, logs and pictures", flag_values=values)
 
@@ -164,18 +178,23 @@ def run_pretrain(values: flags.FlagValues) -> int:
     from sarwmix_jax.training.plan import resolve
 
     quiet_libraries()
-    pretrain(resolve(config), workdir, override=values["override"].value)
+    pretrain(resolve(config), workdir, override=bool(values["override"].value))
     return 0
 
 
 def run_demo(values: flags.FlagValues) -> int:
     """`sarwmix demo`."""
-    workdir = Path(needed(values, "workdir"))
-    from sarwmix_jax.demo import demo
+    config, workdir = needed(values, "config"), Path(needed(values, "workdir"))
+    from sarwmix_jax.demo import NEEDED_MARGIN, demo, tell
     from sarwmix_jax.training.logs import quiet_libraries
 
     quiet_libraries()
-    return demo(workdir)
+    result = demo(workdir, config)
+    print(tell(result))
+    if result.held_out.margin < NEEDED_MARGIN:
+        print(f"error: the margin is below {NEEDED_MARGIN:.0%}: the model did not learn enough", file=sys.stderr)
+        return FAILED
+    return 0
 
 
 COMMANDS = {
@@ -189,7 +208,7 @@ COMMANDS = {
     "demo": Command(
         "Pretrain a small model on synthetic scenes and draw what it learned (about two minutes on a CPU).",
         "sarwmix demo --workdir=demo_output",
-        define_workdir,
+        define_demo,
         run_demo,
     ),
 }

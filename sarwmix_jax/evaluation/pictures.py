@@ -1,0 +1,137 @@
+"""Pictures of a pretraining run: loss curve, reconstructions, and reconstruction against truth."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from sarwmix_jax.evaluation.held_out import HISTOGRAM_EDGES, HeldOut
+from sarwmix_jax.facts.bands import BANDS
+
+Image = Float[np.ndarray, "band height width"]
+
+BORROWED = "a cell's mean and deviation are taken from the truth (norm_pix): only the pattern inside cells is predicted"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out image as drawn; images in dB, bands in the order of `BANDS`.
+
+    Attributes:
+        name: Patch id.
+        original: The image.
+        mixed: What the encoder saw: the image mixed with its partner.
+        weights: Weight of every pixel in the loss.
+        reconstructions: Reconstruction by checkpoint; every cell from the sequence that did not hold it.
+    """
+
+    name: str
+    original: Image
+    mixed: Image
+    weights: Image
+    reconstructions: Mapping[str, Image]
+
+
+def draw_loss(
+    path: Path, train: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]], constant: float | None
+) -> None:
+    """Training and validation loss by epoch, with the constant prediction's held-out loss as a line."""
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([e["epoch"] for e in train], [e["loss"] for e in train], label="training", color="tab:blue")
+    if validation:
+        label = "held-out records, fixed masks"
+        axes.plot(
+            [e["epoch"] for e in validation], [e["loss"] for e in validation], "o-", label=label, color="tab:orange"
+        )
+    if constant is not None:
+        axes.axhline(constant, linestyle="--", color="grey", label="best constant prediction, held-out records")
+    axes.set(xlabel="epoch", ylabel="weighted loss", title="Pretraining loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    write(figure, path)
+
+
+def draw_reconstructions(path: Path, samples: Sequence[Sample], *, borrowed: bool) -> None:
+    """Rows: samples and bands. Columns: original, mixed input, weights, then per checkpoint reconstruction and error.
+
+    Args:
+        path: File to write (PNG).
+        samples: What to draw.
+        borrowed: Whether the cells' mean and deviation come from the truth; the picture then says so.
+    """
+    names = list(samples[0].reconstructions)
+    columns = ["original", "mixed input", "weight"]
+    for name in names:
+        columns += [f"{name}\nreconstruction" if len(names) > 1 else "reconstruction", "error"]
+    rows = len(samples) * len(BANDS)
+    figure = Figure(figsize=(1.9 * len(columns) + 1.6, 1.9 * rows + 0.9), layout="constrained")
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    scales = [common_scale(np.stack([sample.original[band] for sample in samples])) for band in range(len(BANDS))]
+    drawn: dict[str, Any] = {}
+    for number, sample in enumerate(samples):
+        for band in range(len(BANDS)):
+            row = axes[number * len(BANDS) + band]
+            drawn |= draw_row(row, sample, band, scales[band])
+            row[0].set_ylabel(f"{sample.name}\n{BANDS[band]}", fontsize=7)
+    for axis, title in zip(axes[0], columns, strict=True):
+        axis.set_title(title, fontsize=9)
+    for band, name in enumerate(BANDS):
+        figure.colorbar(
+            drawn[f"db_{band}"], ax=axes, label=f"{name} backscatter, dB", shrink=0.6, pad=0.01, extend="both"
+        )
+    figure.colorbar(drawn["error"], ax=axes, label="error, dB", shrink=0.6, pad=0.01, extend="both")
+    figure.colorbar(drawn["weight"], ax=axes, label="weight", shrink=0.6, pad=0.01)
+    note = f"; {BORROWED}" if borrowed else ""
+    figure.suptitle(f"Every cell is reconstructed from the mix that did not hold it{note}", fontsize=9)
+    write(figure, path)
+
+
+def draw_row(axes: Sequence[Axes], sample: Sample, band: int, scale: tuple[float, float]) -> dict[str, Any]:
+    """One band of one sample; gives the drawn images that colour bars need."""
+    db: dict[str, Any] = {"cmap": "gray", "vmin": scale[0], "vmax": scale[1]}
+    drawn = {f"db_{band}": axes[0].imshow(sample.original[band], **db)}
+    axes[1].imshow(sample.mixed[band], **db)
+    drawn["weight"] = axes[2].imshow(sample.weights[band], cmap="viridis", vmin=1.0, vmax=float(np.e))
+    for place, reconstruction in enumerate(sample.reconstructions.values()):
+        axes[3 + 2 * place].imshow(reconstruction[band], **db)
+        error = reconstruction[band] - sample.original[band]
+        drawn["error"] = axes[4 + 2 * place].imshow(error, cmap="RdBu_r", vmin=-10, vmax=10)
+    for axis in axes:
+        axis.set(xticks=[], yticks=[])
+    return drawn
+
+
+def common_scale(images_db: Float[np.ndarray, "sample height width"]) -> tuple[float, float]:
+    """Scale in dB that shows all but the darkest and brightest percent."""
+    low, high = np.percentile(images_db, (1, 99))
+    return float(low), float(high)
+
+
+def draw_correlation(path: Path, result: HeldOut, *, standardised_per_cell: bool) -> None:
+    """Two-dimensional histogram of reconstruction against truth per band, the correlation in its title."""
+    figure = Figure(figsize=(9.5, 4.4), layout="constrained")
+    units = "standardised per cell" if standardised_per_cell else "standardised backscatter"
+    panels = figure.subplots(1, len(BANDS))
+    for axes, name, band, correlation in zip(panels, BANDS, result.bands, result.correlations, strict=True):
+        counts = np.ma.masked_equal(band.histogram.T, 0)
+        image = axes.pcolormesh(HISTOGRAM_EDGES, HISTOGRAM_EDGES, counts, norm=LogNorm(), cmap="magma")
+        axes.plot(HISTOGRAM_EDGES[[0, -1]], HISTOGRAM_EDGES[[0, -1]], color="tab:cyan", linewidth=0.8)
+        axes.set(xlabel=f"truth, {units}", ylabel=f"reconstruction, {units}", aspect="equal")
+        axes.set_title(f"{name}: correlation {correlation:.3f}")
+        figure.colorbar(image, ax=axes, label="pixels", shrink=0.8)
+    figure.suptitle(f"Masked cells of {result.records} held-out records", fontsize=10)
+    write(figure, path)
+
+
+def write(figure: Figure, path: Path) -> None:
+    """Save a figure as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FigureCanvasAgg(figure).print_png(str(path))
