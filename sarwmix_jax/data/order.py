@@ -95,7 +95,9 @@ def training_order(
     if not 0 <= seed < 2**32:
         raise UserError(f"seed {seed}: it must be from 0 to {2**32 - 1}")
     steps_per_epoch(sum(lengths), global_batch)
-    shares = (global_batch,) if len(lengths) == 1 else _shares(weights, len(lengths), global_batch)
+    if weights is None and len(lengths) == 1:
+        weights = (1.0,)
+    shares = _shares(weights, len(lengths), global_batch)
     return TrainingOrder(tuple(lengths), shares, seed)
 
 
@@ -103,7 +105,7 @@ def _shares(weights: Sequence[float] | None, count: int, global_batch: int) -> t
     """Whole numbers that add up to the batch, closest to the weights (largest remainders)."""
     if weights is None or len(weights) != count:
         given = 0 if weights is None else len(weights)
-        raise UserError(f"{count} record sets but {given} weights; give one weight for each")
+        raise UserError(f"{count} record sets, {given} weights: give one weight for each record set")
     if not all(np.isfinite(weight) and weight > 0 for weight in weights):
         raise UserError(f"weights {list(weights)}: each must be a positive number; leave out a set instead")
     exact = np.asarray(weights, np.float64) / sum(weights) * global_batch

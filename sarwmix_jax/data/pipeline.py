@@ -11,6 +11,7 @@ import grain
 import numpy as np
 from absl import flags
 
+from sarwmix_jax.data.contract import Contract
 from sarwmix_jax.data.order import TrainingOrder, training_order
 from sarwmix_jax.data.sources import RecordSource
 from sarwmix_jax.errors import UserError
@@ -30,12 +31,15 @@ class _ReadStep:
         numbers = self.order(step)[self.block]
         if len(self.sources) == 1:
             return self.sources[0].read_batch(numbers) | {"record": numbers}
-        firsts = np.cumsum([0, *(len(source) for source in self.sources)])
         batch: Batch = {}
-        for source, first, end in zip(self.sources, firsts[:-1], firsts[1:], strict=True):
-            rows = np.flatnonzero((numbers >= first) & (numbers < end))
+        first = 0
+        for source in self.sources:
+            rows = np.flatnonzero((numbers >= first) & (numbers < first + len(source)))
             for name, values in source.read_batch(numbers[rows] - first).items():
-                batch.setdefault(name, np.empty((len(numbers), *values.shape[1:]), values.dtype))[rows] = values
+                # Where a source has no masks, all pixels are valid.
+                empty = np.ones if name == "valid_pixels" else np.zeros
+                batch.setdefault(name, empty((len(numbers), *values.shape[1:]), values.dtype))[rows] = values
+            first += len(source)
         return batch | {"record": numbers}
 
 
@@ -78,7 +82,7 @@ class TrainingInput(Iterator[Batch]):
 
         Raises:
             UserError: Too few records, a batch that the processes cannot share evenly, sources that differ
-                in shape or masks, bad weights or seed.
+                in bands, unit or shape, bad weights or seed.
         """
         sources = (source,) if isinstance(source, RecordSource) else tuple(source)
         _check_alike(sources)
@@ -87,7 +91,7 @@ class TrainingInput(Iterator[Batch]):
         self.steps_per_epoch = order.steps_per_epoch
         self.step = start_step
         steps = grain.MapDataset.range(start_step, sys.maxsize).map(_ReadStep(sources, order, block))
-        self._batches = _iterate(steps, threads, workers, prefetch)
+        self._batches: Iterator[Batch] = _iterate(steps, threads, workers, prefetch)
 
     @property
     def epoch(self) -> float:
@@ -100,8 +104,9 @@ class TrainingInput(Iterator[Batch]):
         return batch
 
     def close(self) -> None:
-        """Stop threads and worker processes."""
+        """Stop threads and worker processes; there are no batches afterwards."""
         _close(self._batches)
+        self._batches = iter(())
 
 
 class EvaluationInput:
@@ -179,14 +184,18 @@ def _check_alike(sources: tuple[RecordSource, ...]) -> None:
         raise UserError("no record set given; name at least one")
     first = sources[0].contract
     for other in (source.contract for source in sources[1:]):
-        if (other.shape, other.has_valid_pixels) != (first.shape, first.has_valid_pixels):
+        if (other.bands, other.unit, other.shape) != (first.bands, first.unit, first.shape):
             raise UserError(
-                f"record sets {first.name} {first.shape} and {other.name} {other.shape} differ in shape or masks; "
-                "prepare them alike to mix them"
+                f"record sets {first.name} ({_form(first)}) and {other.name} ({_form(other)}) differ; prepare them "
+                "alike to mix them"
             )
 
 
-def _iterate(batches: grain.MapDataset, threads: int, workers: int, prefetch: int) -> grain.DatasetIterator:
+def _form(contract: Contract) -> str:
+    return f"{', '.join(contract.bands)} in {contract.unit}, {contract.height}x{contract.width}"
+
+
+def _iterate(batches: grain.MapDataset, threads: int, workers: int, prefetch: int) -> Iterator[Batch]:
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
     dataset = batches.to_iter_dataset(options)
     if workers:
@@ -196,7 +205,7 @@ def _iterate(batches: grain.MapDataset, threads: int, workers: int, prefetch: in
     return iter(dataset)
 
 
-def _close(iterator: grain.DatasetIterator) -> None:
+def _close(iterator: Iterator[Batch]) -> None:
     close = getattr(iterator, "close", None)
     if close is not None:
         close()

@@ -118,20 +118,21 @@ def prepare(
         read: Makes the record of a row; picklable; raises `RecordError` when it cannot.
         out: Folder to make.
         workers: Processes that read and write shards.
-        part: `(i, n)`: write only the i-th of n parts (from 1) and leave the merging to a later run.
+        part: `(i, n)`: write only the i-th of n parts, from 1; a later run merges.
         merge: Write nothing; put the parts together.
-        on_error: At a record that cannot be read: `stop`, or `skip` it and report it.
+        on_error: At a record that cannot be read: `stop`, or `skip` and report it.
 
     Returns:
         The records that were skipped, or None when the record set is not complete yet.
 
     Raises:
-        UserError: Unreadable records, other work in the same place, a full disk, parts missing at the merge.
+        UserError: Unreadable records, other work in the same place, a full disk, missing parts.
     """
     folder = out.with_name(out.name + ".partial")
-    if _is_complete(out, plan):
+    skipped = _skipped_if_complete(out, plan)
+    if skipped is not None:
         shutil.rmtree(folder, ignore_errors=True)
-        return [Problem(**problem) for problem in json.loads((out / REPORT).read_text())["skipped"]]
+        return skipped
     check_absent(out)
     with _locked(folder, part):
         _check_plan(folder, plan)
@@ -145,11 +146,15 @@ def prepare(
     return [problem for outcome in outcomes for problem in outcome.problems]
 
 
-def _is_complete(out: Path, plan: Plan) -> bool:
+def _skipped_if_complete(out: Path, plan: Plan) -> list[Problem] | None:
+    """What the run that finished this very plan had skipped; None if none has finished it."""
     try:
-        return bool(json.loads((out / REPORT).read_text())["plan"] == plan.fingerprint)
+        report = json.loads((out / REPORT).read_text())
+        if report["plan"] == plan.fingerprint:
+            return [Problem(**problem) for problem in report["skipped"]]
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        pass
+    return None
 
 
 @contextlib.contextmanager

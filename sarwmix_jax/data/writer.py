@@ -100,7 +100,7 @@ def _write_array_record(path: Path, records: Iterable[tuple[Record, bytes]], con
         for record, data in records:
             writer.write(data)
             seen = _valid_values(record)
-            sums += np.stack([seen.sum(axis=1), np.square(seen).sum(axis=1)])
+            sums += [seen.sum(axis=1, dtype=np.float64), np.square(seen).sum(axis=1, dtype=np.float64)]
             count, size, pixels = count + 1, size + len(data), pixels + seen.shape[1]
     except BaseException:
         with contextlib.suppress(RuntimeError):
@@ -112,8 +112,8 @@ def _write_array_record(path: Path, records: Iterable[tuple[Record, bytes]], con
 
 
 def _valid_values(record: Record) -> np.ndarray:
-    """Values as stored, where valid: (band, pixels) float64."""
-    stored = record.image.astype(STORED_DTYPE).astype(np.float64)
+    """Values as stored, where valid: (band, pixels) float32, in which float16 values and their squares are exact."""
+    stored = record.image.astype(STORED_DTYPE).astype(np.float32)
     if record.valid_pixels is None:
         return stored.reshape(len(stored), -1)
     return stored[:, record.valid_pixels]

@@ -96,8 +96,25 @@ def test_masks_come_along(tmp_path, make_source):
         np.testing.assert_array_equal(batch["valid_pixels"], masks[batch["record"]])
     (batch,) = list(EvaluationInput(source, 32))
     np.testing.assert_array_equal(batch["valid_pixels"][:20], masks)
-    with pytest.raises(UserError, match="differ in shape or masks; prepare them alike"):
-        TrainingInput([source, make_source(20)], 8, 0, weights=[1, 1])
+
+
+def test_a_source_without_masks_counts_as_valid_when_mixed(tmp_path, make_source):
+    source, masks = masked_source(tmp_path)
+    data = TrainingInput([make_source(20), source], 8, 0, weights=[1, 1])
+    for _ in range(4):
+        batch = next(data)
+        for record, valid in zip(batch["record"], batch["valid_pixels"], strict=True):
+            np.testing.assert_array_equal(valid, True if record < 20 else masks[record - 20])
+    data.close()
+
+
+@pytest.mark.parametrize("read", [lambda s: take(s, 4), lambda s: list(EvaluationInput(s, 8))])
+def test_a_damaged_file_is_one_line_also_from_reading_threads(make_source, read):
+    source = make_source(20)
+    path = source._files[1].path
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="00001-of-00003 cannot be read"):
+        read(source)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
@@ -121,12 +138,17 @@ def test_evaluation_can_be_run_again(make_source):
     assert [b["record"].tolist() for b in data] == [b["record"].tolist() for b in data]
 
 
-def test_mistakes_are_named(make_source):
+def test_mistakes_are_named(make_source, tmp_path):
     source = make_source(10)
+    records = [Record(np.full((2, 4, 6), -10.0), f"p{n}") for n in range(9)]
+    write_records(tmp_path / "wide", toy_contract(name="wide", width=6, classes=()), {"train": records})
+    wide = open_records(tmp_path / "wide", "train")
     with pytest.raises(UserError, match="10 records are fewer than one global batch of 16"):
         TrainingInput(source, 16, 0)
     with pytest.raises(UserError, match="global batch 9 is not a multiple of 2 processes; use 8"):
         TrainingInput(source, 9, 0, process_count=2)
+    with pytest.raises(UserError, match=r"toy \(VH, VV in dB, 4x4\) and wide \(VH, VV in dB, 4x6\) differ; prepare"):
+        TrainingInput([source, wide], 8, 0, weights=[1, 1])
     with pytest.raises(UserError, match="no record set given"):
         TrainingInput([], 8, 0)
     with pytest.raises(UserError, match="batch 0"):

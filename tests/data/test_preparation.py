@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import tensorflow_datasets as tfds
 
 from sarwmix_jax.data.plan import Plan
 from sarwmix_jax.data.preparation import prepare
@@ -150,6 +151,8 @@ def test_a_whole_shard_or_split_may_be_unreadable(tmp_path):
     first = {row["patch_id"] for row in work.rows_of(work.shards[0])}
     prepare(work, Reader(missing=frozenset(first)), tmp_path / "shard", on_error="skip")
     assert len(names(tmp_path / "shard", "train")) == 27 - 6
+    plain = tfds.builder_from_directory(tmp_path / "shard").as_data_source(split="train")
+    assert [r["patch_id"].decode() for r in plain] == names(tmp_path / "shard", "train")
     test = {row["patch_id"] for row in work.rows.to_pylist() if row["split"] == "test"}
     prepare(work, Reader(missing=frozenset(test)), tmp_path / "split", on_error="skip")
     assert open_records(tmp_path / "split", "train").contract.records == {"train": 27}
