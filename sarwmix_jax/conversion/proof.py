@@ -68,15 +68,13 @@ def _bits(array: np.ndarray) -> np.ndarray:
 
 def probe_outputs(model: LoadedModel, images_db: np.ndarray) -> dict[str, np.ndarray]:
     """What a model makes of the probe, by name."""
-    outputs = {"features": model.encode(images_db)}
     if model.kind == "classifier":
-        outputs["logits"] = model.classify(images_db)
-    elif model.kind == "flood":
-        outputs["logits"] = model.flood(images_db[:1], images_db[1:])
-    else:
-        mask = (np.arange(model.settings.cells) * 7 % 16 < 8).astype(np.float32)
-        outputs["prediction"] = model.reconstruct(images_db, mask, norm_pix=False).prediction
-    return outputs
+        return {"logits": model.classify(images_db)}
+    if model.kind == "flood":
+        return {"logits": model.flood(images_db[:1], images_db[1:])}
+    mask = (np.arange(model.settings.cells) * 7 % 16 < 8).astype(np.float32)
+    prediction = model.reconstruct(images_db, mask, norm_pix=False).prediction
+    return {"features": model.encode(images_db), "prediction": prediction}
 
 
 def probe_input(model: LoadedModel) -> np.ndarray:

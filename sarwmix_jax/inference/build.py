@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from flax import nnx
 
@@ -31,7 +32,7 @@ def new_model(kind: str, settings: ModelSettings, classes: int | None, seed: int
 
 def drawn_tensors(kind: str, settings: ModelSettings, classes: int | None) -> dict[str, np.ndarray]:
     """Freshly drawn arrays of a model by flat name, from seed 0."""
-    _, params, fixed = split_model(new_model(kind, settings, classes))
+    params, fixed = jax.jit(lambda: split_model(new_model(kind, settings, classes))[1:])()
     return {name: np.asarray(array) for name, array in (flatten_names(params) | flatten_names(fixed)).items()}
 
 

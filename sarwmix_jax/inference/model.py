@@ -188,11 +188,11 @@ class LoadedModel:
             "reconstruct": jax.jit(reconstruct),
         }
 
-    def _batched(self, what: str, *inputs: ImagesDb, limit: int = BATCH, **options: Any) -> np.ndarray:
+    def _batched(self, what: str, *inputs: ImagesDb, limit: int | None = None, **options: Any) -> np.ndarray:
         """Runs a compiled function over batches and joins the results."""
         results = []
         with jax.default_matmul_precision("highest"):
-            for start, stop, size in batches(len(inputs[0]), limit):
+            for start, stop, size in batches(len(inputs[0]), limit or BATCH):
                 padded = [_padded(array[start:stop], size) for array in inputs]
                 results.append(np.asarray(self._compiled[what](self._arrays, *padded, **options))[: stop - start])
         return np.concatenate(results)

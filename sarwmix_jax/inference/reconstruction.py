@@ -9,10 +9,9 @@ from jaxtyping import Float, Int
 
 from sarwmix_jax import sar
 from sarwmix_jax.facts.bands import BANDS, BandStatistics
-from sarwmix_jax.models.patches import image_to_vectors, vectors_to_image
+from sarwmix_jax.models.losses import cell_statistics
+from sarwmix_jax.models.patches import vectors_to_image
 from sarwmix_jax.models.settings import CELL
-
-_EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -40,9 +39,8 @@ def restore_db(
 ) -> Float[np.ndarray, "batch band height width"]:
     """Predicted cells in dB; with `norm_pix` each cell gets the target cell's mean and unbiased deviation."""
     if norm_pix:
-        target = np.asarray(image_to_vectors(sar.standardise(jnp.asarray(images_db), statistics)))
-        mean = target.mean(axis=-1, keepdims=True)
-        vectors = vectors * np.sqrt(target.var(axis=-1, ddof=1, keepdims=True) + _EPS) + mean
+        mean, deviation = cell_statistics(sar.standardise(jnp.asarray(images_db), statistics))
+        vectors = vectors * np.asarray(deviation) + np.asarray(mean)
     return np.asarray(
         sar.unstandardise(vectors_to_image(jnp.asarray(vectors), len(BANDS), CELL), statistics), np.float32
     )

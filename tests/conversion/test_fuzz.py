@@ -89,7 +89,7 @@ def fuzz(path: Path, region: str, seed: int, cases: int) -> int:
         for case in range(seed, seed + cases):
             path.write_bytes(damage(np.random.default_rng(case), content, region))
             tracemalloc.reset_peak()
-            before, began = tracemalloc.get_traced_memory()[0], time.monotonic()
+            before, began = tracemalloc.get_traced_memory()[0], time.process_time()
             _events = []
             try:
                 tensors = convert(Request(path, HINTS)).tensors
@@ -99,7 +99,7 @@ def fuzz(path: Path, region: str, seed: int, cases: int) -> int:
                 tensors = None
             events, _events = _events, None
             assert not events, (case, events)
-            assert time.monotonic() - began < 2, case
+            assert time.process_time() - began < 2, case
             assert tracemalloc.get_traced_memory()[1] - before < len(content) + 100e6, case
             if tensors is not None and region != "pickle":  # a changed pickle may say something else, rightly
                 assert all(np.array_equal(tensors[name], good[name]) for name in good), case

@@ -26,9 +26,9 @@ STORAGE = {"0": bytes(16)}
 def refused(path: Path, why: str, capsys) -> None:
     """The command ends with 2 and one line, quickly and without much memory."""
     tracemalloc.start()
-    began = time.monotonic()
+    began = time.process_time()
     code = main([str(path), str(path.parent / "out"), "--statistics", "bigearthnet_v2"])
-    took, peak = time.monotonic() - began, tracemalloc.get_traced_memory()[1]
+    took, peak = time.process_time() - began, tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     output = capsys.readouterr()
     assert code == 2

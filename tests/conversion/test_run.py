@@ -1,0 +1,91 @@
+"""A converted pretraining file goes on as a run: optimiser state by our names, restored by the training code."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sarwmix_jax.conversion.moments import convert_moments, parameter_order
+from sarwmix_jax.conversion.recognition import Hints, recognise
+from sarwmix_jax.conversion.table import Extent, entries
+from sarwmix_jax.conversion.torch_file import read_checkpoint
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.models.mixmae import MixMAE
+from sarwmix_jax.models.state import flatten_names
+from sarwmix_jax.settings import OptimizerSettings
+from sarwmix_jax.training.checkpoints import FOLDER, Checkpoints
+from sarwmix_jax.training.optimizer import DECAYED, make_optimizer
+from sarwmix_jax.training.resume import previous_run
+from tests.conversion.test_command import PRETRAIN, run
+from tests.support import GOLDEN, TINY, model_arrays
+
+FILE = GOLDEN / "pretrain_tiny.pth"
+HINTS = Hints(statistics="bigearthnet_v2", decoder_heads=4)
+
+
+def test_order_and_groups_are_the_published_ones():
+    decay = json.loads((GOLDEN / "schedules_and_groups.json").read_text())["pretrain_weight_decay_base"]
+    plain, decayed = parameter_order(entries(Extent((2, 2, 18, 2), 8)))
+    assert [entry.published for entry in plain] == [name for name, value in decay.items() if value == 0]
+    assert [entry.published for entry in decayed] == [name for name, value in decay.items() if value == 0.05]
+    assert all((entry.ours.rsplit("/", 1)[-1] in DECAYED) == (entry in decayed) for entry in plain + decayed)
+
+
+def test_moments_by_hand():
+    file = read_checkpoint(FILE)
+    moments = convert_moments(file.optimizer, recognise(file.model, HINTS, None))
+    state = file.optimizer["state"]
+    assert moments.count == 8 and len(moments.first) == len(moments.second) == 111
+    # Without decay the patch embedding's bias comes first; with decay the mask token does.
+    np.testing.assert_array_equal(moments.first["encoder/patch_embed/proj/bias"], state[0]["exp_avg"])
+    np.testing.assert_array_equal(moments.second["decoder/mask_token"], state[71]["exp_avg_sq"][0, 0])
+    np.testing.assert_array_equal(moments.first["decoder/predict/kernel"], state[110]["exp_avg"].T)
+
+
+def broken(change):
+    file = read_checkpoint(FILE)
+    state = {number: dict(entry) for number, entry in file.optimizer["state"].items()}
+    groups = [dict(group) for group in file.optimizer["param_groups"]]
+    change(state, groups)
+    return {"state": state, "param_groups": groups}, recognise(file.model, HINTS, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda state, groups: state.pop(5), "111 parameters"),
+        (lambda state, groups: groups.pop(), "groups of 71"),
+        (lambda state, groups: groups.reverse(), "groups of 71"),
+        (lambda state, groups: groups[0].pop("params"), "groups of 71"),
+        (lambda state, groups: state[3].update(step=9), "different numbers of steps"),
+        (lambda state, groups: state[3].update(step=0.5), "whole number of steps"),
+        (lambda state, groups: state[3].update(exp_avg=np.zeros(3)), "parameter's shape"),
+        (lambda state, groups: state[3].pop("exp_avg_sq"), "parameter's shape"),
+        (lambda state, groups: state.update({3: None}), "whole number of steps"),
+    ],
+)
+def test_states_that_do_not_fit(change, why):
+    with pytest.raises(UserError, match=why):
+        convert_moments(*broken(change))
+
+
+def test_the_training_code_restores_it(tmp_path):
+    options = [*PRETRAIN, "--with-optimizer", "--mix-group", "4"]
+    assert run(FILE, tmp_path / "run", *options) == 0
+    _, params, fixed = model_arrays(MixMAE, TINY)
+    target = {"params": params, "fixed": fixed}
+    target["opt_state"] = make_optimizer(OptimizerSettings(clip_grad=1.0)).init(params)
+    checkpoints = Checkpoints(tmp_path / "run" / FOLDER, read_only=True)
+    restored = checkpoints.restore(target, 8)
+    checkpoints.close()
+    file = read_checkpoint(FILE)
+    moments = convert_moments(file.optimizer, recognise(file.model, HINTS, None))
+    adam = restored.state["opt_state"][1]
+    assert int(adam.count) == 8
+    for ours, tree in ((moments.first, adam.mu), (moments.second, adam.nu)):
+        found = flatten_names(tree)
+        assert all(np.array_equal(found[name], ours[name]) for name in ours)
+    previous = previous_run(tmp_path / "run" / FOLDER)
+    assert previous is not None and (previous.step, previous.mix_group) == (8, 4)
+    assert previous.settings["model"]["decoder_heads"] == 4 and previous.settings["model"]["windows"] is None
+    assert restored.description["progress"]["epoch"] == 64

@@ -1,0 +1,185 @@
+"""The Python interface on converted golden files: the published numbers, batching, and errors."""
+
+import numpy as np
+import pytest
+
+import sarwmix_jax
+from sarwmix_jax.conversion.convert import Request, convert, write
+from sarwmix_jax.conversion.recognition import Hints
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.inference import model as model_module
+from sarwmix_jax.inference.model import batches
+from tests.support import GOLDEN, golden
+
+ATOL = 2e-5
+X_DB = golden("pretrain_tiny")["x_db"]
+
+
+def converted(folder, name: str, image_size=None, windows=None, **hints):
+    request = Request(GOLDEN / f"{name}_tiny.pth", Hints(**hints), image_size=image_size, windows=windows)
+    write(convert(request), request, folder)
+    return sarwmix_jax.load(folder)
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pretrained") / "out"
+    return converted(folder, "pretrain", statistics="bigearthnet_v2", decoder_heads=4, norm_pix=True)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    return converted(tmp_path_factory.mktemp("classifier") / "out", "finetune", statistics="bigearthnet_v2")
+
+
+@pytest.fixture(scope="module")
+def flood(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("flood") / "out"
+    return converted(folder, "flood", statistics="bigearthnet_v1", kind="flood", tiling="released")
+
+
+def pairs_db(name: str):
+    """Golden pairs in dB, zeros as the published system reads them: (before, after)."""
+    linear = golden("flood_tiny")[name]
+    return np.moveaxis(10 * np.log10(np.where(linear == 0, np.float32(1e-6), linear)), 1, 0)
+
+
+def test_classifier(classifier):
+    numbers = golden("finetune_tiny")
+    np.testing.assert_allclose(classifier.classify(X_DB), numbers["logits"], rtol=0, atol=ATOL)
+    np.testing.assert_allclose(classifier.encode(X_DB), numbers["features"], rtol=0, atol=ATOL)
+    assert classifier.kind == "classifier" and classifier.bands == ("VH", "VV")
+
+
+def test_at_another_size(tmp_path):
+    numbers = golden("resize_128_to_256")
+    model = converted(tmp_path, "finetune", 256, (16, 16, 16, 8), statistics="bigearthnet_v2")
+    np.testing.assert_allclose(model.classify(numbers["x_db"]), numbers["logits"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("patch_op", ["avg", "max"])
+def test_flood_in_both_tilings_and_with_nine_tiles(flood, patch_op):
+    numbers = golden("flood_tiny")
+    before, after = pairs_db("pair_linear")
+    given = flood.flood(before, after, patch_op)
+    np.testing.assert_allclose(given, numbers[f"logits_{patch_op}"], rtol=0, atol=ATOL)
+    two_band = flood.flood(before, after, patch_op, tiling="two_band")
+    np.testing.assert_allclose(two_band, numbers[f"logits_{patch_op}_two_band_tiles"], rtol=0, atol=ATOL)
+    large = flood.flood(*pairs_db("pair_linear_384"), patch_op)
+    np.testing.assert_allclose(large, numbers[f"logits_{patch_op}_384"], rtol=0, atol=ATOL)
+
+
+def test_reconstruction(pretrained):
+    numbers = golden("pretrain_tiny")
+    mask = numbers["mask"]
+    first, second = np.split(numbers["x_rec"], 2)
+    expected = np.where(mask[:, None] == 1, first, second[::-1])
+    expected = expected.reshape(4, 4, 4, 32, 32, 2).transpose(0, 5, 1, 3, 2, 4).reshape(4, 2, 128, 128)
+    rebuilt = pretrained.reconstruct(X_DB, mask)
+    np.testing.assert_allclose(rebuilt.prediction, expected, rtol=0, atol=ATOL)
+    np.testing.assert_array_equal(pretrained.reconstruct(X_DB, mask.reshape(4, 4)).mask, mask)
+    raw = pretrained.reconstruct(X_DB, mask, norm_pix=False)
+    deviation, mean = np.array([5.4501, 5.0019])[:, None, None], np.array([-19.1966, -12.5144])[:, None, None]
+    np.testing.assert_allclose(raw.image_db, rebuilt.prediction * deviation + mean, rtol=0, atol=1e-4)
+    cell = (X_DB[1, :, 32:64, 96:128].astype(np.float64) - mean) / deviation
+    predicted = rebuilt.prediction[1, :, 32:64, 96:128] * np.sqrt(cell.var(ddof=1) + 1e-6) + cell.mean()
+    np.testing.assert_allclose(rebuilt.image_db[1, :, 32:64, 96:128], predicted * deviation + mean, rtol=0, atol=1e-4)
+
+
+def test_masks_are_drawn_by_seed(pretrained):
+    first, again, other = (pretrained.reconstruct(X_DB, seed=seed).mask for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert first.sum() == 8 and not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_batching_changes_nothing(pretrained, monkeypatch, count):
+    """Partners stay together, whatever the internal batch."""
+    whole = pretrained.reconstruct(X_DB[:count], seed=3).prediction
+    features = pretrained.encode(X_DB[:count])
+    monkeypatch.setattr(model_module, "BATCH", 2)
+    np.testing.assert_allclose(pretrained.reconstruct(X_DB[:count], seed=3).prediction, whole, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        pretrained._batched("encode", X_DB[:count].astype(np.float32), limit=2), features, atol=1e-5
+    )
+    assert whole.shape == (count, 2, 128, 128) and features.shape == (count, 64)
+
+
+def test_features_of_a_pretraining_checkpoint_are_the_classifiers(pretrained, classifier):
+    """The golden classifier starts from the golden pretraining encoder."""
+    np.testing.assert_allclose(pretrained.encode(X_DB), classifier.encode(X_DB), rtol=0, atol=ATOL)
+
+
+def test_sizes_of_batches():
+    assert list(batches(70, 32)) == [(0, 32, 32), (32, 64, 32), (64, 70, 8)]
+    assert list(batches(1, 32)) == [(0, 1, 1)] and list(batches(3, 3)) == [(0, 3, 3)]
+
+
+def test_other_statistics(tmp_path):
+    request = Request(GOLDEN / "finetune_tiny.pth", Hints(statistics="-19.1966,-12.5144,5.4501,5.0019"))
+    write(convert(request), request, tmp_path / "out")
+    own, other = sarwmix_jax.load(tmp_path / "out"), sarwmix_jax.load(tmp_path / "out", statistics="bigearthnet_v1")
+    assert own.statistics.std_db == (5.4501, 5.0019) and other.statistics.std_db == (3.1672, 2.9644)
+    with pytest.raises(UserError, match="bigearthnet_v1, bigearthnet_v2"):
+        sarwmix_jax.load(tmp_path / "out", statistics="v3")
+    with pytest.raises(UserError, match="no checkpoint in"):
+        sarwmix_jax.load(tmp_path / "absent")
+
+
+GOOD = np.full((1, 2, 128, 128), -15.0)
+BAD_INPUTS = {
+    "three axes": (GOOD[0], r"shape \(2, 128, 128\)"),
+    "three bands": (np.full((1, 3, 128, 128), -15.0), "bands VH, VV"),
+    "other side": (GOOD[..., :120, :120], "takes 128 x 128"),
+    "no images": (GOOD[:0], "shape"),
+    "linear": (10 ** (GOOD / 10), "linear power"),
+    "standardised": (np.random.default_rng(0).standard_normal(GOOD.shape), "standardised"),
+    "nan": (np.where(np.arange(128) == 3, np.nan, GOOD), "256 values that are not finite"),
+    "text": (np.full(GOOD.shape, "a"), "not numbers"),
+    "complex": (GOOD + 0j, "not numbers"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_wrong_input(classifier, case):
+    images, why = BAD_INPUTS[case]
+    for method in (classifier.encode, classifier.classify):
+        with pytest.raises(UserError, match=why):
+            method(images)
+
+
+def test_wrong_use(pretrained, classifier, flood):
+    pair = np.full((1, 2, 200, 300), -15.0)
+    for call, why in [
+        (lambda: pretrained.classify(GOOD), "kind pretraining; a classifier"),
+        (lambda: classifier.flood(pair, pair), "kind classifier; a flood"),
+        (lambda: classifier.reconstruct(GOOD), "a pretraining checkpoint is needed"),
+        (lambda: flood.flood(pair, pair[..., :150]), "give the same"),
+        (lambda: flood.flood(pair[..., :100], pair[..., :100]), "no tile of 128"),
+        (lambda: flood.flood(pair, pair, "mean"), "avg or max"),
+        (lambda: flood.flood(pair, pair, tiling="three"), "released or two_band"),
+        (lambda: pretrained.reconstruct(GOOD, mask=np.ones(15)), "give 16 values"),
+        (lambda: pretrained.reconstruct(GOOD, mask=np.full(16, 0.5)), "0 or 1"),
+    ]:
+        with pytest.raises(UserError, match=why):
+            call()
+
+
+def test_reconstruction_needs_to_know_the_targets(tmp_path):
+    model = converted(tmp_path, "pretrain", statistics="bigearthnet_v2", decoder_heads=4)
+    with pytest.raises(UserError, match="give norm_pix"):
+        model.reconstruct(GOOD)
+
+
+def test_a_checkpoint_that_does_not_fit_its_description(classifier):
+    from sarwmix_jax.inference.build import model_from, settings_from
+    from sarwmix_jax.models.state import split_model
+
+    _, params, fixed = split_model(classifier._model)
+    settings = settings_from(classifier.description["model"])
+    with pytest.raises(UserError, match="head/bias"):
+        model_from("classifier", settings, 18, params, fixed)
+    with pytest.raises(UserError, match="unknown model settings"):
+        settings_from(classifier.description["model"] | {"novelty": 1})
+    with pytest.raises(UserError, match="cannot be used here"):
+        model_from("segmentation", settings, 18, params, fixed)

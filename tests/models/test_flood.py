@@ -1,0 +1,58 @@
+"""Tiles of flood pairs: which pixels stand together, by hand."""
+
+import numpy as np
+import pytest
+
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.models.flood import cut_tiles, pooled_difference
+
+
+def numbered(rows: int, columns: int, extra: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """An image whose pixels say (band, tile row, tile column) as band*100 + row*10 + column; tiles of side 4."""
+    band, row, column = np.indices((2, rows * 4 + extra[0], columns * 4 + extra[1]))
+    return (band * 100 + row // 4 * 10 + column // 4)[None].astype(np.float32)
+
+
+def labels(tiles) -> list[list[float]]:
+    tiles = np.asarray(tiles)[0]
+    assert all(len(np.unique(band)) == 1 for tile in tiles for band in tile)
+    return [[float(band[0, 0]) for band in tile] for tile in tiles]
+
+
+def test_two_band_tiles_are_places():
+    expected = [[0, 100], [1, 101], [2, 102], [10, 110], [11, 111], [12, 112]]
+    assert labels(cut_tiles(numbered(2, 3), 4, "two_band")) == expected
+
+
+def test_released_tiles_pair_neighbours_of_one_band():
+    assert labels(cut_tiles(numbered(2, 2), 4, "released")) == [[0, 1], [10, 11], [100, 101], [110, 111]]
+
+
+def test_an_odd_number_of_released_tiles_mixes_the_bands_once():
+    assert labels(cut_tiles(numbered(1, 3), 4, "released")) == [[0, 1], [2, 100], [101, 102]]
+
+
+@pytest.mark.parametrize("tiling", ["released", "two_band"])
+def test_the_rest_is_dropped(tiling):
+    assert labels(cut_tiles(numbered(2, 1, (3, 2)), 4, tiling)) == labels(cut_tiles(numbered(2, 1), 4, tiling))
+
+
+def test_pixels_keep_their_places():
+    image = np.arange(2 * 8 * 4, dtype=np.float32).reshape(1, 2, 8, 4)
+    np.testing.assert_array_equal(cut_tiles(image, 4, "two_band")[0, 1, 1], image[0, 1, 4:])
+    np.testing.assert_array_equal(cut_tiles(image, 4, "released")[0, 1, 0], image[0, 1, :4])
+
+
+def test_pooling():
+    before, after = np.array([[[1.0, 2], [3, 4]]]), np.array([[[2.0, 0], [3, 9]]])
+    np.testing.assert_array_equal(pooled_difference(before, after, "avg"), [[0.5, 3.5]])
+    np.testing.assert_array_equal(pooled_difference(before, after, "max"), [[1, 5]])
+
+
+def test_errors():
+    with pytest.raises(UserError, match="no tile of 4"):
+        cut_tiles(numbered(1, 1)[..., :3], 4, "two_band")
+    with pytest.raises(UserError, match="unknown"):
+        cut_tiles(numbered(1, 1), 4, "other")
+    with pytest.raises(UserError, match="unknown"):
+        pooled_difference(np.zeros((1, 1, 1)), np.zeros((1, 1, 1)), "sum")
