@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 import tensorflow_datasets as tfds
 
+from sarwmix_jax.data import preparation
 from sarwmix_jax.data.plan import Plan
 from sarwmix_jax.data.preparation import prepare
 from sarwmix_jax.data.records import Record, RecordError
@@ -180,6 +181,21 @@ def test_two_runs_do_not_meet(tmp_path):
         with pytest.raises(UserError, match="another run"):
             prepare(plan(), Reader(), tmp_path / "out", part=(1, 2))
         assert prepare(plan(), Reader(), tmp_path / "out", part=(2, 2)) is None
+
+
+@pytest.mark.parametrize("step", ["write_description", "publish"])
+def test_stopped_while_finishing_it_finishes_the_next_time(tmp_path, monkeypatch, step):
+    prepare(plan(), Reader(), tmp_path / "whole")
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(preparation, step, stop)
+        prepare(plan(), Reader(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    prepare(plan(), Reader(), tmp_path / "out")
+    assert digests(tmp_path / "whole") == digests(tmp_path / "out")
 
 
 def test_leftovers_of_a_killed_write_are_cleared(tmp_path):
