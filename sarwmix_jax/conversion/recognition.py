@@ -259,7 +259,7 @@ def _listed(problems: Mapping[str, list[str]]) -> str:
     parts = []
     for what, names in problems.items():
         if names:
-            shown = ", ".join(name[:120] if name.isascii() else ascii(name)[:120] for name in names[:_LISTED])
+            shown = ", ".join(name[:120] if name.isprintable() else ascii(name)[:120] for name in names[:_LISTED])
             more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
             parts.append(f"{len(names)} {what}: {shown}{more}{remedies.get(what, '')}")
     return "; ".join(parts)

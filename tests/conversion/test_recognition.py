@@ -139,6 +139,15 @@ def test_every_tensor_is_accounted_for():
         account(model, found, allow_missing=("norm.weight", "head.bias", "norm.bias"))
 
 
+def test_names_with_control_characters_are_shown_in_one_line():
+    model = tensors("finetune")
+    found = recognise(model, V1, None)
+    model["a\n\x1b[2Jb"] = np.zeros(1, np.float32)
+    with pytest.raises(UserError) as caught:
+        account(model, found)
+    assert str(caught.value).isprintable() and r"a\n\x1b[2Jb" in str(caught.value)
+
+
 def test_a_gap_in_the_blocks_is_missing_and_unknown():
     model = {
         name.replace("layers.2.blocks.1", "layers.2.blocks.5"): array for name, array in tensors("finetune").items()
