@@ -45,7 +45,7 @@ def test_every_task_runs_once(tmp_path, workers):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_error_of_a_task_arrives_and_the_rest_is_dropped(tmp_path, workers):
     tasks = [Fail("this one"), *(Touch(tmp_path / str(n)) for n in range(200))]
-    with pytest.raises(UserError, match="^this one$"):
+    with pytest.raises(UserError, match=r"^this one$"):
         run_tasks(tasks, workers, "tried", total=201)
     assert len(list(tmp_path.iterdir())) < 200
 
