@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from sarwmix_jax.conversion.convert import Converted, Request, check_free, convert, write
 from sarwmix_jax.conversion.identity import listing
@@ -19,9 +20,16 @@ _SUFFIXES = (".safetensors", ".pth")
 _KINDS = {"pretrain": "pretraining", "classifier": "classifier", "flood": "flood"}
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells mistakes like everything else: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
 def parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    p = argparse.ArgumentParser(
+    p = _Parser(
         prog="convert_torch_ckpt.py",
         description="Turn a published .pth file into a checkpoint folder, or a checkpoint folder into a .safetensors "
         "or .pth file with the published names. Nothing in a .pth file is ever executed.",
@@ -51,17 +59,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _windows(text: str) -> tuple[int, ...]:
-    windows = tuple(int(part) for part in text.split(","))
-    if len(windows) != STAGES or min(windows) < 1:
+    windows = tuple(int(part) for part in text.split(",") if part.isdecimal())
+    if len(windows) != STAGES or text.count(",") != STAGES - 1 or min(windows) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not {STAGES} positive whole numbers")
     return windows
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit code."""
-    options = parser().parse_args(argv)
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # argparse takes numbers such as -19,-12,5,5 for an option; with = it does not.
+    while "--statistics" in arguments[:-1]:
+        at = arguments.index("--statistics")
+        arguments[at : at + 2] = [f"--statistics={arguments[at + 1]}"]
     try:
-        run(options)
+        run(parser().parse_args(arguments))
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return MISTAKE

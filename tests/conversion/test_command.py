@@ -118,10 +118,7 @@ def test_another_image_size(tmp_path, capsys):
     assert load_parameters(tmp_path / "big").description["model"]["windows"] == [16, 16, 24, 12]
     for size, windows, why in [(100, "8,8,8,4", "100"), (256, "16,16,16,7", "window 7"), (256, "16,16", "4 positive")]:
         arguments = [*FINETUNE, "--image-size", str(size), "--windows", windows]
-        try:
-            assert run(GOLDEN / "finetune_tiny.pth", tmp_path / "no", *arguments) == 2
-        except SystemExit as stop:  # argparse's own way
-            assert stop.code == 2
+        assert run(GOLDEN / "finetune_tiny.pth", tmp_path / "no", *arguments) == 2
         assert why in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
 
@@ -136,6 +133,11 @@ def test_the_hash_is_demanded(tmp_path, capsys):
     assert "released file of this name" in capsys.readouterr().err
 
 
+def test_statistics_as_numbers_are_no_option(tmp_path):
+    assert run(GOLDEN / "finetune_tiny.pth", tmp_path / "out", "--statistics", "-19,-12.5,5,4") == 0
+    assert load_parameters(tmp_path / "out").description["statistics"]["mean_db"] == [-19, -12.5]
+
+
 def test_the_list(capsys):
     assert run("--list") == 0
     assert capsys.readouterr().out.count("\n") == 5
@@ -146,6 +148,10 @@ MISUSES = {
     "no destination": [GOLDEN / "finetune_tiny.pth"],
     "file to file": [GOLDEN / "finetune_tiny.pth", "a.pth"],
     "step of a file": [GOLDEN / "finetune_tiny.pth", "out", "--step", "3"],
+    "unknown option": [GOLDEN / "finetune_tiny.pth", "out", "--quick"],
+    "unknown kind": [GOLDEN / "finetune_tiny.pth", "out", "--kind", "segmentation"],
+    "windows": [GOLDEN / "finetune_tiny.pth", "out", "--windows", "8,x,8,4"],
+    "no value": [GOLDEN / "finetune_tiny.pth", "out", "--statistics"],
     "empty folder": [".", "a.safetensors"],
     "folder to folder": [".", "b"],
     "optimiser of a classifier": [GOLDEN / "finetune_tiny.pth", "out", *FINETUNE, "--with-optimizer"],
