@@ -1,0 +1,80 @@
+"""The shape of the source: which way imports point, and how long things are."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "sarwmix_jax"
+SOURCES = sorted(
+    path for top in ("sarwmix_jax", "data_prep", "configs", "benchmarks") for path in (ROOT / top).rglob("*.py")
+)
+FILE_LINES, FUNCTION_LINES = 300, 45
+
+MAY_IMPORT = {
+    "version": set(),
+    "errors": set(),
+    "facts": set(),
+    "files": {"errors"},
+    "settings": {"errors", "facts"},
+    "sar": {"errors", "facts"},
+    "weighting": {"errors", "facts", "sar"},
+    "models": {"errors", "facts"},
+    "data": {"errors", "facts", "files"},
+}
+"""Parts at the bottom and all that each may import of the package; the parts above them are listed in ORDER."""
+
+ORDER = ("training", "evaluation", "inference", "conversion", "demo", "cli")
+"""From bottom to top: a part may import those before it, and all of MAY_IMPORT."""
+
+
+def part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_parts(path: Path) -> set[str]:
+    """Parts of the package that a file imports, at the top or inside functions."""
+    modules = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            modules += (
+                [f"{node.module}.{alias.name}" for alias in node.names]
+                if node.module == "sarwmix_jax"
+                else [node.module]
+            )
+        elif isinstance(node, ast.Import):
+            modules += [alias.name for alias in node.names]
+    return {module.split(".")[1] for module in modules if module and module.startswith("sarwmix_jax.")}
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    own = part(path)
+    if own == "__init__":
+        return  # the package's front: loads lazily
+    if own in MAY_IMPORT:
+        allowed = MAY_IMPORT[own]
+    else:
+        assert own in ORDER, f"{own} has no place in the order of parts"
+        allowed = set(MAY_IMPORT) | set(ORDER[: ORDER.index(own)])
+    assert imported_parts(path) - {own} <= allowed
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_and_functions_fit(path):
+    text = path.read_text()
+    assert text.count("\n") <= FILE_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno < FUNCTION_LINES, node.name
+
+
+def test_models_do_no_input_or_output():
+    for path in (PACKAGE / "models").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                assert node.func.id not in {"open", "print"}, path
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                assert "pathlib" not in ast.dump(node), path
