@@ -16,8 +16,9 @@ from sarwmix_jax.settings import OptimizerSettings
 from sarwmix_jax.training.checkpoints import FOLDER, Checkpoints
 from sarwmix_jax.training.optimizer import DECAYED, make_optimizer
 from sarwmix_jax.training.resume import previous_run
-from tests.conversion.test_command import PRETRAIN, run
-from tests.support import GOLDEN, TINY, model_arrays
+from sarwmix_jax.training.warm_start import take_parameters
+from tests.conversion.test_command import FINETUNE, PRETRAIN, run
+from tests.support import GOLDEN, TINY, model_arrays, published_weights
 
 FILE = GOLDEN / "pretrain_tiny.pth"
 HINTS = Hints(statistics="bigearthnet_v2", decoder_heads=4)
@@ -89,3 +90,19 @@ def test_the_training_code_restores_it(tmp_path):
     assert previous is not None and (previous.step, previous.mix_group) == (8, 4)
     assert previous.settings["model"]["decoder_heads"] == 4 and previous.settings["model"]["windows"] is None
     assert restored.description["progress"]["epoch"] == 64
+
+
+def test_a_new_run_starts_from_a_converted_checkpoint(tmp_path):
+    """init_from: everything of a pretraining file, and the encoder alone of a classifier."""
+    _, drawn, _ = model_arrays(MixMAE, TINY)
+    names = set(flatten_names(drawn))
+    assert run(FILE, tmp_path / "pretrained", *PRETRAIN) == 0
+    params, report = take_parameters(drawn, str(tmp_path / "pretrained"))
+    assert set(report.taken) == names and not report.kept and not report.unused
+    expected = published_weights("pretrain_tiny")
+    assert all(np.array_equal(array, expected[name]) for name, array in flatten_names(params).items())
+    assert run(GOLDEN / "finetune_tiny.pth", tmp_path / "classifier", *FINETUNE) == 0
+    _, report = take_parameters(drawn, str(tmp_path / "classifier"))
+    assert set(report.taken) == {name for name in names if name.startswith("encoder/")}
+    assert set(report.kept) == {name for name in names if name.startswith("decoder/")}
+    assert report.unused == ["head/bias", "head/kernel"]
