@@ -33,6 +33,7 @@ def get_config(size: str = "base") -> ConfigDict:
 
     config.data.split = "train+validation"
     config.data.statistics = "bigearthnet_v2"
+    config.data.quantity = "sigma0"
     config.augment.horizontal_flip = 0.5
     config.augment.vertical_flip = 0.5
     config.batch.global_batch = 2048

@@ -74,6 +74,7 @@ class DataSettings:
     split: str = "train"  # such as train+validation or train[:12.5%]
     validation_split: str | None = None  # held-out records for the validation loss
     statistics: str = "bigearthnet_v2"  # published band statistics by name, or "records": those of the record set
+    quantity: str | None = None  # sigma0, gamma0 or beta0: refuse records of another; unset: take any
     nodata_aware: bool = False  # leave pixels that the records mark invalid out of weights, targets and loss
     threads: int = 2  # reading threads
     workers: int = 0  # reading processes; 0: threads of this process

@@ -72,7 +72,7 @@ def draw_reconstructions(path: Path, samples: Sequence[Sample], *, borrowed: boo
     for name in names:
         columns += [f"{name}\nreconstruction" if len(names) > 1 else "reconstruction", "error"]
     rows = len(samples) * len(BANDS)
-    figure = Figure(figsize=(1.9 * len(columns) + 1.6, 1.9 * rows + 0.9), layout="constrained")
+    figure = Figure(figsize=(1.9 * len(columns) + 0.4, 1.9 * rows + 1.3), layout="constrained")
     axes = figure.subplots(rows, len(columns), squeeze=False)
     scales = [common_scale(np.stack([sample.original[band] for sample in samples])) for band in range(len(BANDS))]
     drawn: dict[str, Any] = {}
@@ -83,12 +83,10 @@ def draw_reconstructions(path: Path, samples: Sequence[Sample], *, borrowed: boo
             row[0].set_ylabel(f"{sample.name}\n{BANDS[band]}", fontsize=7)
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=9)
-    for band, name in enumerate(BANDS):
-        figure.colorbar(
-            drawn[f"db_{band}"], ax=axes, label=f"{name} backscatter, dB", shrink=0.6, pad=0.01, extend="both"
-        )
-    figure.colorbar(drawn["error"], ax=axes, label="error, dB", shrink=0.6, pad=0.01, extend="both")
-    figure.colorbar(drawn["weight"], ax=axes, label="weight", shrink=0.6, pad=0.01)
+    bars = [(f"{name} backscatter, dB", drawn[f"db_{band}"], band, "both") for band, name in enumerate(BANDS)]
+    bars += [("weight", drawn["weight"], 2, "neither"), ("error, dB", drawn["error"], len(columns) - 1, "both")]
+    for label, image, column, extend in bars:
+        figure.colorbar(image, ax=axes[:, column], label=label, location="bottom", aspect=12, pad=0.01, extend=extend)
     note = f"; {BORROWED}" if borrowed else ""
     figure.suptitle(f"Every cell is reconstructed from the mix that did not hold it{note}", fontsize=9)
     write(figure, path)

@@ -20,6 +20,7 @@ from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import unflatten_names
 from sarwmix_jax.settings import as_json
+from sarwmix_jax.training.checkpoint_parts import compare, complete_steps, first_line, named
 from sarwmix_jax.version import __version__
 
 FOLDER = "checkpoints"
@@ -64,12 +65,6 @@ def describe(
             **more,
         }
     )
-
-
-def named(tree: Any) -> dict[str, Any]:
-    """Leaves of a tree by path, names joined by `/`."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 @dataclass
@@ -282,38 +277,5 @@ def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
     return directory, steps[-1] if step is None else step
 
 
-def complete_steps(directory: Path) -> list[int]:
-    """Steps with a complete checkpoint, ascending, from folder names alone."""
-    if not directory.is_dir():
-        return []
-    return sorted(int(entry.name) for entry in directory.iterdir() if entry.is_dir() and entry.name.isdigit())
-
-
-def compare(item: str, stored: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> None:
-    """Refuse stored arrays whose names, shapes or dtypes are not the wanted ones.
-
-    Raises:
-        ValueError: the first difference, in words.
-    """
-    if stored is None:
-        raise ValueError(f"it holds no {item}")
-    if missing := sorted(set(wanted) - set(stored)):
-        raise ValueError(f"{item} lacks {missing[0]} ({len(missing)} missing)")
-    if extra := sorted(set(stored) - set(wanted)):
-        raise ValueError(f"{item} has the unknown {extra[0]} ({len(extra)} unknown)")
-    for name, leaf in wanted.items():
-        found = stored[name]
-        if tuple(found.shape) != tuple(leaf.shape) or found.dtype != leaf.dtype:
-            raise ValueError(
-                f"{item} {name} is {found.dtype}{list(found.shape)}, the run needs {leaf.dtype}{list(leaf.shape)}"
-            )
-
-
 def _like(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
-
-
-def first_line(error: BaseException) -> str:
-    """First line of an error's text, or its kind where it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

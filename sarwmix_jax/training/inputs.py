@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from sarwmix_jax.data.checks import Expectation, check_contract
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS, BandStatistics
@@ -13,13 +14,16 @@ from sarwmix_jax.training.plan import RECORDS
 
 
 def open_all(settings: PretrainingSettings, split: str) -> tuple[RecordSource, ...]:
-    """One split of every record set of the run.
+    """One split of every record set of the run, checked against what the run expects.
 
     Raises:
-        UserError: a set is missing, or lacks the masks that the nodata-aware mode needs.
+        UserError: a set is missing, holds other bands, units, quantities or values than it should, or lacks the masks
+            that the nodata-aware mode needs.
     """
     sources = tuple(open_records(Path(folder), split) for folder in settings.data.records)
+    expected = Expectation(quantity=settings.data.quantity, statistics=STATISTICS.get(settings.data.statistics))
     for folder, source in zip(settings.data.records, sources, strict=True):
+        check_contract(source, expected)
         if settings.data.nodata_aware and not source.contract.has_valid_pixels:
             raise UserError(f"data.nodata_aware is set, but the records in {folder} carry no masks; unset it")
     return sources

@@ -6,7 +6,8 @@ from typing import Any
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings import PretrainingSettings, as_json, differences
-from sarwmix_jax.training.checkpoints import Checkpoints, complete_steps
+from sarwmix_jax.training.checkpoint_parts import complete_steps, first_line
+from sarwmix_jax.training.checkpoints import Checkpoints
 
 FREE = (
     "data.threads",
@@ -47,7 +48,7 @@ def previous_run(checkpoints: Path) -> Previous | None:
                 description = reader.description(step)
                 return Previous(step, description["settings"], description["progress"]["mix_group"])
             except Exception as error:  # Orbax raises many kinds for damaged files
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                reason = first_line(error)
     finally:
         reader.close()
     raise UserError(

@@ -109,5 +109,5 @@ def initialise(run: Run, run_log: RunLog, *, fresh: bool) -> TrainState:
         params, report = warm_start.take_parameters(params, run.settings.init_from)
         run_log.say(report.text)
         run_log.write("init_from", **report.as_json())
-    state = TrainState(params, fixed, run.optimizer.init(params), jnp.zeros((), jnp.int32))
+    state = TrainState(params, fixed, jax.jit(run.optimizer.init)(params), jnp.zeros((), jnp.int32))
     return replicate(state, run.mesh)

@@ -1,0 +1,117 @@
+import json
+import os
+import signal
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.training.checkpoint_parts import complete_steps, named
+from sarwmix_jax.training.checkpoints import Checkpoints, load_parameters
+from sarwmix_jax.training.logs import read_log, training_curve
+from sarwmix_jax.training.loop import pretrain
+
+
+def same(one, other):
+    one, other = named(one), named(other)
+    assert one.keys() == other.keys()
+    for name, leaf in one.items():
+        np.testing.assert_array_equal(leaf, other[name], err_msg=name)
+
+
+def losses(workdir):
+    return {entry["step"]: entry["loss"] for entry in training_curve(read_log(workdir))}
+
+
+def test_a_run_leaves_checkpoints_settings_and_a_log(run_settings, tmp_path):
+    progress = pretrain(run_settings(), tmp_path)
+    assert progress.step == 4
+    assert complete_steps(tmp_path / "checkpoints") == [2, 4]
+    entries = read_log(tmp_path)
+    assert [entry["event"] for entry in entries].count("train") == 4
+    assert [entry["step"] for entry in entries if entry["event"] == "validation"] == [2, 4]
+    assert "compile_time" in training_curve(entries)[0]
+    wanted = {"loss", "loss_per_band", "weight_mean", "grad_norm", "learning_rate", "epoch"}
+    assert wanted | {"images_per_second", "step_time", "data_wait"} <= training_curve(entries)[1].keys()
+    assert json.loads((tmp_path / "settings.json").read_text())["batch"]["global_batch"] == 8
+    loaded = load_parameters(tmp_path)
+    same(loaded.params, progress.state.params)
+    assert loaded.description["progress"]["mix_group"] == 8
+    assert loaded.description["model"]["windows"] == [8, 8, 4, 2]
+
+
+def test_four_steps_equal_two_a_restart_and_two(run_settings, tmp_path):
+    changes = {"batch__micro_batch": 4, "batch__mix_group": 2, "model__drop_path": 0.3, "model__dropout": 0.1}
+    whole = pretrain(run_settings(**changes), tmp_path / "whole")
+    pretrain(run_settings(**changes, optimizer__stop_after_steps=2), tmp_path / "parts")
+    parts = pretrain(run_settings(**changes), tmp_path / "parts")
+    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+    same(whole.state, parts.state)
+    # and the checkpoint of step 2, written while training went on, is that of the run that stopped there
+    target = jax.tree.map(np.asarray, whole.state._asdict())
+    one, other = (
+        Checkpoints(tmp_path / name / "checkpoints", read_only=True).restore(target, 2) for name in ("whole", "parts")
+    )
+    same(one.state, other.state)
+
+
+def test_another_run_in_the_workdir_is_refused_with_the_difference(run_settings, tmp_path):
+    pretrain(run_settings(optimizer__stop_after_steps=1), tmp_path)
+    with pytest.raises(UserError, match=r"holds a run with other settings \(optimizer.weight_decay: 0.05 -> 0.1\)"):
+        pretrain(run_settings(optimizer__weight_decay=0.1), tmp_path)
+    progress = pretrain(
+        run_settings(optimizer__weight_decay=0.1, optimizer__stop_after_steps=2), tmp_path, override=True
+    )
+    assert progress.step == 2
+
+
+def test_a_finished_run_has_nothing_to_do(run_settings, tmp_path, capsys):
+    settings = run_settings(optimizer__stop_after_steps=1)
+    pretrain(settings, tmp_path)
+    assert pretrain(settings, tmp_path).first_loss is None
+    assert "nothing to do: 1 of 1 steps are done" in capsys.readouterr().err
+
+
+def test_sigterm_saves_and_the_run_goes_on(run_settings, tmp_path):
+    settings = run_settings(optimizer__stop_after_epochs=8.0, checkpoint__every_epochs=8.0)
+
+    def stop_when_training():
+        while not (tmp_path / "log.jsonl").exists() or '"train"' not in (tmp_path / "log.jsonl").read_text():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=stop_when_training).start()
+    progress = pretrain(settings, tmp_path)
+    assert progress.interrupted == "SIGTERM"
+    assert complete_steps(tmp_path / "checkpoints")[-1] == progress.step < 16
+    assert pretrain(run_settings(optimizer__stop_after_steps=progress.step), tmp_path).step == progress.step
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_names_the_records(run_settings, tmp_path):
+    pretrain(run_settings(optimizer__stop_after_steps=2), tmp_path)
+    with pytest.raises(
+        UserError, match=r"not finite at step \d; last good checkpoint: step 2; records of the batch: synthetic_train_"
+    ) as caught:
+        pretrain(run_settings(optimizer__base_lr=1e30), tmp_path, override=True)
+    step = int(str(caught.value).split("at step ")[1][0])
+    told = json.loads((tmp_path / f"not_finite_step_{step}_process_0.json").read_text())
+    assert len(told["records"]) == 8
+    assert complete_steps(tmp_path / "checkpoints") == [2]
+
+
+def test_a_run_starts_from_another_checkpoint_and_says_what_it_took(run_settings, tmp_path, capsys):
+    first = pretrain(run_settings(optimizer__stop_after_steps=1), tmp_path / "first")
+    settings = run_settings(init_from=str(tmp_path / "first"), optimizer__stop_after_steps=1)
+    second = pretrain(settings, tmp_path / "second")
+    same(first.state.params, second.state.params)  # the first step's learning rate is 0
+    count = len(named(first.state.params))
+    assert f"initialised from {tmp_path / 'first'} (step 1): took {count} parameters" in capsys.readouterr().err
+
+
+def test_too_few_records_are_refused_before_anything_is_written(run_settings, tmp_path):
+    with pytest.raises(UserError, match="20 records are fewer than one global batch of 24"):
+        pretrain(run_settings(batch__global_batch=24), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
