@@ -21,10 +21,9 @@ import pyarrow.parquet
 import rasterio
 from rasterio.errors import RasterioError
 
-from sarwmix_jax.data.command import add_work_arguments, print_outcome, run_command, work_arguments
+from sarwmix_jax.data.command import add_work_arguments, run_command, run_plan
 from sarwmix_jax.data.contract import Contract
 from sarwmix_jax.data.plan import Plan, Row
-from sarwmix_jax.data.preparation import prepare
 from sarwmix_jax.data.records import Record, RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
@@ -174,8 +173,7 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = find_folder(arguments.root)
     plan = Plan(CONTRACT, read_metadata(arguments.metadata), arguments.records_per_shard)
-    skipped = prepare(plan, PatchReader(folder), arguments.out, **work_arguments(arguments))
-    print_outcome(arguments.out, skipped)
+    run_plan(arguments, plan, PatchReader(folder))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ class Contract:
         unit: `dB`, or `linear` for power.
         classes: Class names in label order; empty when the records carry no labels.
         has_valid_pixels: Whether every record carries a validity mask.
+        georeferenced: Whether every record carries its coordinate reference system and transform.
         statistics: Mean and deviation per band over the valid pixels of `statistics_split`, if known.
         statistics_split: The split they were computed on.
         records: Records per split.
@@ -49,6 +50,7 @@ class Contract:
     unit: str = "dB"
     classes: tuple[str, ...] = ()
     has_valid_pixels: bool = False
+    georeferenced: bool = False
     statistics: BandStatistics | None = None
     statistics_split: str = ""
     records: dict[str, int] = dataclasses.field(default_factory=dict)

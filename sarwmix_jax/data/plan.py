@@ -1,8 +1,9 @@
 """The plan of a large record set: every record in its final place, cut into files."""
 
+import collections
 import hashlib
-import itertools
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,12 +34,20 @@ class Plan:
     Attributes:
         contract: What the records will promise.
         rows: One row per record with at least `patch_id` and `split`, and what the reader needs; sorted by split
-            and, within it, by a hash of `patch_id`, so that a slice of a split is a fair sample.
+            and, within it, by a hash of `patch_id`, so that a slice of a split is a fair sample. Where there is a
+            column `group`, its hash comes first: records of a group, read together, stay together.
         shards: The units of work in order.
+        notes: What the report should say besides, such as how many records were excluded and why.
         fingerprint: Changes when anything in the output would.
     """
 
-    def __init__(self, contract: Contract, rows: pa.Table, records_per_shard: int = RECORDS_PER_SHARD) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        rows: pa.Table,
+        records_per_shard: int = RECORDS_PER_SHARD,
+        notes: Mapping[str, Any] | None = None,
+    ) -> None:
         """Order the rows and cut them into shards.
 
         Raises:
@@ -47,7 +56,8 @@ class Plan:
         self.contract = contract
         self.rows = _ordered(rows)
         self.shards = tuple(_shards(contract.name, self.rows["split"].to_pylist(), records_per_shard))
-        self.fingerprint = _fingerprint(contract, self.rows, self.shards)
+        self.notes = dict(notes or {})
+        self.fingerprint = _fingerprint(contract, self.rows, self.shards, self.notes)
 
     def rows_of(self, shard: Shard) -> list[Row]:
         """The rows of one shard as dicts."""
@@ -61,11 +71,12 @@ def _ordered(rows: pa.Table) -> pa.Table:
     unknown = sorted(set(splits) - set(SPLITS), key=str)
     if unknown:
         raise UserError(f"split {unknown[0]!r} in the metadata is none of {', '.join(SPLITS)}")
-    hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in names]
-    order = sorted(range(len(names)), key=lambda i: (SPLITS.index(splits[i]), hashes[i], names[i]))
-    for one, other in itertools.pairwise(order):
-        if names[one] == names[other]:
-            raise UserError(f"patch {names[one]} is named twice in the metadata; give each file once")
+    groups = rows["group"].to_pylist() if "group" in rows.column_names else names
+    hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in groups]
+    order = sorted(range(len(names)), key=lambda i: (SPLITS.index(splits[i]), hashes[i], groups[i], names[i]))
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in collections.Counter(names).items() if count > 1)
+        raise UserError(f"patch {twice} is named twice in the metadata; give each file once")
     return rows.take(pa.array(order)).combine_chunks()
 
 
@@ -79,9 +90,11 @@ def _shards(name: str, splits: Sequence[str], size: int) -> Iterator[Shard]:
             yield Shard(shard_name(name, split, number, count), split, first + start, min(size, total - start))
 
 
-def _fingerprint(contract: Contract, rows: pa.Table, shards: Sequence[Shard]) -> str:
+def _fingerprint(contract: Contract, rows: pa.Table, shards: Sequence[Shard], notes: Mapping[str, Any]) -> str:
     digest = hashlib.sha256(contract.to_json().encode())
     digest.update(repr([(shard.name, shard.count) for shard in shards]).encode())
     for column in sorted(rows.column_names):
         digest.update(f"\n{column}\n".encode() + repr(rows[column].to_pylist()).encode())
+    if notes:
+        digest.update(b"\nnotes\n" + json.dumps(notes, sort_keys=True).encode())
     return digest.hexdigest()

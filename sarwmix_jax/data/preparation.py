@@ -15,90 +15,29 @@ import contextlib
 import fcntl
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.plan import Plan, Row, Shard
+from sarwmix_jax.data.plan import Plan, Row
 from sarwmix_jax.data.records import Record, RecordError
+from sarwmix_jax.data.shard_work import OnError, Outcome, Problem, ShardWork, progress_file, read_outcome
 from sarwmix_jax.data.workers import run_tasks
 from sarwmix_jax.data.writer import (
     ShardSummary,
     check_absent,
     publish,
     write_description,
-    write_shard,
     write_text,
     writing_errors,
 )
 from sarwmix_jax.errors import UserError
 
 REPORT = "preparation.json"
-OnError = Literal["stop", "skip"]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A record that could not be read, and why."""
-
-    patch_id: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a shard."""
-
-    summary: ShardSummary
-    problems: tuple[Problem, ...]
-
-
-@dataclass(frozen=True)
-class _ShardWork:
-    """What a worker needs to write one shard."""
-
-    shard: Shard
-    rows: list[Row]
-    folder: Path
-    contract: Contract
-    read: Callable[[Row], Record]
-    on_error: OnError
-
-    def __call__(self, advance: Callable[[], None]) -> None:
-        """Write the shard and then its progress file.
-
-        Raises:
-            RecordError: A record cannot be read and `on_error` is `stop`.
-        """
-        problems: list[Problem] = []
-
-        def bad(patch_id: str, error: RecordError) -> None:
-            if self.on_error == "stop":
-                raise RecordError(f"{patch_id}: {error}")
-            problems.append(Problem(patch_id, str(error)))
-
-        def records() -> Iterator[Record]:
-            for row in self.rows:
-                try:
-                    record = self.read(row)
-                except RecordError as error:
-                    bad(row["patch_id"], error)
-                except OSError as error:
-                    bad(row["patch_id"], RecordError(f"cannot be read ({error})"))
-                else:
-                    yield record
-                advance()
-
-        path = self.folder / "records" / self.shard.name
-        summary = write_shard(path, records(), self.shard.split, self.contract, bad)
-        done = asdict(Outcome(summary, tuple(problems)))
-        write_text(_progress_file(self.folder, self.shard), json.dumps(done) + "\n")
-
-
-def _progress_file(folder: Path, shard: Shard) -> Path:
-    return folder / "progress" / f"{shard.name}.json"
+Finish = Callable[[Path, Plan, Sequence[Outcome]], dict[str, Any]]
+"""Adds files to a complete record set (folder, plan, outcomes by shard) and gives fields for its report."""
 
 
 def prepare(
@@ -110,17 +49,20 @@ def prepare(
     part: tuple[int, int] | None = None,
     merge: bool = False,
     on_error: OnError = "stop",
+    finish: Finish | None = None,
 ) -> list[Problem] | None:
     """Write the records of a plan, or go on where an earlier run was stopped.
 
     Args:
         plan: What to write.
-        read: Makes the record of a row; picklable; raises `RecordError` when it cannot.
+        read: Makes the record of a row; picklable; raises `RecordError` when it cannot, `ExcludedError` when a rule
+            of the data set leaves the record out.
         out: Folder to make.
         workers: Processes that read and write shards.
         part: `(i, n)`: write only the i-th of n parts, from 1; a later run merges.
         merge: Write nothing; put the parts together.
         on_error: At a record that cannot be read: `stop`, or `skip` and report it.
+        finish: Adds to the record set when all records are written.
 
     Returns:
         The records that were skipped, or None when the record set is not complete yet.
@@ -141,7 +83,7 @@ def prepare(
         if part is not None:
             return None
         outcomes = _outcomes(plan, folder, on_error)
-        _finish(plan, folder, out, outcomes)
+        _finish(plan, folder, out, outcomes, finish)
     shutil.rmtree(folder)
     return [problem for outcome in outcomes for problem in outcome.problems]
 
@@ -206,8 +148,8 @@ def _write_part(
     for shard in mine:
         for leftover in (folder / "records").glob(f".{shard.name}.*"):
             leftover.unlink()
-    todo = [shard for shard in mine if not _progress_file(folder, shard).exists()]
-    work = (_ShardWork(s, plan.rows_of(s), folder, plan.contract, read, on_error) for s in todo)
+    todo = [shard for shard in mine if not progress_file(folder, shard).exists()]
+    work = (ShardWork(s, plan.rows_of(s), folder, plan.contract, read, on_error) for s in todo)
     total = sum(shard.count for shard in mine)
     left = sum(shard.count for shard in todo)
     try:
@@ -217,13 +159,13 @@ def _write_part(
 
 
 def _outcomes(plan: Plan, folder: Path, on_error: OnError) -> list[Outcome]:
-    missing = [shard.name for shard in plan.shards if not _progress_file(folder, shard).exists()]
+    missing = [shard.name for shard in plan.shards if not progress_file(folder, shard).exists()]
     if missing:
         raise UserError(
             f"{len(missing)} of {len(plan.shards)} shards are not in {folder} yet (first {missing[0]}); "
             "finish all parts before merging"
         )
-    outcomes = [_outcome(json.loads(_progress_file(folder, shard).read_text())) for shard in plan.shards]
+    outcomes = [read_outcome(folder, shard) for shard in plan.shards]
     skipped = [problem for outcome in outcomes for problem in outcome.problems]
     if skipped and on_error == "stop":
         raise UserError(
@@ -233,19 +175,14 @@ def _outcomes(plan: Plan, folder: Path, on_error: OnError) -> list[Outcome]:
     return outcomes
 
 
-def _outcome(fields: dict[str, Any]) -> Outcome:
-    summary: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields["summary"].items()}
-    return Outcome(ShardSummary(**summary), tuple(Problem(**problem) for problem in fields["problems"]))
-
-
-def _finish(plan: Plan, folder: Path, out: Path, outcomes: Sequence[Outcome]) -> None:
+def _finish(plan: Plan, folder: Path, out: Path, outcomes: Sequence[Outcome], finish: Finish | None) -> None:
     records = folder / "records"
     splits: dict[str, list[ShardSummary]] = {}
     for shard, outcome in zip(plan.shards, outcomes, strict=True):
         splits.setdefault(shard.split, []).append(outcome.summary)
     empty = {split for split, summaries in splits.items() if not any(s.records for s in summaries)}
     if len(empty) == len(splits):
-        reason = next(problem for outcome in outcomes for problem in outcome.problems).reason
+        reason = next(p for outcome in outcomes for p in (*outcome.problems, *outcome.excluded)).reason
         raise UserError(f"not one of {plan.rows.num_rows} records could be read: {reason}")
     for shard in plan.shards:
         if shard.split in empty:
@@ -255,6 +192,9 @@ def _finish(plan: Plan, folder: Path, out: Path, outcomes: Sequence[Outcome]) ->
         "planned": plan.rows.num_rows,
         "written": sum(outcome.summary.records for outcome in outcomes),
         "skipped": [asdict(problem) for outcome in outcomes for problem in outcome.problems],
+        "excluded": dict(sorted(Counter(p.reason for outcome in outcomes for p in outcome.excluded).items())),
+        **plan.notes,
+        **(finish(records, plan, outcomes) if finish is not None else {}),
     }
     write_text(records / REPORT, json.dumps(report, indent=2) + "\n")
     write_description(records, plan.contract, {k: v for k, v in splits.items() if k not in empty})

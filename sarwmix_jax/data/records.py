@@ -6,9 +6,12 @@ A record is a `tf.train.Example` with the features of `tfds_features`, so that p
 - `labels`: class numbers (only when the contract names classes)
 - `valid_pixels`: validity mask, one bit a pixel, rows packed one after the other (only when promised)
 - `patch_id`, `s1_name`, `split`, `country`: text
+- `crs` and `transform` (only when georeferenced): EPSG code or WKT, and six float64 numbers a, b, c, d, e, f with
+  x = a*column + b*row + c and y = d*column + e*row + f at the upper left corner of a pixel
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +25,15 @@ if TYPE_CHECKING:
 
 STORED_DTYPE = np.float16
 TEXTS = ("patch_id", "s1_name", "split", "country")
+TRANSFORM_DTYPE, TRANSFORM_NUMBERS = np.float64, 6
 
 
 class RecordError(ValueError):
     """One record cannot be made or read: what is wrong with it, in one line."""
+
+
+class ExcludedError(Exception):
+    """One record is left out on purpose: the rule that excludes it, in a few words that do not name the record."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +47,9 @@ class Record:
         country: Country, or empty.
         labels: Class names.
         valid_pixels: Where the image was observed; needed when the contract promises it.
+        crs: Coordinate reference system as EPSG code or WKT; needed when the contract promises a georeference.
+        transform: The six numbers from pixel to coordinates.
+        facts: Numbers for the report of the preparation; not stored in the record.
     """
 
     image: Float[np.ndarray, "band height width"]
@@ -47,6 +58,9 @@ class Record:
     country: str = ""
     labels: tuple[str, ...] = ()
     valid_pixels: Bool[np.ndarray, "height width"] | None = None
+    crs: str = ""
+    transform: tuple[float, ...] | None = None
+    facts: Mapping[str, int] = field(default_factory=dict)
 
 
 def shard_name(name: str, split: str, number: int, count: int) -> str:
@@ -65,6 +79,8 @@ def encode_record(record: Record, split: str, contract: Contract) -> bytes:
     features |= {name: text.encode() for name, text in zip(TEXTS, texts, strict=True)}
     if contract.has_valid_pixels:
         features["valid_pixels"] = _stored_mask(record, contract).tobytes()
+    if contract.georeferenced:
+        features |= {"crs": record.crs.encode(), "transform": _stored_transform(record).tobytes()}
     example = tf_example_pb2.Example()
     for name, value in features.items():
         example.features.feature[name].bytes_list.value.append(value)
@@ -107,6 +123,13 @@ def _stored_mask(record: Record, contract: Contract) -> np.ndarray:
     return np.packbits(mask)
 
 
+def _stored_transform(record: Record) -> np.ndarray:
+    values = np.asarray(record.transform or (), TRANSFORM_DTYPE)
+    if values.shape != (TRANSFORM_NUMBERS,) or not np.isfinite(values).all():
+        raise RecordError(f"transform is {record.transform}, expected {TRANSFORM_NUMBERS} finite numbers")
+    return values
+
+
 def decode_record(data: bytes, contract: Contract) -> dict[str, Any]:
     """The record in `data` as a dict of arrays.
 
@@ -116,8 +139,8 @@ def decode_record(data: bytes, contract: Contract) -> dict[str, Any]:
 
     Returns:
         `image` (band, height, width) float16, read-only; `valid_pixels` (height, width) bool if promised;
-        `labels` (classes,) uint8 with ones at the record's classes if the contract names classes; the texts as
-        `str`.
+        `labels` (classes,) uint8 with ones at the record's classes if the contract names classes; `crs` str and
+        `transform` (6,) float64 if georeferenced; the texts as `str`.
     """
     features = tf_example_pb2.Example.FromString(data).features.feature
     image = np.frombuffer(features["image"].bytes_list.value[0], STORED_DTYPE)
@@ -129,6 +152,9 @@ def decode_record(data: bytes, contract: Contract) -> dict[str, Any]:
     if contract.classes:
         record["labels"] = np.zeros(len(contract.classes), np.uint8)
         record["labels"][list(features["labels"].int64_list.value)] = 1
+    if contract.georeferenced:
+        record["crs"] = features["crs"].bytes_list.value[0].decode()
+        record["transform"] = np.frombuffer(features["transform"].bytes_list.value[0], TRANSFORM_DTYPE)
     return record | {name: features[name].bytes_list.value[0].decode() for name in TEXTS}
 
 
@@ -145,4 +171,9 @@ def tfds_features(contract: Contract) -> "FeaturesDict":
     if contract.has_valid_pixels:
         packed = -(-contract.height * contract.width // 8)
         features["valid_pixels"] = tfds.Tensor(shape=(packed,), dtype=np.uint8, encoding=tfds.Encoding.BYTES)
+    if contract.georeferenced:
+        features["crs"] = tfds.Text()
+        features["transform"] = tfds.Tensor(
+            shape=(TRANSFORM_NUMBERS,), dtype=TRANSFORM_DTYPE, encoding=tfds.Encoding.BYTES
+        )
     return tfds.FeaturesDict(features)

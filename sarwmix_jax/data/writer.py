@@ -138,13 +138,14 @@ def writing_errors(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         reason = reason.splitlines()[0].split(";")[0].removeprefix("write() failed: ")
-        free = _free_gib(path)
+        free = free_gib(path)
         raise UserError(
             f"cannot write {path}: {reason} ({free}); free space or choose another --out, then run again"
         ) from None
 
 
-def _free_gib(path: Path) -> str:
+def free_gib(path: Path) -> str:
+    """Free space of the disk that `path` will lie on, in words."""
     for folder in path.parents:
         if folder.is_dir():
             status = os.statvfs(folder)
