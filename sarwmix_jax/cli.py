@@ -93,6 +93,19 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
     return rest
 
 
+def load_config(place: str) -> Any:
+    """The config that `--config=PLACE` names: a Python file, with its argument after a colon.
+
+    Raises:
+        UserError: it cannot be used.
+    """
+    values = flags.FlagValues()
+    argv = ["sarwmix", f"--config={place}"]
+    define_config(values, argv)
+    parse(values, argv)
+    return values["config"].value
+
+
 def unknown_setting(argv: Sequence[str]) -> str | None:
     """What to say about the first setting on the command line that does not exist."""
     from sarwmix_jax.settings import setting_names

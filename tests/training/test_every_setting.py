@@ -1,0 +1,283 @@
+"""Every setting of every config changes something: one alternative value and one observable for each."""
+
+import hashlib
+import itertools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from ml_collections import config_dict
+
+from sarwmix_jax.cli import load_config
+from sarwmix_jax.data.sources import RecordSource
+from sarwmix_jax.data.synthetic import write_synthetic_records
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.models.mixmae import MixMAE
+from sarwmix_jax.models.state import split_model
+from sarwmix_jax.settings import PretrainingSettings, pretraining_config, setting_names
+from sarwmix_jax.training import inputs
+from sarwmix_jax.training.calendar import Calendar
+from sarwmix_jax.training.checkpoint_parts import complete_steps, named
+from sarwmix_jax.training.loop import pretrain, training_input
+from sarwmix_jax.training.optimizer import make_optimizer
+from sarwmix_jax.training.parallel import make_mesh
+from sarwmix_jax.training.plan import get, plan_batch, resolve
+from sarwmix_jax.training.setup import initialise, model_structure, set_up, step_settings
+from sarwmix_jax.training.steps import TrainState, make_train_step
+from tests.training.conftest import TINY_RUN
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+STEPS_PER_EPOCH = 10
+
+
+@dataclass(frozen=True)
+class Place:
+    """What observables may use."""
+
+    folder: Path
+
+
+def schedule(settings, place):
+    """Everything that the calendar decides in the first 60 steps."""
+    calendar = Calendar(STEPS_PER_EPOCH, settings)
+    steps = range(60)
+    due = (lambda step: calendar.log_due(step, 1), calendar.checkpoint_due, calendar.validation_due)
+    return [
+        calendar.total_steps,
+        [calendar.rate(step) for step in steps],
+        [[step for step in steps if question(step)] for question in due],
+        calendar.milestones(settings.checkpoint),
+    ]
+
+
+def adam(settings, place):
+    """Two updates of a small parameter."""
+    params = {"kernel": jnp.linspace(-1.0, 1.0, 6).reshape(2, 3)}
+    optimizer = make_optimizer(settings.optimizer)
+    state = optimizer.init(params)
+    for scale in (1e-3, 3e-2):
+        updates, state = optimizer.update(
+            jax.tree.map(lambda leaf, by=scale: by * jnp.cos(leaf), params), state, params
+        )
+    return np.asarray(updates["kernel"]).tolist()
+
+
+def cut(settings, place):
+    """How the batch is cut over two devices."""
+    return settings.batch.global_batch, plan_batch(settings, 2)
+
+
+def sources(settings, place):
+    """Which records are opened, or why not."""
+    try:
+        train = inputs.open_all(settings, settings.data.split)
+        statistics = inputs.band_statistics(settings, train)
+    except UserError as error:
+        return str(error)
+    held_out = settings.data.validation_split
+    return (
+        inputs.describe_sources(settings, train),
+        statistics,
+        held_out and inputs.describe_sources(settings, inputs.open_all(settings, held_out)),
+    )
+
+
+def reading(settings, place):
+    """First batch; threads that read and batches read ahead, or the reading processes."""
+    read, threads = RecordSource.read_batch, []
+
+    def slow(self, indices, **more):
+        threads.append(time.monotonic())
+        time.sleep(0.05)
+        return read(self, indices, **more)
+
+    run = set_up(settings, place.folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RecordSource, "read_batch", slow)
+        batches = training_input(run, 0)
+        first = next(batches)["record"].tolist()
+        time.sleep(0.4)
+        batches.close()
+    run.checkpoints.close()
+    together = sum(1 for earlier, later in itertools.pairwise(threads) if later - earlier < 0.02)
+    return first, len(threads), together > 0
+
+
+def program(settings, place):
+    """The training step as handed to the compiler."""
+    step, state, batch = _step(settings, place)
+    return step.lower(state, batch, np.float32(1e-3)).as_text()
+
+
+def numbers(settings, place):
+    """Parameters after two steps."""
+    step, state, batch = _step(settings, place)
+    for _ in range(2):
+        state, metrics = step(state, batch, np.float32(1e-2))
+    digest = hashlib.sha256()
+    for name, leaf in named(state.params).items():
+        digest.update(name.encode() + np.asarray(leaf).tobytes())
+    return float(metrics["loss"]), digest.hexdigest()
+
+
+def _step(settings, place):
+    train = inputs.open_all(settings, settings.data.split)
+    mesh = make_mesh()
+    steps = step_settings(settings, train, mesh, None)
+    optimizer = make_optimizer(settings.optimizer)
+    params, fixed = jax.jit(lambda: split_model(MixMAE(steps.model, rngs=nnx.Rngs(settings.seed)))[1:])()
+    state = TrainState(params, fixed, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32))
+    batch = {"image": jnp.asarray(train[0].read_batch(np.arange(8))["image"])}
+    return make_train_step(model_structure(steps), steps, optimizer, mesh), state, batch
+
+
+def start(settings, place):
+    """Parameters at step 0, or why there are none."""
+    run = set_up(settings, place.folder)
+    try:
+        return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(initialise(run, None, fresh=True).params)))
+    except UserError as error:
+        return str(error)
+    finally:
+        run.checkpoints.close()
+
+
+def kept(settings, place):
+    """Checkpoints that a run of four epochs leaves."""
+    pretrain(settings, place.folder)
+    return complete_steps(place.folder / "checkpoints")
+
+
+TABLE = {
+    "seed": ((1, 2), reading),
+    "init_from": (("nowhere", "elsewhere"), start),
+    "model.image_size": ((96, 128), numbers),
+    "model.embed_dim": ((16, 24), numbers),
+    "model.depths": (((1, 2, 1, 1), (1, 1, 2, 1)), numbers),
+    "model.num_heads": (((1, 2, 1, 1), (2, 2, 2, 2)), numbers),
+    "model.windows": (((4, 4, 4, 2), (8, 4, 4, 2)), numbers),
+    "model.mlp_ratio": ((2, 3), numbers),
+    "model.decoder_dim": ((16, 24), numbers),
+    "model.decoder_depth": ((2, 3), numbers),
+    "model.decoder_heads": ((2, 4), numbers),
+    "model.drop_path": ((0.5, 0.4), numbers),
+    "model.dropout": ((0.1, 0.2), numbers),
+    "model.dtype": (("bfloat16", "float32"), numbers),
+    "model.recompute": ((True, False), program),
+    "model.attention": (("plain", "auto"), program),
+    "model.decoder": (("full", "auto"), program),
+    "mask.ratio": ((0.25, 0.75), numbers),
+    "mask.range_mask_ratio": ((0.4, 0.3), numbers),
+    "weighting.mode": (("shared_power", "off"), numbers),
+    "weighting.power_of": (("standardised", "backscatter"), numbers),
+    "weighting.granularity": (("token", "pixel"), numbers),
+    "weighting.exp_scale": ((0.5, 2.0), numbers),
+    "loss.norm_pix": ((False, True), numbers),
+    "data.records": ((("nowhere",), ("elsewhere",)), sources),
+    "data.mix_weights": (((0.5, 0.5), (0.2, 0.8)), reading),
+    "data.split": (("train[:50%]", "validation"), sources),
+    "data.validation_split": (("validation", "train"), sources),
+    "data.statistics": (("bigearthnet_v1", "bigearthnet_v2"), sources),
+    "data.quantity": (("gamma0", "beta0"), sources),
+    "data.nodata_aware": ((True, False), sources),
+    "data.threads": ((4, 3), reading),
+    "data.workers": ((1, 2), reading),
+    "data.prefetch": ((6, 5), reading),
+    "augment.horizontal_flip": ((0.0, 1.0), numbers),
+    "augment.vertical_flip": ((0.0, 1.0), numbers),
+    "batch.global_batch": ((16, 32), cut),
+    "batch.micro_batch": ((2, 1), cut),
+    "batch.mix_group": ((2, 1), cut),
+    "optimizer.base_lr": ((1e-3, 2e-3), schedule),
+    "optimizer.min_lr": ((1e-6, 1e-5), schedule),
+    "optimizer.beta1": ((0.8, 0.7), adam),
+    "optimizer.beta2": ((0.999, 0.99), adam),
+    "optimizer.eps": ((1e-3, 1e-2), adam),
+    "optimizer.weight_decay": ((0.1, 0.2), adam),
+    "optimizer.clip_grad": ((0.01, 0.02), adam),
+    "optimizer.warmup_epochs": ((1.0, 2.0), schedule),
+    "optimizer.schedule_epochs": ((9.0, 10.0), schedule),
+    "optimizer.stop_after_epochs": ((3.0, 4.0), schedule),
+    "optimizer.stop_after_steps": ((7, 8), schedule),
+    "checkpoint.every_epochs": ((0.5, 3.0), schedule),
+    "checkpoint.keep": ((1, 3), kept),
+    "checkpoint.powers_of_two": ((True, False), schedule),
+    "checkpoint.at_epochs": (((1.5,), (2.5,)), schedule),
+    "checkpoint.best": ((False, True), kept),
+    "log.every_steps": ((7, 5), schedule),
+    "log.validate_every_epochs": ((0.5, 3.0), schedule),
+}
+"""Alternative values and the observable that must differ."""
+CONTEXT = {
+    "checkpoint.keep": {"checkpoint.best": False},
+    "checkpoint.best": {
+        "checkpoint.keep": 1,
+        "checkpoint.every_epochs": 5.0,
+        "log.validate_every_epochs": 0.5,
+        "optimizer.base_lr": 3.0,  # diverges: an early checkpoint is the best
+    },
+}
+"""What else a setting needs to show."""
+
+SLOW = (numbers, program, kept)
+"""Observables that compile."""
+
+
+def config_arguments():
+    for path in CONFIGS:
+        sizes = ("base", "large", "huge") if path.stem.startswith("pretrain") else ("",)
+        yield from (f"{path}:{size}" if size else str(path) for size in sizes)
+
+
+def test_the_table_is_complete():
+    assert sorted(TABLE) == sorted(setting_names())
+
+
+@pytest.mark.parametrize("config", config_arguments())
+def test_every_config_has_all_settings_and_the_table_another_value(config):
+    loaded = load_config(config)
+    leaves = config_dict.FrozenConfigDict(loaded)
+    for name in setting_names():
+        assert any(value != get(leaves, name) for value in TABLE[name][0]), name
+
+
+def test_no_group_is_left_out():
+    assert {name.split(".")[0] for name in TABLE} == set(PretrainingSettings.__dataclass_fields__)
+
+
+@pytest.fixture(scope="module")
+def two_record_sets(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for number in (1, 2):
+        write_synthetic_records(folder / f"records{number}", train=40, validation=8, side=64, seed=number)
+    return folder
+
+
+def settings_with(records, **changes):
+    config = pretraining_config()
+    config.data.records = (str(records / "records1"),)
+    config.update_from_flattened_dict(TINY_RUN | {"optimizer.schedule_epochs": 8.0, "optimizer.stop_after_epochs": 5.0})
+    config.update_from_flattened_dict(changes)
+    return resolve(config)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if look in SLOW else []) for name, (_, look) in TABLE.items()]
+)
+def test_setting_changes_something(name, two_record_sets, tmp_path, quick_compilation):
+    values, look = TABLE[name]
+    context = CONTEXT.get(name, {})
+    if name == "data.mix_weights":
+        both = tuple(str(two_record_sets / f"records{number}") for number in (1, 2))
+        context = {"data.records": both, name: (0.7, 0.3), "data.statistics": "bigearthnet_v2"}
+    records = two_record_sets
+    before = settings_with(records, **context)
+    changed = next(value for value in values if value != get(before, name))
+    after = settings_with(records, **context | {name: changed})
+    seen = [look(settings, Place(tmp_path / str(turn))) for turn, settings in enumerate((before, after))]
+    assert seen[0] != seen[1]
