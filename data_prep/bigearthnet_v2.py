@@ -18,13 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
-import rasterio
-from rasterio.errors import RasterioError
 
 from sarwmix_jax.data.command import add_work_arguments, run_command, run_plan
 from sarwmix_jax.data.contract import Contract
+from sarwmix_jax.data.patches import read_band
 from sarwmix_jax.data.plan import Plan, Row
-from sarwmix_jax.data.records import Record, RecordError
+from sarwmix_jax.data.records import Record
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.facts.labels import CLASSES
@@ -60,28 +59,8 @@ class PatchReader:
         """
         name = row["s1_name"]
         patch = Path(name.rsplit("_", 3)[0]) / name
-        image = np.stack([read_band(self.folder, patch / f"{name}_{band}.tif") for band in BANDS])
+        image = np.stack([read_band(self.folder, patch / f"{name}_{band}.tif", CONTRACT.shape[1:]) for band in BANDS])
         return Record(image, row["patch_id"], name, row["country"] or "", tuple(row["labels"]))
-
-
-def read_band(folder: Path, path: Path) -> np.ndarray:
-    """One band of a patch, (rows, columns) float32 in dB, from `path` in `folder`.
-
-    Raises:
-        RecordError: The file is missing, damaged, or no single band of floats.
-    """
-    if not (folder / path).is_file():
-        raise RecordError(f"{path} is missing")
-    try:
-        with rasterio.open(folder / path) as file:
-            values = file.read()
-    except RasterioError as error:
-        raise RecordError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
-    if values.shape != (1, CONTRACT.height, CONTRACT.width) or values.dtype != np.float32:
-        raise RecordError(f"{path} holds {values.dtype} {values.shape}, expected float32 (1, 120, 120)")
-    if not np.isfinite(values).all():
-        raise RecordError(f"{path} holds {int((~np.isfinite(values)).sum())} values that are not finite")
-    return values[0]
 
 
 def read_metadata(files: Sequence[str]) -> pa.Table:
