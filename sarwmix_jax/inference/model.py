@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from sarwmix_jax import sar
 from sarwmix_jax.errors import UserError
@@ -20,7 +20,9 @@ from sarwmix_jax.inference.build import Model, model_from, settings_from
 from sarwmix_jax.inference.checks import checked_db
 from sarwmix_jax.inference.quiet import quiet
 from sarwmix_jax.inference.reconstruction import Reconstruction, mirrored_chunks, restore_db
-from sarwmix_jax.models.flood import flood_logits
+from sarwmix_jax.models.classifier import Classifier
+from sarwmix_jax.models.flood import PatchOp, Tiling, cut_tiles, pooled_difference
+from sarwmix_jax.models.layers import dense
 from sarwmix_jax.models.mixing import draw_mask
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.patches import vectors_to_image
@@ -74,7 +76,7 @@ class LoadedModel:
         return self._batched("classify", checked_db(images_db, "images_db", self.settings.image_size))
 
     def flood(
-        self, before_db: Any, after_db: Any, patch_op: str = "avg", tiling: str | None = None
+        self, before_db: Any, after_db: Any, patch_op: PatchOp = "avg", tiling: Tiling | None = None
     ) -> Float[np.ndarray, "batch classes"]:
         """Logits (no flood, flood) of pairs of dates; height and width may differ and be any from one tile up.
 
@@ -94,10 +96,13 @@ class LoadedModel:
         chosen = tiling or self.description.get("tiling")
         if chosen is None:
             raise UserError("the checkpoint does not say its tiling; give tiling='released' or 'two_band'")
-        tiles = max(1, (before.shape[2] // self.settings.image_size) * (before.shape[3] // self.settings.image_size))
-        return self._batched(
-            "flood", before, after, limit=max(1, BATCH // (2 * tiles)), tiling=chosen, patch_op=patch_op
-        )
+        side = self.settings.image_size
+        # Standardised by band before cutting: a released tile holds two places of one band.
+        dates = (sar.standardise(jnp.asarray(images), self.statistics) for images in (before, after))
+        first, second = (np.asarray(cut_tiles(images, side, chosen)) for images in dates)
+        both = np.concatenate([first, second]).reshape(-1, len(BANDS), side, side)
+        features = jnp.asarray(self._batched("tiles", both)).reshape(2, len(before), first.shape[1], -1)
+        return self._head(pooled_difference(features[0], features[1], patch_op))
 
     def reconstruct(
         self, images_db: Any, mask: Any = None, seed: int = 0, norm_pix: bool | None = None
@@ -160,7 +165,7 @@ class LoadedModel:
     @cached_property
     def _compiled(self) -> dict[str, Callable[..., Any]]:
         """Compiled functions of (arrays, images in dB, ...); sizes and options make their own compilations."""
-        structure, statistics, side = self._split[0], self.statistics, self.settings.image_size
+        structure, statistics = self._split[0], self.statistics
 
         def restored(arrays: tuple[Any, Any]) -> Any:
             return merge_model(structure, *arrays)
@@ -174,9 +179,8 @@ class LoadedModel:
         def classify(arrays: tuple[Any, Any], images_db: Any) -> Any:
             return restored(arrays)(sar.standardise(images_db, statistics))
 
-        def flood(arrays: tuple[Any, Any], before_db: Any, after_db: Any, tiling: Any, patch_op: Any) -> Any:
-            dates = (sar.standardise(images, statistics) for images in (before_db, after_db))
-            return flood_logits(restored(arrays), *dates, side=side, tiling=tiling, patch_op=patch_op)
+        def tiles(arrays: tuple[Any, Any], images: Any) -> Any:
+            return restored(arrays).features(images)
 
         def reconstruct(arrays: tuple[Any, Any], images_db: Any, mask: Any) -> Any:
             return restored(arrays).reconstruct(sar.standardise(images_db, statistics), mask)
@@ -184,18 +188,24 @@ class LoadedModel:
         return {
             "encode": jax.jit(encode),
             "classify": jax.jit(classify),
-            "flood": jax.jit(flood, static_argnames=("tiling", "patch_op")),
+            "tiles": jax.jit(tiles),
             "reconstruct": jax.jit(reconstruct),
         }
 
-    def _batched(self, what: str, *inputs: ImagesDb, limit: int | None = None, **options: Any) -> np.ndarray:
+    def _batched(self, what: str, images: ImagesDb) -> np.ndarray:
         """Runs a compiled function over batches and joins the results."""
         results = []
         with jax.default_matmul_precision("highest"):
-            for start, stop, size in batches(len(inputs[0]), limit or BATCH):
-                padded = [_padded(array[start:stop], size) for array in inputs]
-                results.append(np.asarray(self._compiled[what](self._arrays, *padded, **options))[: stop - start])
+            for start, stop, size in batches(len(images), BATCH):
+                padded = _padded(images[start:stop], size)
+                results.append(np.asarray(self._compiled[what](self._arrays, padded))[: stop - start])
         return np.concatenate(results)
+
+    def _head(self, features: Float[Array, "batch features"]) -> np.ndarray:
+        """Logits of pooled features."""
+        assert isinstance(self._model, Classifier)
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(dense(self._model.head, features), np.float32)
 
 
 def batches(count: int, limit: int) -> Iterator[tuple[int, int, int]]:

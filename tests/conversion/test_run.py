@@ -2,8 +2,10 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from sarwmix_jax.conversion.moments import convert_moments, parameter_order
 from sarwmix_jax.conversion.recognition import Hints, recognise
@@ -11,14 +13,14 @@ from sarwmix_jax.conversion.table import Extent, entries
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.models.state import flatten_names
+from sarwmix_jax.models.state import flatten_names, split_model
 from sarwmix_jax.settings import OptimizerSettings
 from sarwmix_jax.training.checkpoints import FOLDER, Checkpoints
 from sarwmix_jax.training.optimizer import DECAYED, make_optimizer
 from sarwmix_jax.training.resume import previous_run
 from sarwmix_jax.training.warm_start import take_parameters
 from tests.conversion.test_command import FINETUNE, PRETRAIN, run
-from tests.support import GOLDEN, TINY, model_arrays, published_weights
+from tests.support import GOLDEN, TINY, published_weights
 
 FILE = GOLDEN / "pretrain_tiny.pth"
 HINTS = Hints(statistics="bigearthnet_v2", decoder_heads=4)
@@ -73,9 +75,10 @@ def test_states_that_do_not_fit(change, why):
 def test_the_training_code_restores_it(tmp_path):
     options = [*PRETRAIN, "--with-optimizer", "--mix-group", "4"]
     assert run(FILE, tmp_path / "run", *options) == 0
-    _, params, fixed = model_arrays(MixMAE, TINY)
-    target = {"params": params, "fixed": fixed}
-    target["opt_state"] = make_optimizer(OptimizerSettings(clip_grad=1.0)).init(params)
+    _, params, fixed = split_model(nnx.eval_shape(lambda: MixMAE(TINY, rngs=nnx.Rngs(0))))
+    opt_state = jax.eval_shape(make_optimizer(OptimizerSettings(clip_grad=1.0)).init, params)
+    shapes = {"params": params, "fixed": fixed, "opt_state": opt_state}
+    target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     checkpoints = Checkpoints(tmp_path / "run" / FOLDER, read_only=True)
     restored = checkpoints.restore(target, 8)
     checkpoints.close()
@@ -94,7 +97,8 @@ def test_the_training_code_restores_it(tmp_path):
 
 def test_a_new_run_starts_from_a_converted_checkpoint(tmp_path):
     """init_from: everything of a pretraining file, and the encoder alone of a classifier."""
-    _, drawn, _ = model_arrays(MixMAE, TINY)
+    _, params, _ = split_model(nnx.eval_shape(lambda: MixMAE(TINY, rngs=nnx.Rngs(0))))
+    drawn = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
     names = set(flatten_names(drawn))
     assert run(FILE, tmp_path / "pretrained", *PRETRAIN) == 0
     params, report = take_parameters(drawn, str(tmp_path / "pretrained"))

@@ -9,6 +9,7 @@ from sarwmix_jax.conversion.recognition import Hints
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.inference import model as model_module
 from sarwmix_jax.inference.model import batches
+from sarwmix_jax.inference.reconstruction import mirrored_chunks
 from tests.support import GOLDEN, golden
 
 ATOL = 2e-5
@@ -92,16 +93,20 @@ def test_masks_are_drawn_by_seed(pretrained):
     assert first.sum() == 8 and not np.array_equal(first, other)
 
 
-def test_batching_changes_nothing(pretrained, monkeypatch, count=3):
+def test_batching_changes_nothing(pretrained, monkeypatch):
     """Partners stay together, whatever the internal batch."""
-    whole = pretrained.reconstruct(X_DB[:count], seed=3).prediction
-    features = pretrained.encode(X_DB[:count])
+    whole, features = pretrained.reconstruct(X_DB, seed=3).prediction, pretrained.encode(X_DB)
     monkeypatch.setattr(model_module, "BATCH", 2)
-    np.testing.assert_allclose(pretrained.reconstruct(X_DB[:count], seed=3).prediction, whole, rtol=0, atol=1e-5)
-    np.testing.assert_allclose(
-        pretrained._batched("encode", X_DB[:count].astype(np.float32), limit=2), features, atol=1e-5
-    )
-    assert whole.shape == (count, 2, 128, 128) and features.shape == (count, 64)
+    np.testing.assert_allclose(pretrained.reconstruct(X_DB, seed=3).prediction, whole, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(pretrained.encode(X_DB), features, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_chunks_keep_partners_together_and_lose_nothing(count):
+    for limit in (1, 2, 4, 32):
+        chunks = list(mirrored_chunks(count, limit))
+        assert set(np.concatenate(chunks)) == set(range(count))
+        assert all(np.array_equal(rows[::-1], count - 1 - rows) and len(rows) <= max(2, limit) for rows in chunks)
 
 
 def test_features_of_a_pretraining_checkpoint_are_the_classifiers(pretrained, classifier):

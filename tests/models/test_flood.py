@@ -1,10 +1,18 @@
 """Tiles of flood pairs: which pixels stand together, by hand."""
 
+from functools import partial
+
+import jax
 import numpy as np
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.models.flood import cut_tiles, pooled_difference
+from sarwmix_jax.facts.bands import STATISTICS
+from sarwmix_jax.models.classifier import Classifier
+from sarwmix_jax.models.flood import cut_tiles, flood_logits, pooled_difference
+from sarwmix_jax.models.state import merge_model
+from sarwmix_jax.sar import standardise
+from tests.support import TINY, golden, model_arrays, published_weights
 
 
 def numbered(rows: int, columns: int, extra: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -47,6 +55,17 @@ def test_pooling():
     before, after = np.array([[[1.0, 2], [3, 4]]]), np.array([[[2.0, 0], [3, 9]]])
     np.testing.assert_array_equal(pooled_difference(before, after, "avg"), [[0.5, 3.5]])
     np.testing.assert_array_equal(pooled_difference(before, after, "max"), [[1, 5]])
+
+
+def test_golden_logits():
+    numbers = golden("flood_tiny")
+    model = merge_model(*model_arrays(Classifier, TINY, 2, weights=published_weights("flood_tiny")))
+    linear = numbers["pair_linear"]
+    pairs = standardise(10 * np.log10(np.where(linear == 0, np.float32(1e-6), linear)), STATISTICS["bigearthnet_v1"])
+    logits = jax.jit(partial(flood_logits, model, side=128, tiling="released", patch_op="max"))(
+        pairs[:, 0], pairs[:, 1]
+    )
+    np.testing.assert_allclose(logits, numbers["logits_max"], rtol=0, atol=2e-5)
 
 
 def test_errors():
