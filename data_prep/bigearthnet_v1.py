@@ -168,7 +168,8 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
     """The plan of the command line."""
     rows: pa.Table = read_rows(arguments.splits, arguments.names, arguments.s1_column)
     rows, counts = exclude(rows, read_exclusions(arguments.exclude))
-    return Plan(CONTRACT, rows, arguments.records_per_shard, {"excluded by lists": counts} if counts else None)
+    notes = {"patches without class": arguments.without_class, "excluded by lists": counts}
+    return Plan(CONTRACT, rows, arguments.records_per_shard, notes)
 
 
 def main() -> None:

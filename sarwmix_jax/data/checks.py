@@ -12,10 +12,10 @@ from sarwmix_jax.facts.bands import BANDS, BandStatistics
 SAMPLES = 64
 # Sentinel-1 stays inside (single values after noise removal reach -103 dB over sea; corner reflectors +35 dB), fill
 # values such as -9999 far outside.
-_LOWEST_DB, _HIGHEST_DB = -200.0, 60.0
+LOWEST_DB, HIGHEST_DB = -200.0, 60.0
 # VH lies some 4 to 13 dB below VV on land and sea, and nowhere clearly above it: where both bands see only noise, as
 # over a calm sea, the difference goes to zero.
-_SWAPPED_DB = -1.0
+SWAPPED_DB = -1.0
 _FAR_DEVIATIONS = 3.0
 
 
@@ -125,7 +125,7 @@ def _check_values(source: RecordSource, indices: np.ndarray, images: Float[np.nd
                 f"{where}: values from {low:.3g} to {high:.3g}, none negative: linear power, not dB; convert with "
                 "10*log10 while preparing"
             )
-        if low < _LOWEST_DB or high > _HIGHEST_DB:
+        if low < LOWEST_DB or high > HIGHEST_DB:
             raise UserError(
                 f"{where}: values from {low:.4g} to {high:.4g} are no backscatter in dB; mask nodata and check the "
                 "unit while preparing"
@@ -143,7 +143,7 @@ def _check_band_order(source: RecordSource, medians: Float[np.ndarray, "n band"]
     if source.contract.bands != BANDS:
         return
     difference = float(np.median(medians[:, 1] - medians[:, 0]))
-    if difference < _SWAPPED_DB:
+    if difference < SWAPPED_DB:
         raise UserError(
             f"records {source.folder}, split {source.split}: VH lies {-difference:.1f} dB above VV (median of "
             f"{len(medians)} records), but is always below: the bands are swapped; swap them while preparing"

@@ -1,0 +1,216 @@
+"""Anyone's Sentinel-1 GeoTIFFs as scenes: which file and band holds which polarisation, and where it lies."""
+
+import functools
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rasterio
+from jaxtyping import Float
+from rasterio.errors import RasterioError
+from rasterio.windows import Window
+
+from sarwmix_jax.data.records import RecordError
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.bands import BANDS
+
+SUFFIXES = (".tif", ".tiff")
+_POLARISATION = re.compile(rf"(?<![A-Za-z0-9])({'|'.join(BANDS)})(?![A-Za-z0-9])", re.IGNORECASE)
+_QUANTITIES = (
+    ("gamma0", re.compile(r"gamma[ _-]?(0|nought|naught)|(?<![A-Za-z])rtc(?![A-Za-z])", re.IGNORECASE)),
+    ("sigma0", re.compile(r"sigma[ _-]?(0|nought|naught)", re.IGNORECASE)),
+    ("beta0", re.compile(r"beta[ _-]?(0|nought|naught)", re.IGNORECASE)),
+)
+_DECIBEL = re.compile(r"(?<![A-Za-z])(db|decibels?)(?![A-Za-z])", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class BandPlace:
+    """One polarisation: band `number` (from 1) of `path`, with the file's nodata value."""
+
+    path: Path
+    number: int
+    nodata: float | None
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One acquisition.
+
+    Attributes:
+        name: Path of the file below the given folder, without polarisation and suffix.
+        bands: Where the polarisations lie, in the project's order.
+        height: Rows.
+        width: Columns.
+        crs: EPSG code or WKT; empty when the file has none.
+        transform: Six numbers from pixel to coordinates.
+        words: File names, descriptions, units and tags: what the files say of themselves.
+    """
+
+    name: str
+    bands: tuple[BandPlace, ...]
+    height: int
+    width: int
+    crs: str
+    transform: tuple[float, ...]
+    words: str
+
+    @property
+    def quantity(self) -> str | None:
+        """What the files say they hold: `sigma0`, `gamma0`, `beta0`, or None."""
+        found = [quantity for quantity, pattern in _QUANTITIES if pattern.search(self.words)]
+        return found[0] if len(found) == 1 else None
+
+    @property
+    def says_decibel(self) -> bool:
+        """Whether the files say that they are in dB."""
+        return _DECIBEL.search(self.words) is not None
+
+    def read(self, window: Window | None = None) -> Float[np.ndarray, "band height width"]:
+        """Values of a window (or all), nodata of the file as NaN.
+
+        Raises:
+            RecordError: A file cannot be read there.
+        """
+        return np.stack([_read_band(place, window) for place in self.bands])
+
+
+def _read_band(place: BandPlace, window: Window | None) -> np.ndarray:
+    try:
+        status = place.path.stat()
+        file = _opened(place.path, status.st_mtime_ns, status.st_size)
+        values: np.ndarray = file.read(place.number, window=window)
+    except (RasterioError, OSError) as error:
+        raise RecordError(f"{place.path} cannot be read ({str(error).splitlines()[0]})") from None
+    if not np.issubdtype(values.dtype, np.floating):
+        raise RecordError(f"{place.path} holds {values.dtype}: not calibrated backscatter; calibrate it first")
+    if place.nodata is not None and not np.isnan(place.nodata):
+        values = np.where(values == np.asarray(place.nodata, values.dtype), np.nan, values)
+    return values
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(path: Path, _mtime_ns: int, _size: int) -> rasterio.DatasetReader:
+    """An open file; kept, so that GDAL keeps the blocks that neighbouring tiles share."""
+    return rasterio.open(path)
+
+
+@dataclass(frozen=True)
+class _File:
+    """What one file says of itself."""
+
+    path: Path
+    name: str
+    polarisations: tuple[str | None, ...]
+    grid: tuple[Any, ...]
+    nodata: float | None
+    words: str
+
+
+def find_files(inputs: Iterable[Path]) -> list[tuple[Path, str]]:
+    """GeoTIFFs among files and folders: path, and name below the folder given.
+
+    Raises:
+        UserError: An input does not exist, or there is no GeoTIFF.
+    """
+    found = []
+    for given in inputs:
+        if given.is_dir():
+            paths = sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES)
+            found += [(path, str(path.relative_to(given).with_suffix(""))) for path in paths]
+        elif given.is_file():
+            found.append((given, given.stem))
+        else:
+            raise UserError(f"no file or folder {given}")
+    if not found:
+        raise UserError("no GeoTIFF (.tif, .tiff) in the inputs; give files or the folder that holds them")
+    return found
+
+
+def find_scenes(
+    inputs: Iterable[Path], order: Sequence[str] | None = None, nodata: float | None = None
+) -> tuple[list[Scene], list[tuple[str, str]]]:
+    """The scenes in files and folders.
+
+    Args:
+        inputs: Files and folders; a scene is one file of several bands, or one file per polarisation, told apart by
+            `VH` and `VV` in their names.
+        order: What the bands of a file are, for files that do not say; names other than VH and VV are passed over.
+        nodata: Value of nodata, for files that do not say.
+
+    Returns:
+        Scenes by name, and (file, reason) of files that make none.
+    """
+    groups: dict[str, list[_File]] = {}
+    problems = []
+    for path, name in find_files(inputs):
+        try:
+            file = _inspect(path, name, order, nodata)
+        except RecordError as error:
+            problems.append((str(path), str(error)))
+        else:
+            groups.setdefault(file.name, []).append(file)
+    scenes = []
+    for name, files in sorted(groups.items()):
+        try:
+            scenes.append(_scene(name, files))
+        except RecordError as error:
+            problems.append((str(files[0].path), str(error)))
+    return scenes, problems
+
+
+def _inspect(path: Path, name: str, order: Sequence[str] | None, nodata: float | None) -> _File:
+    try:
+        with rasterio.open(path) as file:
+            texts = [" ".join(map(str, file.tags(n).values())) for n in file.indexes]
+            said = [f"{d or ''} {u or ''} {t}" for d, u, t in zip(file.descriptions, file.units, texts, strict=True)]
+            tags = " ".join(map(str, file.tags().values()))
+            crs = "" if file.crs is None else file.crs.to_string()
+            grid = (file.height, file.width, crs, tuple(file.transform)[:6])
+            value = file.nodata if file.nodata is not None else nodata
+    except RasterioError as error:
+        raise RecordError(f"{path} cannot be opened ({str(error).splitlines()[0]})") from None
+    if order is not None and len(said) > 1:
+        if len(order) != len(said):
+            raise RecordError(f"{path} has {len(said)} bands, --bands names {len(order)}")
+        names: list[str | None] = [band if band in BANDS else None for band in order]
+    elif len(said) > 1:
+        names = [_polarisation(text) for text in said]
+    else:
+        names = [_polarisation(name) or _polarisation(said[0]) or _polarisation(tags)]
+        name = _without_polarisation(name)
+    return _File(path, name, tuple(names), grid, value, " ".join([path.name, *said, tags]))
+
+
+def _polarisation(text: str) -> str | None:
+    found = {match.upper() for match in _POLARISATION.findall(text)}
+    return found.pop() if len(found) == 1 else None
+
+
+def _without_polarisation(name: str) -> str:
+    return re.sub(r"[_.-]{2,}", "_", _POLARISATION.sub("", name)).strip("_.- ") or name
+
+
+def _scene(name: str, files: Sequence[_File]) -> Scene:
+    places: dict[str, BandPlace] = {}
+    for file in files:
+        for number, band in enumerate(file.polarisations, start=1):
+            if band in places:
+                raise RecordError(f"{file.path} holds {band} of scene {name}, which {places[band].path} holds too")
+            if band is not None:
+                places[band] = BandPlace(file.path, number, file.nodata)
+    missing = [band for band in BANDS if band not in places]
+    if missing:
+        raise RecordError(
+            f"{files[0].path} is of scene {name}, for which no {missing[0]} is found; have VH and VV in the file names "
+            "or band descriptions, or name the bands of the files with --bands"
+        )
+    other = next((file for file in files if file.grid != files[0].grid), None)
+    if other is not None:
+        raise RecordError(f"{other.path} lies on another grid than {files[0].path}; resample them to one")
+    height, width, crs, transform = files[0].grid
+    words = " ".join(file.words for file in files)
+    return Scene(name, tuple(places[band] for band in BANDS), height, width, crs, transform, words)
