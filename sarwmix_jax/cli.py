@@ -13,6 +13,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from sarwmix_jax.data.inspect_command import define_inspect, run_inspect
 from sarwmix_jax.errors import UserError
 
 MISTAKE = 2
@@ -31,12 +32,14 @@ class Command:
         usage: an example call.
         define: adds its flags.
         run: does the work and gives the exit code.
+        takes_more: whether `run` also takes what is left over on the command line.
     """
 
     summary: str
     usage: str
     define: Callable[[flags.FlagValues, Sequence[str]], None]
-    run: Callable[[flags.FlagValues], int]
+    run: Callable[..., int]
+    takes_more: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +65,7 @@ def dispatch(name: str, arguments: list[str]) -> int:
     if command is None:
         raise UserError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
     values = flags.FlagValues()
+    values.set_gnu_getopt(True)
     program = f"sarwmix {name}"
     if set(arguments) & {"--help", "-h", "-help", "--helpfull"}:
         command.define(values, [program])
@@ -71,9 +75,9 @@ def dispatch(name: str, arguments: list[str]) -> int:
     argv = [program, *arguments]
     command.define(values, argv)
     rest = parse(values, argv)
-    if rest:
+    if rest and not command.takes_more:
         raise UserError(f"{program} does not understand {rest[0]!r}; see {program} --help")
-    return command.run(values)
+    return command.run(values, rest) if command.takes_more else command.run(values)
 
 
 def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
@@ -217,6 +221,13 @@ COMMANDS = {
         "--config.data.records=FOLDER",
         define_run,
         run_pretrain,
+    ),
+    "inspect": Command(
+        "Count, measure, check and draw a record set.",
+        "sarwmix inspect FOLDER --out=sheet.png",
+        define_inspect,
+        run_inspect,
+        takes_more=True,
     ),
     "demo": Command(
         "Pretrain a small model on synthetic scenes and draw what it learned (about two minutes on a CPU).",
