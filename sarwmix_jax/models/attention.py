@@ -57,11 +57,11 @@ class Pairs(NamedTuple):
     """Which (query, key) pairs one stage's windows have: the same for all its blocks.
 
     Attributes:
-        index: Row of the bias table for each pair, (windows or nothing, n, n).
+        rows: Row of the bias table for each pair, (windows or nothing, n, n).
         forbidden: Bias that separates the two images, (windows, 1, n, n), or None where nothing needs it.
     """
 
-    index: Int[Array, "*windows n n"]
+    rows: Int[Array, "*windows n n"]
     forbidden: Float[Array, "windows 1 n n"] | None
 
 
@@ -76,5 +76,5 @@ class WindowAttention(Attention):
 
     def bias(self, pairs: Pairs) -> Float[Array, "#windows heads n n"]:
         """The one bias of this block for a whole step: relative position and mask."""
-        relative = rearrange(self.bias_table[...][pairs.index], "... q k head -> ... head q k")
+        relative = rearrange(self.bias_table[...][pairs.rows], "... q k head -> ... head q k")
         return relative if pairs.forbidden is None else relative + pairs.forbidden

@@ -6,7 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sarwmix_jax.models.attention import Attention, attend, split_heads
-from sarwmix_jax.models.layers import Key, Mlp, dense, dropout, layer_norm, linear, numbered
+from sarwmix_jax.models.layers import Key, Mlp, dense, dense_columns, dropout, layer_norm, linear, numbered
 from sarwmix_jax.models.patches import sine_cosine_positions
 from sarwmix_jax.models.settings import CELL, ModelSettings
 from sarwmix_jax.models.state import Fixed
@@ -37,21 +37,12 @@ class DecoderBlock(nnx.Module):
         sequence. Exact for any mask.
         """
         normed = self.norm1(x)
-        kernel, bias = self.attention.qkv.kernel[...], self.attention.qkv.bias[...]
-        width, heads = x.shape[-1], self.attention.heads
-        (q,) = split_heads(affine(select(normed, mask), kernel[:, :width], bias[:width]), 1, heads)
-        k, v = split_heads(affine(normed, kernel[:, width:], bias[width:]), 2, heads)
+        qkv, width, heads = self.attention.qkv, x.shape[-1], self.attention.heads
+        (q,) = split_heads(dense_columns(qkv, select(normed, mask), slice(width)), 1, heads)
+        k, v = split_heads(dense_columns(qkv, normed, slice(width, None)), 2, heads)
         seen = select(jnp.stack([attend(q, k[0], v[0]), attend(q, k[1], v[1])]), mask)
         out = select(x, mask) + dropout(dense(self.attention.proj, seen), self.attention.dropout, numbered(key, 0))
         return out + self.mlp(self.norm2(out), numbered(key, 1))
-
-
-def affine(
-    x: Float[Array, "... inputs"], kernel: Float[Array, "inputs outputs"], bias: Float[Array, " outputs"]
-) -> Array:
-    """A part of a dense layer, in the type of `x`."""
-    flat = x.reshape(-1, x.shape[-1]) @ kernel.astype(x.dtype) + bias.astype(x.dtype)
-    return flat.reshape(*x.shape[:-1], -1)
 
 
 def select(sequences: Float[Array, "2 batch cells width"], mask: Mask) -> Tokens:

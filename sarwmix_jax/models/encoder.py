@@ -111,7 +111,7 @@ class Stage(nnx.Module):
         index = jnp.asarray(self.layout.index, jnp.int32)
         if mask is None or (self.shortcuts and self.cell_side % self.window == 0):
             return Pairs(index, None)  # every window lies within one cell: nothing to separate
-        if self.gathers(mask):
+        if self.gathers(mask) and mask.groups is not None:
             tokens = expand_cells(mask.groups, self.cell_side**2)
             return Pairs(index[tokens[:, :, None], tokens[:, None, :]], None)
         bits = jnp.repeat(mask.bits, self.cell_side**2)

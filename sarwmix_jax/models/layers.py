@@ -1,5 +1,7 @@
 """The small parts that every block uses."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -10,13 +12,26 @@ from sarwmix_jax.models.settings import ModelSettings
 Key = Array
 
 
-def linear(inputs: int, outputs: int, settings: ModelSettings, *, bias: bool = True, rngs: nnx.Rngs) -> nnx.Linear:
-    """A dense layer, Xavier-uniform with zero bias, computing in the activations' type."""
+def linear(
+    inputs: int,
+    outputs: int,
+    settings: ModelSettings,
+    *,
+    bias: bool = True,
+    bound: float | None = None,
+    rngs: nnx.Rngs,
+) -> nnx.Linear:
+    """A dense layer computing in the activations' type.
+
+    It starts Xavier-uniform with zero bias or, with a `bound`, uniform in +-bound, bias included.
+    """
+    uniform = None if bound is None else partial(jax.random.uniform, minval=-bound, maxval=bound)
     return nnx.Linear(
         inputs,
         outputs,
         use_bias=bias,
-        kernel_init=nnx.initializers.xavier_uniform(),
+        kernel_init=uniform or nnx.initializers.xavier_uniform(),
+        bias_init=uniform or nnx.initializers.zeros_init(),
         dtype=jnp.dtype(settings.dtype),
         param_dtype=jnp.float32,
         rngs=rngs,
@@ -38,6 +53,13 @@ def layer_norm(width: int, settings: ModelSettings, *, rngs: nnx.Rngs) -> nnx.La
 def dense(layer: nnx.Linear, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
     """Applies a dense layer to tokens flattened to two dimensions, which XLA multiplies fastest on a CPU."""
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
+def dense_columns(layer: nnx.Linear, x: Float[Array, "... inputs"], columns: slice) -> Float[Array, "... some_outputs"]:
+    """Some of a dense layer's outputs, in the type of `x`."""
+    assert layer.bias is not None
+    kernel, bias = (parameter[...].astype(x.dtype) for parameter in (layer.kernel, layer.bias))
+    return (x.reshape(-1, x.shape[-1]) @ kernel[:, columns] + bias[columns]).reshape(*x.shape[:-1], -1)
 
 
 def dropout(x: Float[Array, "..."], rate: float, key: Key | None) -> Float[Array, "..."]:

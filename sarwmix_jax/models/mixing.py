@@ -25,10 +25,9 @@ def fixed_masked_count(cells: int, ratio: float, range_mask_ratio: float) -> int
 def draw_mask(key: Key, cells: int, ratio: float, range_mask_ratio: float = 0.0) -> Mask:
     """Draws a 0/1 mask with exactly floor(cells * (ratio + u)) ones, u uniform in [0, range_mask_ratio]."""
     count_key, order_key = jax.random.split(key)
-    count = fixed_masked_count(cells, ratio, range_mask_ratio)
+    count: int | Array | None = fixed_masked_count(cells, ratio, range_mask_ratio)
     if count is None:
-        drawn = ratio + range_mask_ratio * jax.random.uniform(count_key)
-        count = jnp.floor(cells * drawn).astype(jnp.int32)
+        count = jnp.floor(cells * (ratio + range_mask_ratio * jax.random.uniform(count_key)))
     return (jax.random.permutation(order_key, cells) < count).astype(jnp.float32)
 
 

@@ -1,7 +1,5 @@
 """Images to tokens and cells and back, and the fixed position tables."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
@@ -39,10 +37,7 @@ class PatchEmbed(nnx.Module):
 
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
         values = settings.patch_size**2 * settings.bands
-        self.proj = linear(values, settings.embed_dim, settings, rngs=rngs)
-        bound = values**-0.5
-        for parameter in (self.proj.kernel, self.proj.bias):
-            parameter[...] = jax.random.uniform(rngs.params(), parameter[...].shape, jnp.float32, -bound, bound)
+        self.proj = linear(values, settings.embed_dim, settings, bound=values**-0.5, rngs=rngs)
         self.norm = layer_norm(settings.embed_dim, settings, rngs=rngs)
         self.patch_size = settings.patch_size
         self.grid = settings.grids[0]

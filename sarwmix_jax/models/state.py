@@ -15,7 +15,8 @@ class Fixed(nnx.Variable):
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
     """Splits a model into its static structure, its trained parameters and its fixed tables (nested dicts)."""
-    graphdef, params, fixed = nnx.split(model, nnx.Param, Fixed)
+    split: tuple[Any, ...] = nnx.split(model, nnx.Param, Fixed)
+    graphdef, params, fixed = split
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(fixed)
 
 
