@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# test processes; tests of one file share what they compile
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile
 
 .PHONY: demo test test-slow check clean
 
@@ -16,10 +19,10 @@ demo: $(STAMP)
 	$(BIN)/python -m sarwmix_jax.cli demo --workdir=demo_output
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m "slow or torch"
+	$(PYTEST) -m "slow or torch"
 
 check: $(STAMP)
 	$(BIN)/ruff check .
