@@ -214,6 +214,48 @@ def run_demo(values: flags.FlagValues) -> int:
     return 0
 
 
+def run_dry(values: flags.FlagValues) -> int:
+    """`sarwmix dry-run`."""
+    config = needed(values, "config")
+    from sarwmix_jax.training.dry_run import check_disk, plan_text
+    from sarwmix_jax.training.plan import resolve
+    from sarwmix_jax.training.setup import set_up
+
+    run = set_up(resolve(config))
+    print(plan_text(run))
+    if values["workdir"].value is not None:
+        check_disk(run, Path(values["workdir"].value))
+    return 0
+
+
+def define_reconstruct(values: flags.FlagValues, _: Sequence[str]) -> None:
+    """Flags of `sarwmix reconstruct`."""
+    flags.DEFINE_string("checkpoint", None, "work directory or checkpoint; more may follow", flag_values=values)
+    flags.DEFINE_string("records", None, "folder of a record set", flag_values=values)
+    flags.DEFINE_string("split", "validation", "held-out records", flag_values=values)
+    flags.DEFINE_string("fit", None, "split to fit the best constant prediction on", flag_values=values)
+    flags.DEFINE_integer("samples", 4, "images to draw", flag_values=values)
+    flags.DEFINE_string("out", None, "folder for the pictures", flag_values=values)
+
+
+def run_reconstruct(values: flags.FlagValues, more: list[str]) -> int:
+    """`sarwmix reconstruct`."""
+    checkpoints = [needed(values, "checkpoint"), *more]
+    records, out = needed(values, "records"), Path(needed(values, "out"))
+    from sarwmix_jax.evaluation.reconstruct import reconstruct
+    from sarwmix_jax.training.logs import quiet_libraries
+
+    quiet_libraries()
+    split, samples, fit = (values[name].value for name in ("split", "samples", "fit"))
+    figures = reconstruct(checkpoints, records, str(split), out, samples=int(samples or 0), fit=fit)
+    for name, result in figures.items():
+        correlations = ", ".join(f"{band} {value:.3f}" for band, value in result["correlation"].items())
+        margin = f", {result['margin']:.1%} below the best constant prediction" if "margin" in result else ""
+        print(f"{name}: held-out loss {result['held_out_loss']:.4f}{margin}; correlation {correlations}")
+    print(f"pictures: {out}")
+    return 0
+
+
 COMMANDS = {
     "pretrain": Command(
         "Pretrain a model, or go on with a run.",
@@ -221,6 +263,19 @@ COMMANDS = {
         "--config.data.records=FOLDER",
         define_run,
         run_pretrain,
+    ),
+    "dry-run": Command(
+        "Check settings, records and memory and print the plan of a run, without training.",
+        "sarwmix dry-run --config=configs/pretrain_bigearthnet_v2.py:base --config.data.records=FOLDER",
+        define_run,
+        run_dry,
+    ),
+    "reconstruct": Command(
+        "Draw reconstructions of one or several checkpoints side by side.",
+        "sarwmix reconstruct --checkpoint runs/a runs/b --records FOLDER --out pictures",
+        define_reconstruct,
+        run_reconstruct,
+        takes_more=True,
     ),
     "inspect": Command(
         "Count, measure, check and draw a record set.",

@@ -13,6 +13,7 @@ from sarwmix_jax.evaluation.constant import best_constant
 from sarwmix_jax.evaluation.forward import Pretrained
 from sarwmix_jax.evaluation.held_out import HeldOut, evaluate_held_out
 from sarwmix_jax.evaluation.pictures import draw_correlation, draw_loss, draw_reconstructions
+from sarwmix_jax.evaluation.reconstruct import figures_of
 from sarwmix_jax.evaluation.samples import reconstruct_samples
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.settings import PretrainingSettings
@@ -80,21 +81,9 @@ def look(settings: PretrainingSettings, workdir: Path, progress: Progress) -> tu
     samples = reconstruct_samples({"model": model}, validation, 4)
     draw_reconstructions(pictures["reconstruction"], samples, borrowed=steps.norm_pix)
     draw_correlation(pictures["correlation"], result, standardised_per_cell=steps.norm_pix)
-    (workdir / "result.json").write_text(json.dumps(as_json(result, progress), indent=2) + "\n")
+    figures = {"first_loss": progress.first_loss, "last_loss": progress.last_loss} | figures_of(result)
+    (workdir / "result.json").write_text(json.dumps(figures, indent=2) + "\n")
     return result, pictures
-
-
-def as_json(result: HeldOut, progress: Progress) -> dict[str, Any]:
-    """The figures of a demo."""
-    return {
-        "first_loss": progress.first_loss,
-        "last_loss": progress.last_loss,
-        "held_out_records": result.records,
-        "held_out_loss": result.loss,
-        "constant_prediction_loss": result.constant_loss,
-        "margin": result.margin,
-        "correlation": dict(zip(BANDS, result.correlations, strict=True)),
-    }
 
 
 def tell(result: Result) -> str:

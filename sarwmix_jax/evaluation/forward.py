@@ -1,5 +1,6 @@
 """One mix group through a pretraining model: what it was given, what it predicts, what it should."""
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -57,10 +58,12 @@ class Group(NamedTuple):
     weight_map: Any
 
 
+@functools.lru_cache(maxsize=8)
 def make_forward(graphdef: nnx.GraphDef, steps: StepSettings) -> Callable[..., Group]:
     """The compiled function (params, fixed, batch of one mix group, group number) -> `Group`.
 
-    No flips and no dropout; the mask is that of the validation loss for the same group number.
+    No flips and no dropout; the mask is that of the validation loss for the same group number. The last few are kept,
+    as compiling takes longer than evaluating a small model.
     """
     count = fixed_masked_count(steps.model.cells, steps.mask_ratio, steps.range_mask_ratio)
 

@@ -43,8 +43,7 @@ class HeldOut:
         records: How many there were.
         loss: Weighted loss of the model, its masks fixed.
         loss_per_band: The same per band.
-        constant_loss: Weighted loss of the best constant prediction on the same values.
-        constant_loss_per_band: The same per band.
+        constant_loss: Weighted loss of the best constant prediction on the same values, where there is one.
         bands: Moments of reconstruction and truth per band, over all (hence masked) cells, in the units that the model
             predicts: with `norm_pix` standardised per cell, so the cell's own brightness does not help.
     """
@@ -52,13 +51,13 @@ class HeldOut:
     records: int
     loss: float
     loss_per_band: tuple[float, ...]
-    constant_loss: float
-    constant_loss_per_band: tuple[float, ...]
+    constant_loss: float | None
     bands: tuple[BandMoments, ...]
 
     @property
     def margin(self) -> float:
         """By which share the model's loss is below the constant prediction's."""
+        assert self.constant_loss is not None
         return 1.0 - self.loss / self.constant_loss
 
     @property
@@ -68,7 +67,7 @@ class HeldOut:
 
 
 def evaluate_held_out(
-    model: Pretrained, source: RecordSource, constant: Float[np.ndarray, " values"], *, nodata: bool = False
+    model: Pretrained, source: RecordSource, constant: Float[np.ndarray, " values"] | None, *, nodata: bool = False
 ) -> HeldOut:
     """Loss, the constant prediction's loss and correlations over all records of `source`."""
     bands = model.steps.model.bands
@@ -76,7 +75,8 @@ def evaluate_held_out(
     losses, counted = np.zeros((2, bands)), np.zeros(bands)
     for group, valid in groups(model, source, nodata=nodata):
         kept = Group(*(np.asarray(part)[valid] for part in group))
-        losses += [_errors(kept, kept.prediction, bands), _errors(kept, constant, bands)]
+        losses[0] += _errors(kept, kept.prediction, bands)
+        losses[1] += 0.0 if constant is None else _errors(kept, constant, bands)
         counted += kept.used.reshape(-1, bands).sum(axis=0)
         for band, moment in enumerate(moments):
             used = kept.used[..., band::bands] > 0
@@ -86,8 +86,7 @@ def evaluate_held_out(
         len(source),
         float(by_model.mean()),
         tuple(by_model.tolist()),
-        float(by_constant.mean()),
-        tuple(by_constant.tolist()),
+        None if constant is None else float(by_constant.mean()),
         moments,
     )
 

@@ -1,5 +1,7 @@
 """Small parts of checkpoints: names of arrays, what is on disk, what fits."""
 
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,8 @@ def compare(item: str, stored: Mapping[str, Any] | None, wanted: Mapping[str, An
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an error's text, or its kind where it has none."""
+    """First line of an error's text, or its kind where it has none; the system's own words where those are in it."""
+    if system := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(system[1]))
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__

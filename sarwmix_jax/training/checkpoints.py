@@ -156,6 +156,17 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(error) from error
 
+    def check(self) -> None:
+        """Notice a write that failed in the background.
+
+        Raises:
+            UserError: it did.
+        """
+        try:
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._failed(error) from error
+
     def _failed(self, error: Exception) -> UserError:
         complete = complete_steps(self.directory)
         last = f"the last complete one is step {complete[-1]}" if complete else "there is no complete one"
@@ -223,8 +234,15 @@ class Checkpoints:
         return {item: {name: np.asarray(leaf) for name, leaf in read[item].items()} for item in arguments}
 
     def close(self) -> None:
-        """Wait for the last write and let go of the folder."""
-        self._manager.close()
+        """Wait for the last write and let go of the folder.
+
+        Raises:
+            UserError: the last write failed.
+        """
+        try:
+            self._manager.close()
+        except Exception as error:
+            raise self._failed(error) from error
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,11 @@ def open_all(settings: PretrainingSettings, split: str) -> tuple[RecordSource, .
             that the nodata-aware mode needs.
     """
     sources = tuple(open_records(Path(folder), split) for folder in settings.data.records)
-    expected = Expectation(quantity=settings.data.quantity, statistics=STATISTICS.get(settings.data.statistics))
+    expected = Expectation(quantity=settings.data.quantity)
+    standardised = Expectation(statistics=STATISTICS.get(settings.data.statistics))
     for folder, source in zip(settings.data.records, sources, strict=True):
-        check_contract(source, expected)
+        check_contract(source, expected)  # what the values are comes before how they are standardised
+        check_contract(source, standardised, samples=1)
         if settings.data.nodata_aware and not source.contract.has_valid_pixels:
             raise UserError(f"data.nodata_aware is set, but the records in {folder} carry no masks; unset it")
     return sources

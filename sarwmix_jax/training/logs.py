@@ -5,6 +5,7 @@ import logging
 import math
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -12,12 +13,22 @@ from typing import Any, Self, TextIO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sarwmix_jax.facts.bands import BANDS
+
 FILE_NAME = "log.jsonl"
 
 
 def quiet_libraries() -> None:
-    """Keep Orbax's account of its every step off the terminal; errors still show."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """Keep off the terminal what Orbax tells of its every step, and of failures that this package tells in one line."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    sys.excepthook = _except_hook
+
+
+def _except_hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    # After a failed write tensorstore's threads report to an event loop that Orbax has closed by then.
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, trace)
 
 
 class RunLog:
@@ -29,6 +40,7 @@ class RunLog:
     def __init__(self, workdir: Path, total_steps: int, *, quiet: bool = False, stream: TextIO | None = None):
         """Open the log of a run of `total_steps`; processes other than the first are `quiet` and write nothing."""
         self._file = None if quiet else (workdir / FILE_NAME).open("a", buffering=1)
+        self._board = None if quiet else tensorboard_writer(workdir)
         self._stream = sys.stderr if stream is None else stream
         self._quiet = quiet
         self._total = total_steps
@@ -46,11 +58,16 @@ class RunLog:
             self._bar.stop()
         if self._file is not None:
             self._file.close()
+        if self._board is not None:
+            self._board.close()
 
     def write(self, event: str, **values: Any) -> None:
-        """One JSON line."""
+        """One JSON line; its numbers also go to TensorBoard where that is installed."""
         if self._file is not None:
             self._file.write(json.dumps({"event": event, "time": round(time.time(), 3)} | _finite(values)) + "\n")
+        if self._board is not None and event in ("train", "validation"):
+            for name, value in scalars(values):
+                self._board.add_scalar(f"{event}/{name}", value, values["step"])
 
     def say(self, text: str) -> None:
         """One line for the reader at the terminal."""
@@ -69,6 +86,24 @@ class RunLog:
             self._bar.update(self._task, completed=step, **changes)
         elif text:
             self.say(f"step {step}/{self._total}  {text}")
+
+
+def scalars(values: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """Finite numbers of a log line by name; those per band with the band's name."""
+    for name, value in values.items():
+        if name.endswith("_per_band"):
+            yield from scalars({f"{name}/{band}": part for band, part in zip(BANDS, value, strict=True)})
+        elif isinstance(value, int | float) and name != "step" and math.isfinite(value):
+            yield name, value
+
+
+def tensorboard_writer(workdir: Path) -> Any | None:
+    """A TensorBoard writer, where tensorboardX is installed (the extra `tensorboard`)."""
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(workdir / "tensorboard"))
 
 
 def progress_text(values: dict[str, Any]) -> str:

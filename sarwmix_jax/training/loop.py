@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +16,9 @@ from sarwmix_jax.data.pipeline import TrainingInput
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.settings import PretrainingSettings
-from sarwmix_jax.training import inputs, resume
-from sarwmix_jax.training.checkpoints import FOLDER, describe
+from sarwmix_jax.training import cost, inputs, resume
+from sarwmix_jax.training.checkpoints import FOLDER, Checkpoints, describe
+from sarwmix_jax.training.dry_run import check_disk
 from sarwmix_jax.training.interrupt import Interrupt
 from sarwmix_jax.training.logs import RunLog
 from sarwmix_jax.training.meter import Meter, NonFiniteLoss
@@ -23,6 +26,7 @@ from sarwmix_jax.training.parallel import replicate
 from sarwmix_jax.training.setup import Run, initialise, set_up, settings_json
 from sarwmix_jax.training.steps import TrainState
 from sarwmix_jax.training.validation import device_batch
+from sarwmix_jax.version import __version__
 
 
 @dataclass
@@ -31,6 +35,7 @@ class Progress:
 
     Attributes:
         state: parameters, optimiser state, step.
+        step: optimiser steps done, as a plain number (the state's own would have to be waited for).
         best_step: step with the lowest validation loss so far.
         best_loss: that loss.
         saved: step of the last checkpoint of this start, or the one it came from.
@@ -40,6 +45,7 @@ class Progress:
     """
 
     state: TrainState
+    step: int = 0
     best_step: int | None = None
     best_loss: float | None = None
     saved: int | None = None
@@ -47,10 +53,14 @@ class Progress:
     last_loss: float | None = None
     interrupted: str | None = None
 
-    @property
-    def step(self) -> int:
-        """Optimiser steps done."""
-        return int(self.state.step)
+
+@dataclass(frozen=True)
+class Desk:
+    """Where a run writes."""
+
+    workdir: Path
+    checkpoints: Checkpoints
+    log: RunLog
 
 
 def pretrain(settings: PretrainingSettings, workdir: Path, *, override: bool = False) -> Progress:
@@ -66,66 +76,97 @@ def pretrain(settings: PretrainingSettings, workdir: Path, *, override: bool = F
     """
     previous = resume.previous_run(workdir / FOLDER)
     changed = resume.check_same(previous, settings, workdir, override=override)
-    run = set_up(settings, workdir, None if previous is None else previous.mix_group)
+    run = set_up(settings, None if previous is None else previous.mix_group)
+    with open_desk(run, workdir) as desk:
+        for line in changed:
+            desk.log.say(f"changed by --override: {line}")
+        progress = restore(run, desk, initialise(run, desk.log, fresh=previous is None))
+        return iterate(run, desk, progress)
+
+
+@contextmanager
+def open_desk(run: Run, workdir: Path) -> Iterator[Desk]:
+    """Make the work directory, write the settings into it, open log and checkpoints."""
+    check_disk(run, workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "settings.json").write_text(json.dumps(settings_json(run.settings), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write in {workdir}: {error.strerror}; choose another --workdir") from error
+    settings = run.settings.checkpoint
+    checkpoints = Checkpoints(workdir / FOLDER, keep=settings.keep, milestones=run.calendar.milestones(settings))
     try:
         with RunLog(workdir, run.calendar.total_steps, quiet=jax.process_index() != 0) as run_log:
-            for line in changed:
-                run_log.say(f"changed by --override: {line}")
-            progress = restore(run, initialise(run, run_log, fresh=previous is None), run_log)
-            return iterate(run, progress, run_log)
+            yield Desk(workdir, checkpoints, run_log)
     finally:
-        run.checkpoints.close()
+        checkpoints.close()
 
 
-def restore(run: Run, state: TrainState, run_log: RunLog) -> Progress:
+def restore(run: Run, desk: Desk, state: TrainState) -> Progress:
     """The newest usable checkpoint of the work directory, else the given state."""
-    restored = run.checkpoints.restore_latest(state._asdict())
+    restored = desk.checkpoints.restore_latest(state._asdict())
     if restored is None:
         return Progress(state)
     step = replicate(jnp.asarray(restored.step, jnp.int32), run.mesh)
     best = restored.description["progress"].get("best") or {}
-    run_log.say(f"continuing at step {restored.step} from {run.checkpoints.directory / str(restored.step)}")
-    return Progress(
-        TrainState(**restored.state, step=step), best.get("step"), best.get("validation_loss"), restored.step
-    )
+    desk.log.say(f"continuing at step {restored.step} from {desk.checkpoints.directory / str(restored.step)}")
+    state = TrainState(**restored.state, step=step)
+    return Progress(state, restored.step, best.get("step"), best.get("validation_loss"), saved=restored.step)
 
 
-def iterate(run: Run, progress: Progress, run_log: RunLog) -> Progress:
+def iterate(run: Run, desk: Desk, progress: Progress) -> Progress:
     """Train to the end of the run, or to a signal; saves, validates and logs when the calendar says so."""
-    start, calendar, batch = progress.step, run.calendar, run.settings.batch.global_batch
-    meter = Meter(batch, run.mesh.size)
-    run_log.write(
-        "start", step=start, devices=[str(device) for device in jax.devices()], settings=settings_json(run.settings)
-    )
-    if start >= calendar.total_steps:
-        run_log.say(f"nothing to do: {start} of {calendar.total_steps} steps are done")
+    start, total = progress.step, run.calendar.total_steps
+    tell_start(run, desk, start)
+    if start >= total:
+        desk.log.say(f"nothing to do: {start} of {total} steps are done")
         return progress
+    flops, peak = cost.training_flops(run.steps.model), cost.peak_flops(jax.devices()[0])
+    meter = Meter(run.settings.batch.global_batch, run.mesh.size, flops, peak)
     batches = training_input(run, start)
     with Interrupt() as interrupt:
         try:
-            for step in range(start, calendar.total_steps):
-                take_step(run, progress, batches, meter, step)
-                done = step + 1
-                if calendar.log_due(done, start + 1) or interrupt.name:
-                    report(run, progress, meter, run_log, done)
-                run_log.advance(done)
-                if calendar.validation_due(done) or calendar.checkpoint_due(done) or interrupt.name:
-                    report(run, progress, meter, run_log, done)
-                    validate_and_save(run, progress, run_log, done, force=bool(interrupt.name))
-                    meter.restart()
-                if interrupt.name and done < calendar.total_steps:
-                    progress.interrupted = interrupt.name
-                    run_log.say(
-                        f"{interrupt.name}: saved and stopped at step {done}; the same command goes on from there"
-                    )
-                    break
+            while progress.step < total and not progress.interrupted:
+                take_step(run, progress, batches, meter)
+                progress.interrupted = interrupt.name
+                look_after(run, desk, progress, meter, first=start + 1)
         except NonFiniteLoss as error:
-            raise not_finite(run, error, run_log) from error
+            raise not_finite(run, desk, error) from error
         finally:
             batches.close()
-    run.checkpoints.wait()
-    run_log.write("end", step=progress.step, interrupted=progress.interrupted)
+    desk.checkpoints.wait()
+    if progress.interrupted:
+        where = progress.step
+        desk.log.say(f"{progress.interrupted}: saved and stopped at step {where}; the same command goes on from there")
+    desk.log.write("end", step=progress.step, interrupted=progress.interrupted)
     return progress
+
+
+def look_after(run: Run, desk: Desk, progress: Progress, meter: Meter, *, first: int) -> None:
+    """After a step: log, validate, save, as far as they are due or a signal asks for it."""
+    done, calendar = progress.step, run.calendar
+    pause = calendar.validation_due(done) or calendar.checkpoint_due(done) or progress.interrupted is not None
+    if pause or calendar.log_due(done, first):
+        report(run, desk, progress, meter)
+    desk.log.advance(done)
+    if pause:
+        validate_and_save(run, desk, progress)
+        meter.restart()
+
+
+def tell_start(run: Run, desk: Desk, start: int) -> None:
+    """Write down settings, devices and what the model costs."""
+    parts = cost.pretraining_parts(run.steps.model)
+    desk.log.say(cost.table(parts))
+    desk.log.write(
+        "start",
+        step=start,
+        devices=[device.device_kind for device in jax.devices()],
+        versions={"sarwmix_jax": __version__, "jax": jax.__version__},
+        mix_group=run.steps.mix_group,
+        parts=[dataclasses.asdict(part) for part in parts],
+        settings=settings_json(run.settings),
+    )
 
 
 def training_input(run: Run, start: int) -> TrainingInput:
@@ -145,51 +186,53 @@ def training_input(run: Run, start: int) -> TrainingInput:
     )
 
 
-def take_step(run: Run, progress: Progress, batches: TrainingInput, meter: Meter, step: int) -> None:
+def take_step(run: Run, progress: Progress, batches: TrainingInput, meter: Meter) -> None:
     """Start one optimiser step on the next batch."""
     asked = time.perf_counter()
     host = next(batches)
     meter.waited(time.perf_counter() - asked)
     arrays = device_batch(host, run.mesh, nodata=run.settings.data.nodata_aware)
-    rate = run.calendar.rate(step)
+    rate = run.calendar.rate(progress.step)
     progress.state, metrics = run.train_step(progress.state, arrays, np.float32(rate))
-    meter.add(step, metrics, host["record"])
+    meter.add(progress.step, metrics, host["record"])
+    progress.step += 1
 
 
-def report(run: Run, progress: Progress, meter: Meter, run_log: RunLog, done: int) -> None:
+def report(run: Run, desk: Desk, progress: Progress, meter: Meter) -> None:
     """Log the means over the steps since the last report.
 
     Raises:
         NonFiniteLoss: one of them went wrong.
     """
-    values = meter.flush()
-    if not values:
-        return
+    desk.checkpoints.check()
+    values, done = meter.flush(), progress.step
     progress.first_loss = values["loss"] if progress.first_loss is None else progress.first_loss
     progress.last_loss = values["loss"]
     values |= {"epoch": run.calendar.epoch(done), "learning_rate": run.calendar.rate(done - 1)}
-    run_log.write("train", step=done, **values)
-    run_log.advance(done, values)
+    desk.log.write("train", step=done, **values)
+    desk.log.advance(done, values)
 
 
-def validate_and_save(run: Run, progress: Progress, run_log: RunLog, done: int, *, force: bool) -> None:
-    """Validation loss when due; a checkpoint when due, when asked for, or when the loss is the best so far."""
-    better = False
+def validate_and_save(run: Run, desk: Desk, progress: Progress) -> None:
+    """Validation loss when due; a checkpoint when due, at a signal, or when the loss is the best so far."""
+    better, done = False, progress.step
     if run.validate is not None and run.calendar.validation_due(done):
         values = run.validate(progress.state.params, progress.state.fixed)
         better = progress.best_loss is None or values["loss"] < progress.best_loss
         if better:
             progress.best_step, progress.best_loss = done, values["loss"]
-        run_log.write("validation", step=done, epoch=run.calendar.epoch(done), **values)
-        run_log.say(f"step {done}: validation loss {values['loss']:.4f}{' (best)' if better else ''}")
+        desk.log.write("validation", step=done, epoch=run.calendar.epoch(done), **values)
+        desk.log.say(f"step {done}: validation loss {values['loss']:.4f}{' (best)' if better else ''}")
     keep_best = run.settings.checkpoint.best
-    if force or run.calendar.checkpoint_due(done) or (better and keep_best):
-        save(run, progress, done, best=progress.best_step if keep_best else None)
-        run_log.write("checkpoint", step=done)
+    if progress.interrupted or run.calendar.checkpoint_due(done) or (better and keep_best):
+        save(run, desk, progress)
+        desk.log.write("checkpoint", step=done)
 
 
-def save(run: Run, progress: Progress, done: int, best: int | None) -> None:
+def save(run: Run, desk: Desk, progress: Progress) -> None:
     """Write a checkpoint of the present state with everything a restart needs."""
+    best = {"step": progress.best_step, "validation_loss": progress.best_loss}
+    known = run.settings.checkpoint.best and progress.best_step is not None
     description = describe(
         "pretraining",
         run.steps.model,
@@ -199,24 +242,25 @@ def save(run: Run, progress: Progress, done: int, best: int | None) -> None:
         source=inputs.describe_sources(run.settings, run.sources),
         settings=settings_json(run.settings),
         progress={
-            "step": done,
-            "epoch": run.calendar.epoch(done),
+            "step": progress.step,
+            "epoch": run.calendar.epoch(progress.step),
             "mix_group": run.steps.mix_group,
-            "best": None if best is None else {"step": best, "validation_loss": progress.best_loss},
+            "best": best if known else None,
         },
     )
-    run.checkpoints.save(done, progress.state._asdict(), description, best=best)
-    progress.saved = done
+    kept = progress.best_step if known else None
+    desk.checkpoints.save(progress.step, progress.state._asdict(), description, best=kept)
+    progress.saved = progress.step
 
 
-def not_finite(run: Run, error: NonFiniteLoss, run_log: RunLog) -> UserError:
+def not_finite(run: Run, desk: Desk, error: NonFiniteLoss) -> UserError:
     """What to tell about a loss that is not a number: step, last good checkpoint, the batch's records."""
     names = inputs.record_names(run.sources, error.records)
-    place = run.workdir / f"not_finite_step_{error.step}_process_{jax.process_index()}.json"
+    place = desk.workdir / f"not_finite_step_{error.step}_process_{jax.process_index()}.json"
     place.write_text(json.dumps({"step": error.step, "metrics": error.values, "records": names}, indent=2) + "\n")
-    run_log.write("not_finite", step=error.step, metrics=error.values, records=names)
-    run.checkpoints.wait()
-    good = run.checkpoints.steps()
+    desk.log.write("not_finite", step=error.step, metrics=error.values, records=names)
+    desk.checkpoints.wait()
+    good = desk.checkpoints.steps()
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return UserError(
         f"the loss is not finite at step {error.step}; last good checkpoint: {f'step {good[-1]}' if good else 'none'}; "

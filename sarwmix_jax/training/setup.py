@@ -1,10 +1,9 @@
 """Everything a run needs before its first step: records, cut batches, compiled steps, first parameters."""
 
 import dataclasses
-import json
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,11 +15,11 @@ from jax.sharding import Mesh
 from sarwmix_jax.data.order import steps_per_epoch
 from sarwmix_jax.data.sources import RecordSource
 from sarwmix_jax.models.mixmae import MixMAE
+from sarwmix_jax.models.settings import ModelSettings
 from sarwmix_jax.models.state import split_model
 from sarwmix_jax.settings import PretrainingSettings, as_json
 from sarwmix_jax.training import inputs, warm_start
 from sarwmix_jax.training.calendar import Calendar
-from sarwmix_jax.training.checkpoints import FOLDER, Checkpoints
 from sarwmix_jax.training.logs import RunLog
 from sarwmix_jax.training.optimizer import make_optimizer
 from sarwmix_jax.training.parallel import make_mesh, replicate
@@ -34,20 +33,26 @@ class Run:
     """Everything a run needs that does not change while it goes on."""
 
     settings: PretrainingSettings
-    workdir: Path
     steps: StepSettings
     mesh: Mesh
     sources: tuple[RecordSource, ...]
     calendar: Calendar
     optimizer: optax.GradientTransformation
     graphdef: nnx.GraphDef
-    train_step: Callable[..., Any]
+    train_step: Any  # a compiled function, see `steps.make_train_step`
     validate: Callable[..., dict[str, Any]] | None
-    checkpoints: Checkpoints
 
 
-def set_up(settings: PretrainingSettings, workdir: Path, frozen_mix_group: int | None = None) -> Run:
-    """Open the records, cut the batch over the devices, build the steps."""
+def set_up(settings: PretrainingSettings, frozen_mix_group: int | None = None) -> Run:
+    """Open the records, cut the batch over the devices, build the steps; writes nothing.
+
+    Args:
+        settings: Checked settings.
+        frozen_mix_group: The mix group of the run's checkpoint.
+
+    Raises:
+        UserError: Records, batch or devices do not fit.
+    """
     sources = inputs.open_all(settings, settings.data.split)
     mesh = make_mesh()
     steps = step_settings(settings, sources, mesh, frozen_mix_group)
@@ -59,13 +64,7 @@ def set_up(settings: PretrainingSettings, workdir: Path, frozen_mix_group: int |
         held_out = inputs.open_all(settings, settings.data.validation_split)
         validate = make_validation(graphdef, steps, mesh, held_out, settings.data)
     train_step = make_train_step(graphdef, steps, optimizer, mesh)
-    checkpoints = Checkpoints(
-        workdir / FOLDER, keep=settings.checkpoint.keep, milestones=calendar.milestones(settings.checkpoint)
-    )
-    (workdir / "settings.json").write_text(json.dumps(settings_json(settings), indent=2) + "\n")
-    return Run(
-        settings, workdir, steps, mesh, sources, calendar, optimizer, graphdef, train_step, validate, checkpoints
-    )
+    return Run(settings, steps, mesh, sources, calendar, optimizer, graphdef, train_step, validate)
 
 
 def settings_json(settings: PretrainingSettings) -> dict[str, Any]:
@@ -95,7 +94,13 @@ def step_settings(
 
 def model_structure(steps: StepSettings) -> nnx.GraphDef:
     """The model without its arrays."""
-    return split_model(nnx.eval_shape(lambda: MixMAE(steps.model, rngs=nnx.Rngs(0))))[0]
+    return abstract_model(steps.model)[0]
+
+
+@functools.cache
+def abstract_model(settings: ModelSettings) -> tuple[nnx.GraphDef, Any, Any]:
+    """Structure, and shapes of trained parameters and fixed tables; seconds for the large sizes, so done once."""
+    return split_model(nnx.eval_shape(lambda: MixMAE(settings, rngs=nnx.Rngs(0))))
 
 
 def initialise(run: Run, run_log: RunLog, *, fresh: bool) -> TrainState:

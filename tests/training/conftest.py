@@ -1,8 +1,6 @@
 """A run small enough to be started many times."""
 
-import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from sarwmix_jax.data.synthetic import write_synthetic_records
 from sarwmix_jax.settings import pretraining_config
@@ -35,30 +33,6 @@ def records(tmp_path_factory):
     folder = tmp_path_factory.mktemp("data") / "records"
     write_synthetic_records(folder, train=20, validation=6, side=64)
     return folder
-
-
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
-
-
-@pytest.fixture
-def quick_compilation(compiled):
-    """Compile with few optimisations and never twice the same: these runs are short."""
-    changes = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(compiled),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: jax.config.values[name] for name in changes}
-    compilation_cache.reset_cache()
-    for name, value in changes.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from sarwmix_jax.training.plan import BatchPlan, model_settings, plan_batch, res
 
 def config(**changes):
     result = pretraining_config()
-    result.data.records = "records"
+    result.data.records = ("records",)
     result.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
     return result
 
@@ -29,7 +29,9 @@ def test_defaults_are_the_published_base():
         ({"optimizer__stop_after_epochs": 2000.0}, "beyond optimizer.schedule_epochs 1024"),
         ({"optimizer__warmup_epochs": 1024.0}, "shorten the warm-up"),
         ({"data__statistics": "bigearthnet"}, "use one of bigearthnet_v1, bigearthnet_v2"),
-        ({"data__records": ""}, "data.records is not set"),
+        ({"data__records": ()}, "data.records is not set"),
+        ({"data__mix_weights": (1.0,)}, "leave it unset"),
+        ({"data__records": ("a", "b")}, "0 numbers for 2 record sets; give one for each"),
         ({"mask__ratio": 0.01}, "mask none or all of the 16 cells"),
         ({"mask__ratio": 0.5, "mask__range_mask_ratio": 0.5}, "mask none or all"),
         ({"optimizer__base_lr": float("nan")}, "optimizer.base_lr is nan; give a number above 0"),

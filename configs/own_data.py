@@ -1,0 +1,42 @@
+"""Pretraining on your own records, or on several record sets mixed by weight: start here and change what you need.
+
+    sarwmix dry-run  --config=configs/own_data.py --config.data.records=FOLDER
+    sarwmix pretrain --config=configs/own_data.py --config.data.records=FOLDER --workdir=runs/own
+
+Several sets: repeat the flag, `--config.data.records=A --config.data.records=B --config.data.mix_weights=0.7,0.3`, and
+name published statistics, `--config.data.statistics=bigearthnet_v2` (VH and VV must be in dB in all of them).
+
+Hardware: sized for one GPU; on a CPU set `--config.batch.global_batch=16`.
+Measured: not yet measured.
+"""
+
+from ml_collections import ConfigDict
+
+from sarwmix_jax.settings import pretraining_config
+
+
+def get_config() -> ConfigDict:
+    """Settings for some thousand records: a smaller model and a shorter schedule than the published ones."""
+    config = pretraining_config()
+
+    config.model.image_size = 128
+    config.model.embed_dim = 64
+    config.model.depths = (2, 2, 6, 2)
+    config.model.num_heads = (2, 4, 8, 16)
+    config.model.decoder_dim = 256
+    config.model.decoder_depth = 4
+    config.model.decoder_heads = 8
+    config.model.dtype = "bfloat16"
+
+    config.data.split = "train"
+    config.data.validation_split = "validation"
+    config.data.statistics = "records"
+    config.batch.global_batch = 256
+
+    config.optimizer.base_lr = 5e-4
+    config.optimizer.warmup_epochs = 5.0
+    config.optimizer.schedule_epochs = 100.0
+    config.optimizer.stop_after_epochs = 100.0
+    config.log.validate_every_epochs = 5.0
+    config.checkpoint.every_epochs = 5.0
+    return config

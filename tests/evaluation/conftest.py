@@ -1,0 +1,64 @@
+"""A tiny pretraining model and records to evaluate it on."""
+
+import jax
+import numpy as np
+import pytest
+
+from sarwmix_jax.data.sources import open_records
+from sarwmix_jax.data.synthetic import write_synthetic_records
+from sarwmix_jax.evaluation.forward import Pretrained
+from sarwmix_jax.facts.bands import STATISTICS
+from sarwmix_jax.models.mixmae import MixMAE
+from sarwmix_jax.models.settings import ModelSettings
+from sarwmix_jax.training.steps import StepSettings
+from sarwmix_jax.weighting import WeightSettings
+from tests.support import model_arrays
+
+SMALL = ModelSettings(
+    image_size=64,
+    embed_dim=8,
+    depths=(1, 1, 1, 1),
+    num_heads=(1, 1, 1, 1),
+    windows=(8, 8, 4, 2),
+    decoder_dim=8,
+    decoder_depth=1,
+    decoder_heads=1,
+)
+
+
+def small_model(**changes):
+    values = dict(
+        model=SMALL,
+        statistics=STATISTICS["bigearthnet_v2"],
+        weighting=WeightSettings(),
+        mask_ratio=0.5,
+        range_mask_ratio=0.0,
+        norm_pix=False,
+        horizontal_flip=0.5,
+        vertical_flip=0.5,
+        mix_group=4,
+        micro_batch=4,
+        seed=0,
+    )
+    steps = StepSettings(**values | changes)
+    graphdef, params, fixed = model_arrays(MixMAE, SMALL)
+    noise = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: leaf + 0.05 * noise.normal(size=leaf.shape).astype(np.float32), params)
+    return Pretrained(graphdef, params, fixed, steps)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_synthetic_records(folder, train=12, validation=6, side=60)
+    return folder
+
+
+@pytest.fixture
+def training_scenes(scenes):
+    return open_records(scenes, "train")
+
+
+@pytest.fixture
+def held_out_scenes(scenes):
+    return open_records(scenes, "validation")

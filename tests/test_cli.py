@@ -1,0 +1,195 @@
+"""The command as a user meets it: one line for every mistake, exit code 2, and help at once."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sarwmix_jax.cli import COMMANDS, load_config, main
+from sarwmix_jax.data.contract import Contract
+from sarwmix_jax.data.records import Record
+from sarwmix_jax.data.synthetic import make_scene, write_synthetic_records
+from sarwmix_jax.data.writer import write_records
+from tests.training.conftest import TINY_RUN
+
+ROOT = Path(__file__).parents[1]
+TINY = [f"--config.{name}={value}" for name, value in TINY_RUN.items()]
+CONFIG = f"--config={ROOT}/configs/pretrain_bigearthnet_v2.py:base"
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "records"
+    write_synthetic_records(folder, train=20, validation=6, side=64)
+    return folder
+
+
+def pretrain(*arguments, records="nowhere"):
+    return ["pretrain", CONFIG, f"--config.data.records={records}", "--config.data.split=train", *TINY, *arguments]
+
+
+def mistake(arguments, capsys):
+    """The one line that `sarwmix` prints for a mistake."""
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    lines = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert printed.err.splitlines()[-1] == lines[0]
+    return lines[0]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
+def test_help_answers_within_two_seconds_without_jax(arguments):
+    code = (
+        "import sys\nfrom sarwmix_jax.cli import main\n"
+        f"code = main({arguments!r})\nassert 'jax' not in sys.modules, 'jax was imported'\nsys.exit(code)"
+    )
+    started = time.monotonic()
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert time.monotonic() - started < 2
+    assert result.returncode == 0, result.stderr
+    assert "sarwmix" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["pretrian"], "unknown command 'pretrian'; choose one of pretrain,"),
+        (["pretrain"], "--config is not given"),
+        (["pretrain", CONFIG], "--workdir is not given"),
+        (["pretrain", CONFIG, "--workdr=x"], "Unknown command line flag 'workdr'"),
+        (["pretrain", CONFIG, "--workdir=x", "extra"], "does not understand 'extra'"),
+        (["pretrain", f"{CONFIG[:-4]}bse", "--workdir=x"], "model size 'bse' is unknown; use one of base, large, huge"),
+        (["pretrain", "--config=nowhere.py", "--workdir=x"], "nowhere.py"),
+        (pretrain("--config.model.image_sise=128", "--workdir=x"), "unknown setting model.image_sise; did you mean"),
+        (pretrain("--config.modl.image_size=128", "--workdir=x"), "unknown setting modl.image_size; did you mean"),
+        (pretrain("--config.model.embed_dim=many", "--workdir=x"), "--config.model.embed_dim=many"),
+        (
+            pretrain("--config.model.image_size=130", "--workdir=x"),
+            "image side 130 is not a multiple of 32; use 128 or",
+        ),
+        (pretrain("--config.model.depths=1,1", "--workdir=x"), "model.depths"),
+        (pretrain("--workdir=x"), "no record set at nowhere"),
+        (["reconstruct", "--checkpoint=nowhere", "--out=x"], "--records is not given"),
+    ],
+)
+def test_mistakes_on_the_command_line(arguments, words, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert words in mistake(arguments, capsys)
+    assert not (tmp_path / "x").exists()
+
+
+def write_scenes(folder, change, **contract):
+    """Records whose images were changed after drawing."""
+    rng = np.random.default_rng(0)
+    scenes = [Record(change(make_scene(rng, 64).image_db), f"scene_{number}") for number in range(16)]
+    known = {"name": "scenes", "version": "1.0.0", "source": "test", "quantity": "sigma0", "height": 64, "width": 64}
+    write_records(folder, Contract(**known | contract), {"train": scenes, "validation": scenes[:4]})
+
+
+@pytest.mark.parametrize(
+    ("change", "contract", "words"),
+    [
+        (lambda db: db[::-1], {}, "VH"),
+        (lambda db: db, {"bands": ("VV", "VH")}, "bands are VV, VH, expected VH, VV"),
+        (lambda db: 10 ** (db / 10), {}, "linear"),
+        (lambda db: 10 ** (db / 10), {"unit": "linear"}, "values are linear, expected dB"),
+    ],
+)
+def test_records_that_do_not_hold_what_the_run_expects(change, contract, words, tmp_path, capsys):
+    write_scenes(tmp_path / "records", change, **contract)
+    statistics = "--config.data.statistics=bigearthnet_v2"
+    arguments = pretrain(f"--workdir={tmp_path}/run", statistics, records=tmp_path / "records")
+    assert words in mistake(arguments, capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_records_of_another_quantity(records, tmp_path, capsys):
+    arguments = pretrain(f"--workdir={tmp_path}/run", "--config.data.quantity=gamma0", records=records)
+    assert "values are sigma0, expected gamma0" in mistake(arguments, capsys)
+
+
+def test_damaged_records(records, tmp_path, capsys):
+    shutil.copytree(records, tmp_path / "records")
+    next((tmp_path / "records").glob("*train*")).write_bytes(b"nothing of the kind" * 1000)
+    assert "records" in mistake(pretrain(f"--workdir={tmp_path}/run", records=tmp_path / "records"), capsys)
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing(records, tmp_path, capsys, quick_compilation):
+    arguments = ["dry-run", *pretrain(records=records)[1:], f"--workdir={tmp_path}/run"]
+    assert main(arguments) == 0
+    plan = capsys.readouterr().out
+    for words in ("20 of", "2 an epoch, 4 until epoch 2", "8 = 1 x 1 x 8", "GiB a device", "stage 4", "checkpoints: "):
+        assert words in plan
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_from_the_command_line_and_its_pictures(records, tmp_path, capsys, quick_compilation):
+    for name in ("one", "two"):
+        arguments = pretrain(f"--workdir={tmp_path}/{name}", f"--config.seed={len(name + name)}", records=records)
+        assert main([*arguments, "--config.optimizer.stop_after_steps=1"]) == 0
+    assert "a run with other settings (seed: 6 -> 7)" in mistake(
+        pretrain(f"--workdir={tmp_path}/one", "--config.seed=7", records=records), capsys
+    )
+    assert "use another workdir" in mistake(pretrain(f"--workdir={tmp_path}/one", records=records), capsys)
+    out = tmp_path / "pictures"
+    arguments = ["reconstruct", "--checkpoint", f"{tmp_path}/one", f"{tmp_path}/two", "--records", str(records)]
+    assert main([*arguments, f"--out={out}", "--samples=2", "--fit=train"]) == 0
+    assert "one: held-out loss" in capsys.readouterr().out
+    names = {path.name for path in out.iterdir()}
+    assert names == {"reconstruction.png", "reconstruction.json", "correlation_one.png", "correlation_two.png"}
+    figures = json.loads((out / "reconstruction.json").read_text())
+    assert set(figures["two"]["correlation"]) == {"VH", "VV"}
+
+
+LIMITED = """
+import resource, signal, sys
+from sarwmix_jax.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_disk_full_at_checkpoint_time(records, tmp_path):
+    """No file may grow beyond 300 kB: writing the checkpoint fails as on a full disk, and the run says so in one line."""
+    arguments = pretrain(f"--workdir={tmp_path}/run", records=records)
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        check=False,
+    )
+    assert result.returncode == 2, result.stderr
+    assert "Traceback" not in result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "cannot write a checkpoint in" in line
+    assert "there is no complete one" in line
+
+
+def test_every_config_opens_with_its_command_hardware_and_result():
+    for path in (ROOT / "configs").glob("*.py"):
+        opening = path.read_text().split('"""')[1]
+        assert "    sarwmix " in opening, path
+        assert "Hardware" in opening, path
+        assert "easured" in opening, path
+
+
+def test_published_recipe():
+    config = load_config(f"{ROOT}/configs/pretrain_bigearthnet_v2.py:large")
+    assert (config.model.embed_dim, config.model.num_heads) == (192, (6, 12, 24, 48))
+    assert config.model.dtype == "bfloat16"
+    assert config.data.split == "train+validation"
+    assert (config.batch.global_batch, config.optimizer.base_lr) == (2048, 1.5e-4)
+    epochs = [config.optimizer[name] for name in ("warmup_epochs", "schedule_epochs", "stop_after_epochs")]
+    assert epochs == [40.0, 1024.0, 64.0]

@@ -1,0 +1,32 @@
+import jax
+import pytest
+
+from sarwmix_jax.models.settings import published
+from sarwmix_jax.training.cost import PEAK_FLOPS, peak_flops, pretraining_parts, table, training_flops
+
+
+@pytest.mark.parametrize(
+    ("size", "forward", "trainable"),
+    [("base", 11.83e9, 113_547_000), ("large", 24.30e9, None), ("huge", 77.06e9, None)],
+)
+def test_published_sizes(size, forward, trainable):
+    parts = pretraining_parts(published(size))
+    assert sum(part.flops for part in parts) == pytest.approx(forward, rel=1e-3)
+    assert training_flops(published(size)) == pytest.approx(3 * forward, rel=1e-3)
+    if trainable:
+        assert sum(part.parameters for part in parts) == trainable
+    assert all(part.parameters > 0 for part in parts)
+
+
+def test_stage_three_is_most_of_base():
+    parts = {part.name: part.flops for part in pretraining_parts(published("base"))}
+    assert parts["stage 3"] / sum(parts.values()) == pytest.approx(0.63, abs=0.01)
+
+
+def test_table_ends_with_the_sum():
+    assert table(pretraining_parts(published("base"))).splitlines()[-1].split() == ["all", "113,547,000", "11.830"]
+
+
+def test_no_peak_is_made_up_for_an_unknown_device():
+    assert peak_flops(jax.devices("cpu")[0]) is None
+    assert PEAK_FLOPS["NVIDIA H200"] == 989e12
