@@ -55,8 +55,7 @@ def prepare(
 
     Args:
         plan: What to write.
-        read: Makes the record of a row; picklable; raises `RecordError` when it cannot, `ExcludedError` when a rule
-            of the data set leaves the record out.
+        read: Makes the record of a row, or raises `RecordError` or `ExcludedError`; picklable.
         out: Folder to make.
         workers: Processes that read and write shards.
         part: `(i, n)`: write only the i-th of n parts, from 1; a later run merges.
@@ -76,8 +75,8 @@ def prepare(
         shutil.rmtree(folder, ignore_errors=True)
         return skipped
     check_absent(out)
-    with _locked(folder, part):
-        _check_plan(folder, plan)
+    with locked(folder, part):
+        check_same_work(folder, _described(plan))
         if not merge:
             _write_part(plan, read, folder, workers, part, on_error)
         if part is not None:
@@ -100,8 +99,12 @@ def _skipped_if_complete(out: Path, plan: Plan) -> list[Problem] | None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
-    """One run at a time: alone in the folder, or alone with its part of it."""
+def locked(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
+    """Make the folder of work in progress; one run at a time: alone in it, or alone with its part of it.
+
+    Raises:
+        UserError: Another run works there, or the folder cannot be made.
+    """
     with writing_errors(folder), contextlib.ExitStack() as stack:
         for name in ("records", "progress"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -117,10 +120,17 @@ def _locked(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
         yield
 
 
-def _check_plan(folder: Path, plan: Plan) -> None:
-    """Refuse to go on with other work than what was begun."""
+def _described(plan: Plan) -> dict[str, Any]:
+    return {"plan": plan.fingerprint, "records": plan.rows.num_rows, "files": len(plan.shards)}
+
+
+def check_same_work(folder: Path, wanted: dict[str, Any]) -> None:
+    """Note in `folder` what the work is (`plan`, `records`, `files`), or refuse to go on with other work than that.
+
+    Raises:
+        UserError: The folder was begun with other work.
+    """
     path = folder / "plan.json"
-    wanted = {"plan": plan.fingerprint, "records": plan.rows.num_rows, "files": len(plan.shards)}
     if not path.exists():
         write_text(path, json.dumps(wanted) + "\n")
         return

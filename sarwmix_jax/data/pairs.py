@@ -1,0 +1,122 @@
+"""Pairs of records: a record set that stores every image once, and an index of which two belong together.
+
+The index lies beside the records as `pairs.csv`: name, split, numbers of the two records in that split, label.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sarwmix_jax.data.contract import Contract
+from sarwmix_jax.data.sources import RecordSource, open_records
+from sarwmix_jax.data.splits import parse_split
+from sarwmix_jax.data.writer import write_text
+from sarwmix_jax.errors import UserError
+
+FILE_NAME = "pairs.csv"
+
+
+@dataclass(frozen=True)
+class IndexedPair:
+    """One line of the index."""
+
+    name: str
+    split: str
+    first: int
+    second: int
+    label: int
+
+
+_COLUMNS = tuple(IndexedPair.__dataclass_fields__)
+
+
+class PairSource:
+    """The pairs of one split (or slices of several), by number; picklable, safe to read from threads."""
+
+    def __init__(self, sources: dict[str, RecordSource], pairs: Sequence[IndexedPair]) -> None:
+        """Use `open_pairs`."""
+        self._sources = sources
+        self.pairs = tuple(pairs)
+
+    @property
+    def contract(self) -> Contract:
+        """The contract of the records."""
+        return next(iter(self._sources.values())).contract
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Pair `index`.
+
+        Returns:
+            `image` (date, band, height, width) float16; `valid_pixels` (date, height, width) bool if promised;
+            `label` int; `name` str.
+
+        Raises:
+            IndexError: No such pair.
+            UserError: A file cannot be read.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(f"pair {index} of {len(self)}")
+        pair = self.pairs[index]
+        batch = self._sources[pair.split].read_batch([pair.first, pair.second])
+        return {**batch, "label": pair.label, "name": pair.name}
+
+    def read_batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+        """Arrays of several pairs: as of one with a leading axis, and `label` (pairs,) int64; no names."""
+        found = [self[int(index)] for index in indices]
+        batch = {name: np.stack([pair[name] for pair in found]) for name in found[0] if name not in ("label", "name")}
+        return batch | {"label": np.array([pair["label"] for pair in found], np.int64)}
+
+
+def write_pairs(folder: Path, pairs: Iterable[IndexedPair]) -> None:
+    """Write the index of the record set in `folder`: all of it or nothing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    writer.writerows([getattr(pair, name) for name in _COLUMNS] for pair in pairs)
+    write_text(folder / FILE_NAME, text.getvalue())
+
+
+def open_pairs(path: str | Path, split: str) -> PairSource:
+    """Open the pairs of the split `split` of the record set at `path`.
+
+    Args:
+        path: Folder of the record set.
+        split: As in `open_records`; slices count pairs.
+
+    Raises:
+        UserError: No such folder, split or index, or a slice that cannot be understood or is empty.
+    """
+    folder = Path(path)
+    pairs = _read_index(folder)
+    by_split: dict[str, list[IndexedPair]] = {}
+    for pair in pairs:
+        by_split.setdefault(pair.split, []).append(pair)
+    ranges = parse_split(split, {name: len(found) for name, found in by_split.items()}, folder)
+    chosen = [pair for part in ranges for pair in by_split[part.name][part.start : part.stop]]
+    sources = {name: open_records(folder, name) for name in dict.fromkeys(pair.split for pair in chosen)}
+    for pair in chosen:
+        if max(pair.first, pair.second) >= len(sources[pair.split]):
+            raise UserError(f"{folder / FILE_NAME} names a record that is not there ({pair.name}); prepare it again")
+    return PairSource(sources, chosen)
+
+
+def _read_index(folder: Path) -> list[IndexedPair]:
+    try:
+        with (folder / FILE_NAME).open(newline="") as file:
+            lines = csv.DictReader(file)
+            return [
+                IndexedPair(line["name"], line["split"], int(line["first"]), int(line["second"]), int(line["label"]))
+                for line in lines
+            ]
+    except FileNotFoundError:
+        raise UserError(f"{folder} holds no {FILE_NAME}: no record set of pairs") from None
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise UserError(f"{folder / FILE_NAME} cannot be understood ({error}); prepare it again") from None
