@@ -111,7 +111,7 @@ def initialise(run: Run, run_log: RunLog, *, fresh: bool) -> TrainState:
 
     params, fixed = jax.jit(draw)()
     if fresh and run.settings.init_from is not None:
-        params, report = warm_start.take_parameters(params, run.settings.init_from)
+        params, fixed, report = warm_start.take_parameters(params, fixed, run.settings.init_from)
         run_log.say(report.text)
         run_log.write("init_from", **report.as_json())
     state = TrainState(params, fixed, jax.jit(run.optimizer.init)(params), jnp.zeros((), jnp.int32))

@@ -50,26 +50,38 @@ class Report:
         }
 
 
-def take_parameters(params: dict[Any, Any], path: str) -> tuple[dict[Any, Any], Report]:
-    """Parameters with those of the checkpoint at `path` where name and shape agree.
+def take_parameters(
+    params: dict[Any, Any], fixed: dict[Any, Any], path: str
+) -> tuple[dict[Any, Any], dict[Any, Any], Report]:
+    """Parameters and fixed tables with those of the checkpoint at `path` where name and shape agree.
 
     Raises:
-        UserError: there is no checkpoint, or nothing in it fits.
+        UserError: there is no checkpoint, or it does not hold every parameter of the encoder.
     """
     loaded = load_parameters(path)
     offered, wanted = flatten_names(loaded.params), flatten_names(params)
-    result, taken, kept = {}, [], {}
-    for name, value in wanted.items():
-        found = offered.get(name)
-        if found is not None and found.shape == value.shape:
-            result[name] = jnp.asarray(found, value.dtype)
-            taken.append(name)
-            continue
-        result[name] = value
-        kept[name] = (
-            "not in the checkpoint" if found is None else f"shape {list(found.shape)}, needed {list(value.shape)}"
+    reasons = {name: reason_to_keep(offered.get(name), value) for name, value in wanted.items()}
+    kept = {name: reason for name, reason in reasons.items() if reason}
+    if lost := [name for name in kept if name.startswith("encoder/")]:
+        raise UserError(
+            f"init_from {path}: the encoder is not loaded in full ({len(lost)} parameters, such as {lost[0]}: "
+            f"{kept[lost[0]]}); use a checkpoint of the same sizes and image side"
         )
-    if not taken:
-        raise UserError(f"init_from {path}: no parameter of it fits this model; use a checkpoint of the same sizes")
+    taken = [name for name in wanted if name not in kept]
     report = Report(path, loaded.step, taken, kept, sorted(set(offered) - set(wanted)))
-    return unflatten_names(result), report
+    return with_offered(params, offered), with_offered(fixed, flatten_names(loaded.fixed)), report
+
+
+def reason_to_keep(found: Any, drawn: Any) -> str | None:
+    """Why a drawn array stays, or None where the one found fits."""
+    if found is None:
+        return "not in the checkpoint"
+    return None if found.shape == drawn.shape else f"shape {list(found.shape)}, needed {list(drawn.shape)}"
+
+
+def with_offered(tree: dict[Any, Any], offered: dict[str, Any]) -> dict[Any, Any]:
+    """The tree with the offered arrays that fit."""
+    named = flatten_names(tree).items()
+    return unflatten_names(
+        {n: v if reason_to_keep(offered.get(n), v) else jnp.asarray(offered[n], v.dtype) for n, v in named}
+    )

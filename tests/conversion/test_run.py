@@ -1,6 +1,7 @@
 """A converted pretraining file goes on as a run: optimiser state by our names, restored by the training code."""
 
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -97,16 +98,31 @@ def test_the_training_code_restores_it(tmp_path):
 
 def test_a_new_run_starts_from_a_converted_checkpoint(tmp_path):
     """init_from: everything of a pretraining file, and the encoder alone of a classifier."""
-    _, params, _ = split_model(nnx.eval_shape(lambda: MixMAE(TINY, rngs=nnx.Rngs(0))))
-    drawn = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
+    drawn, tables = zeros_of(TINY)
     names = set(flatten_names(drawn))
     assert run(FILE, tmp_path / "pretrained", *PRETRAIN) == 0
-    params, report = take_parameters(drawn, str(tmp_path / "pretrained"))
+    params, fixed, report = take_parameters(drawn, tables, str(tmp_path / "pretrained"))
     assert set(report.taken) == names and not report.kept and not report.unused
     expected = published_weights("pretrain_tiny")
     assert all(np.array_equal(array, expected[name]) for name, array in flatten_names(params).items())
+    assert all(np.array_equal(array, expected[name]) for name, array in flatten_names(fixed).items())
     assert run(GOLDEN / "finetune_tiny.pth", tmp_path / "classifier", *FINETUNE) == 0
-    _, report = take_parameters(drawn, str(tmp_path / "classifier"))
+    _, _, report = take_parameters(drawn, tables, str(tmp_path / "classifier"))
     assert set(report.taken) == {name for name in names if name.startswith("encoder/")}
     assert set(report.kept) == {name for name in names if name.startswith("decoder/")}
     assert report.unused == ["head/bias", "head/kernel"]
+
+
+def test_an_encoder_that_does_not_fit_in_full_is_an_error(tmp_path):
+    drawn, tables = zeros_of(replace(TINY, depths=(1, 1, 3, 1)))
+    assert run(FILE, tmp_path / "pretrained", *PRETRAIN) == 0
+    with pytest.raises(
+        UserError, match=r"the encoder is not loaded in full \(13 parameters, such as encoder/stages/2/"
+    ):
+        take_parameters(drawn, tables, str(tmp_path / "pretrained"))
+
+
+def zeros_of(settings):
+    """Parameters and fixed tables of a model, all zero."""
+    _, *trees = split_model(nnx.eval_shape(lambda: MixMAE(settings, rngs=nnx.Rngs(0))))
+    return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), trees)
