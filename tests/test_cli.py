@@ -159,7 +159,7 @@ sys.exit(main(sys.argv[1:]))
 
 
 def test_disk_full_at_checkpoint_time(records, tmp_path):
-    """No file may grow beyond 300 kB: writing the checkpoint fails as on a full disk, and the run says so in one line."""
+    """No file may grow beyond 300 kB: the checkpoint fails as on a full disk, and the run says so in one line."""
     arguments = pretrain(f"--workdir={tmp_path}/run", records=records)
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     result = subprocess.run(

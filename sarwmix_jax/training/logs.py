@@ -22,13 +22,13 @@ def quiet_libraries() -> None:
     """Keep off the terminal what Orbax tells of its every step, and of failures that this package tells in one line."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    sys.excepthook = _except_hook
+    sys.unraisablehook = _unraisable
 
 
-def _except_hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _unraisable(told: "sys.UnraisableHookArgs") -> None:
     # After a failed write tensorstore's threads report to an event loop that Orbax has closed by then.
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, trace)
+    if not (told.exc_type is RuntimeError and str(told.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(told)
 
 
 class RunLog:
