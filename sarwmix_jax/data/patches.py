@@ -7,6 +7,7 @@ import rasterio
 from jaxtyping import Float
 from rasterio.errors import RasterioError
 
+from sarwmix_jax.data.plain_tiff import read_plain_tiff
 from sarwmix_jax.data.records import RecordError
 
 
@@ -16,8 +17,14 @@ def read_band(folder: Path, path: Path, shape: tuple[int, int]) -> Float[np.ndar
     Raises:
         RecordError: The file is missing, damaged, or no single band of floats of that shape.
     """
-    if not (folder / path).is_file():
-        raise RecordError(f"{path} is missing")
+    try:
+        values = read_plain_tiff((folder / path).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise RecordError(f"{path} is missing") from None
+    return check_band(_read_any_tiff(folder, path) if values is None else values, path, shape)
+
+
+def _read_any_tiff(folder: Path, path: Path) -> np.ndarray:
     try:
         with rasterio.open(folder / path) as file:
             values = file.read()
@@ -25,7 +32,8 @@ def read_band(folder: Path, path: Path, shape: tuple[int, int]) -> Float[np.ndar
         raise RecordError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
     if len(values) != 1:
         raise RecordError(f"{path} holds {len(values)} bands, expected one")
-    return check_band(values[0], path, shape)
+    band: np.ndarray = values[0]
+    return band
 
 
 def check_band(values: np.ndarray, path: Path, shape: tuple[int, int]) -> Float[np.ndarray, "height width"]:
