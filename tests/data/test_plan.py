@@ -1,4 +1,5 @@
 import collections
+import itertools
 
 import pyarrow as pa
 import pytest
@@ -62,3 +63,24 @@ def test_mistakes_are_named():
     twice = pa.concat_tables([table({"train": 3}), table({"train": 1})])
     with pytest.raises(UserError, match="patch train_0000 is named twice"):
         Plan(toy_contract(), twice)
+
+
+def test_records_of_a_group_stay_together_and_in_order():
+    rows = table({"train": 100})
+    groups = pa.array([f"g{n}" for n in rows["place"].to_pylist()])
+    plan = Plan(toy_contract(), rows.append_column("group", groups))
+    places = plan.rows["place"].to_pylist()
+    assert sum(a != b for a, b in itertools.pairwise(places)) == 9 and places[0] != 0
+    names = plan.rows["patch_id"].to_pylist()
+    assert all(names[n : n + 10] == sorted(names[n : n + 10]) for n in range(0, 100, 10))
+
+
+def test_notes_are_part_of_the_fingerprint():
+    plans = [Plan(toy_contract(), table({"train": 5}), notes=notes) for notes in (None, {"snow": 1}, {"snow": 2})]
+    assert len({plan.fingerprint for plan in plans}) == 3
+
+
+def test_one_name_in_two_splits_is_refused():
+    rows = [{"patch_id": "a", "split": "train"}, {"patch_id": "a", "split": "test"}]
+    with pytest.raises(UserError, match="patch a is named twice"):
+        Plan(toy_contract(), pa.Table.from_pylist(rows))

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from sarwmix_jax.data import preparation
 from sarwmix_jax.data.plan import Plan
 from sarwmix_jax.data.preparation import prepare
-from sarwmix_jax.data.records import Record, RecordError
+from sarwmix_jax.data.records import ExcludedError, Record, RecordError
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
 
@@ -212,3 +212,34 @@ def test_leftovers_of_a_killed_write_are_cleared(tmp_path):
 def test_parts_count_from_one(tmp_path, part):
     with pytest.raises(UserError, match="parts count from 1 to 2"):
         prepare(plan(), Reader(), tmp_path / "out", part=part)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choosy:
+    """Leaves out every fourth row on purpose and notes something of every fifth."""
+
+    def __call__(self, row) -> Record:
+        number = int(row["patch_id"].split("_")[1])
+        if number % 4 == 0:
+            raise ExcludedError("a multiple of four")
+        facts = {"holes": number} if number % 5 == 0 else {}
+        return dataclasses.replace(Reader()(row), facts=facts)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_a_rule_excludes_is_counted_and_no_error(tmp_path, workers):
+    seen = {}
+
+    def finish(folder, work, outcomes):
+        seen["files"] = sorted(path.name for path in folder.iterdir())
+        seen["left out"] = set().union(*(outcome.left_out() for outcome in outcomes))
+        return {"facts": {name: fact for outcome in outcomes for name, fact in outcome.facts.items()}}
+
+    work = Plan(toy_contract(), plan().rows, 6, {"snow": 3})
+    assert prepare(work, Choosy(), tmp_path / "out", workers=workers, finish=finish) == []
+    report = json.loads((tmp_path / "out" / "preparation.json").read_text())
+    assert (report["planned"], report["written"], report["skipped"]) == (40, 30, [])
+    assert report["excluded"] == {"a multiple of four": 10} and report["snow"] == 3
+    assert report["facts"] == {f"patch_{n}": {"holes": n} for n in (5, 10, 15, 25, 30, 35)}
+    assert seen["left out"] == {f"patch_{n}" for n in range(0, 40, 4)}
+    assert len(seen["files"]) == len(work.shards)

@@ -62,3 +62,14 @@ def test_one_nan_is_named_by_band():
 def test_a_promised_mask_must_be_there():
     with pytest.raises(RecordError, match=r"valid_pixels is nothing, expected bool \(4, 4\)"):
         encode_record(toy_records(1)[0], "train", toy_contract(has_valid_pixels=True))
+
+
+def test_a_georeference_survives_to_the_last_bit():
+    contract = toy_contract(georeferenced=True)
+    transform = (10.0, 0.0, 600_000 + 1 / 3, 0.0, -10.0, 5_400_000.1)
+    record = dataclasses.replace(toy_records(1)[0], crs="EPSG:32633", transform=transform)
+    got = decode_record(encode_record(record, "train", contract), contract)
+    assert got["crs"] == "EPSG:32633" and tuple(got["transform"]) == transform
+    for wrong in (None, transform[:5], (*transform[:5], np.nan)):
+        with pytest.raises(RecordError, match="expected 6 finite numbers"):
+            encode_record(dataclasses.replace(record, transform=wrong), "train", contract)
