@@ -97,7 +97,7 @@ def prepare_files(
             return None
         report = {"plan": plan, **describe(_results(units, folder))}
         write_text(folder / "records" / REPORT, json.dumps(report, indent=2) + "\n")
-        publish(folder / "records", out)
+        _publish(folder / "records", out)
     shutil.rmtree(folder)
     return report
 
@@ -112,6 +112,13 @@ def _results(units: Sequence[Unit], folder: Path) -> dict[str, Any]:
     if missing:
         raise UserError(f"{len(missing)} of {len(units)} parts are not in {folder} yet (first {missing[0]})")
     return {unit.name: json.loads(_progress(folder, unit).read_text()) for unit in units}
+
+
+def _publish(files: Path, out: Path) -> None:
+    """Publish without what a killed run had begun to write."""
+    for leftover in files.rglob(".*.tmp"):
+        leftover.unlink()
+    publish(files, out)
 
 
 def _report_if_complete(out: Path, plan: str) -> dict[str, Any] | None:

@@ -69,3 +69,12 @@ def test_what_is_there_is_not_replaced(tmp_path):
     (tmp_path / "out" / "mine.txt").write_text("")
     with pytest.raises(UserError, match="already exists"):
         prepare(units(2), tmp_path / "out")
+
+
+def test_leftovers_of_a_killed_write_are_cleared(tmp_path):
+    with pytest.raises(UserError, match="is damaged"):
+        prepare(units(3, broken={2}), tmp_path / "out")
+    for name in (".2.npy.tmp", ".gone.npy.tmp"):
+        (tmp_path / "out.partial" / "records" / "a" / name).write_text("half")
+    prepare(units(3), tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out" / "a").iterdir()) == ["0.npy", "1.npy", "2.npy"]
