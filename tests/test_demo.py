@@ -1,0 +1,51 @@
+import json
+
+import pytest
+
+from sarwmix_jax.cli import load_config, main
+from sarwmix_jax.demo import demo, tell
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.training.checkpoints import load_parameters
+from tests.test_cli import ROOT
+from tests.training.conftest import TINY_RUN
+
+CONFIG = f"{ROOT}/configs/demo.py"
+
+
+def tiny_demo(workdir):
+    config = load_config(CONFIG)
+    config.update_from_flattened_dict(TINY_RUN | {"optimizer.stop_after_steps": 3})
+    return demo(workdir, config, scenes={"train": 16, "validation": 6})
+
+
+def test_demo_leaves_checkpoint_pictures_and_figures(tmp_path, quick_compilation):
+    result = tiny_demo(tmp_path / "demo")
+    told = tell(result)
+    for words in ("training loss", "held-out scenes", "best constant prediction", "below it", "VH", "VV"):
+        assert words in told
+    assert set(result.pictures) == {"loss_curve", "reconstruction", "correlation"}
+    for path in (*result.pictures.values(), result.checkpoint):
+        assert path.exists()
+        assert str(path) in told
+    assert load_parameters(result.checkpoint).step == 3
+    figures = json.loads((tmp_path / "demo/result.json").read_text())
+    assert figures["margin"] == pytest.approx(1 - figures["held_out_loss"] / figures["constant_prediction_loss"])
+    with pytest.raises(UserError, match="holds the results of a demo; remove it"):
+        tiny_demo(tmp_path / "demo")
+
+
+@pytest.mark.slow
+def test_demo_that_learns_nothing_fails(tmp_path, capsys, quick_compilation):
+    changes = [f"--config.{name}={value}" for name, value in (TINY_RUN | {"optimizer.stop_after_steps": 1}).items()]
+    code = main(
+        ["demo", f"--config={CONFIG}", f"--workdir={tmp_path}/demo", *changes, "--config.batch.global_batch=64"]
+    )
+    assert code == 1
+    assert "error: the margin is below 10%" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_demo_beats_the_best_constant_prediction(tmp_path):
+    result = demo(tmp_path / "demo", load_config(CONFIG))
+    assert result.held_out.margin > 0.15
+    assert min(result.held_out.correlations) > 0.4
