@@ -114,10 +114,8 @@ def interpret(pickled: bytes) -> Any:
         Refused: it is broken, too long, or names anything outside the allow-list.
     """
     stack = _Stack()
-    count = 0
     try:
-        for opcode, argument, _ in pickletools.genops(pickled):
-            count += 1
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled), 1):
             if count > MAX_OPCODES:
                 raise Refused(f"its pickle has more than {MAX_OPCODES} opcodes")
             if opcode.name == "STOP":
@@ -194,8 +192,7 @@ def _set_item(stack: _Stack, argument: Any) -> None:
 
 
 def _global(stack: _Stack, argument: Any) -> None:
-    module, _, name = argument.partition(" ")
-    _push_name(stack, module, name)
+    _push_name(stack, *argument.partition(" ")[::2])
 
 
 def _stack_global(stack: _Stack, argument: Any) -> None:
