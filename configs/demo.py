@@ -3,7 +3,9 @@
     sarwmix demo --workdir=demo_output
 
 Hardware: two CPU cores.
-Measured: not yet measured.
+Measured on two cores, partly busy with other work: 3.5 minutes (90 images/s once compiled and undisturbed). Loss on 128
+held-out scenes 1.729, best constant prediction 2.240 (22.8 % below it), correlation VH 0.483, VV 0.465. In this time
+the model learns the brightness of hidden cells from their surroundings, not yet the pattern inside them.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +28,7 @@ def get_config() -> ConfigDict:
     config.data.validation_split = "validation"
     config.data.statistics = "records"
     config.batch.global_batch = 32
-    config.optimizer.base_lr = 8e-3
+    config.optimizer.base_lr = 5e-3
     config.optimizer.warmup_epochs = 1.0
     config.optimizer.schedule_epochs = 10.0
     config.optimizer.stop_after_epochs = 10.0
