@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # test processes; tests of one file share what they compile
 JOBS ?= 2
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --durations=12
 
 .PHONY: demo test test-slow check clean
 

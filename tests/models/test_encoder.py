@@ -48,7 +48,7 @@ def random_stage(side: int, number: int, **changes) -> Stage:
     return stage
 
 
-@pytest.mark.parametrize("side", [128, 160, 384])
+@pytest.mark.parametrize("side", [128, 160, pytest.param(384, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("number", [0, 1, 2, 3])
 @pytest.mark.parametrize("masked", [None, 0.5, 0.3])
 def test_stage_is_window_attention_within_each_image(side, number, masked):
