@@ -7,7 +7,11 @@ from sarwmix_jax.training.cost import PEAK_FLOPS, peak_flops, pretraining_parts,
 
 @pytest.mark.parametrize(
     ("size", "forward", "trainable"),
-    [("base", 11.83e9, 113_547_000), ("large", 24.30e9, None), ("huge", 77.06e9, None)],
+    [
+        ("base", 11.83e9, 113_547_000),
+        pytest.param("large", 24.30e9, None, marks=pytest.mark.slow),
+        pytest.param("huge", 77.06e9, None, marks=pytest.mark.slow),
+    ],
 )
 def test_published_sizes(size, forward, trainable):
     parts = pretraining_parts(published(size))
