@@ -153,13 +153,13 @@ LIMITED = """
 import resource, signal, sys
 from sarwmix_jax.cli import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 sys.exit(main(sys.argv[1:]))
 """
 
 
 def test_disk_full_at_checkpoint_time(records, tmp_path):
-    """No file may grow beyond 300 kB: the checkpoint fails as on a full disk, and the run says so in one line."""
+    """No file may grow beyond 50 kB: the checkpoint fails as on a full disk, and the run says so in one line."""
     arguments = pretrain(f"--workdir={tmp_path}/run", "--config.optimizer.stop_after_steps=1", records=records)
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     result = subprocess.run(
