@@ -122,8 +122,8 @@ def warp(content: bytes, grid: Grid, path: str) -> Float[np.ndarray, "height wid
                 src_nodata=file.nodata,
                 dst_transform=grid.transform,
                 dst_crs=CRS.from_string(grid.crs),
-                dst_nodata=0,
-                init_dest_nodata=True,
+                # The target is zero already; a nodata value of 0 would make GDAL move real zeros off zero.
+                init_dest_nodata=False,
                 resampling=Resampling.nearest,
             )
     except (RasterioError, rasterio.errors.CRSError) as error:

@@ -110,7 +110,8 @@ def _shares(weights: Sequence[float] | None, count: int, global_batch: int) -> t
         raise UserError(f"weights {list(weights)}: each must be a positive number; leave out a set instead")
     exact = np.asarray(weights, np.float64) / sum(weights) * global_batch
     shares = np.floor(exact).astype(int)
-    shares[np.argsort(shares - exact, kind="stable")[: global_batch - shares.sum()]] += 1
+    # Rounded: equal remainders differ by rounding errors, which depend on the Python version.
+    shares[np.argsort(np.round(shares - exact, 9), kind="stable")[: global_batch - shares.sum()]] += 1
     if shares.min() < 1:
         raise UserError(
             f"weights {list(weights)} leave a record set without a place in a batch of {global_batch}; "
