@@ -14,7 +14,9 @@ share a plan (`part`); one of them then merges.
 import contextlib
 import fcntl
 import json
+import os
 import shutil
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -132,7 +134,8 @@ def check_same_work(folder: Path, wanted: dict[str, Any]) -> None:
     """
     path = folder / "plan.json"
     if not path.exists():
-        write_text(path, json.dumps(wanted) + "\n")
+        # parts of a plan begin at the same time, maybe on several machines
+        write_text(path, json.dumps(wanted) + "\n", writer=f".{socket.gethostname()}.{os.getpid()}")
         return
     found = json.loads(path.read_text())
     if found != wanted:

@@ -165,9 +165,9 @@ def commit(temporary: Path, path: Path) -> None:
             temporary.replace(path)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file: all of it or nothing."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def write_text(path: Path, text: str, writer: str = "") -> None:
+    """Write a small file: all of it or nothing. Those who may write it at the same time name themselves in `writer`."""
+    temporary = path.with_name(f".{path.name}{writer}.tmp")
     with writing_errors(path):
         temporary.write_text(text)
         commit(temporary, path)
