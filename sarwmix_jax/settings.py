@@ -35,7 +35,8 @@ class ModelSection:
     drop_path: float = 0.0  # rate of the last block, linear from 0 at the first
     dropout: float = 0.0
     dtype: str = "float32"  # of activations and products: float32 or bfloat16; parameters stay float32
-    recompute: bool = False  # recompute each block in the backward pass instead of storing it
+    recompute: str = "none"  # in the backward pass: none, elementwise (LayerNorm, GELU) or block (least memory)
+    scan: bool = False  # compile equal blocks once and loop over them: compiles faster
     attention: str = "auto"  # auto: half-length groups where exact; plain: always the bias path
     decoder: str = "auto"  # auto: only masked cells for the loss where exact; full: every cell
 

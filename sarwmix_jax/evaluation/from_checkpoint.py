@@ -1,6 +1,5 @@
 """Pretraining models from checkpoints, with the arithmetic that the checkpoint describes."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import jax
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.forward import Pretrained
 from sarwmix_jax.facts.bands import BANDS, BandStatistics
-from sarwmix_jax.models.settings import ModelSettings
+from sarwmix_jax.models.settings import from_description
 from sarwmix_jax.settings import PretrainingSettings, to_dataclass
 from sarwmix_jax.training.checkpoints import Parameters, load_parameters
 from sarwmix_jax.training.plan import weight_settings
@@ -48,7 +47,7 @@ def step_settings(loaded: Parameters, mix_group: int | None) -> StepSettings:
     statistics = {name: tuple(described["statistics"][name]) for name in ("mean_db", "std_db")}
     norm_pix = described.get("norm_pix")
     return StepSettings(
-        model=model_settings(described["model"]),
+        model=from_description(described["model"], dtype="float32"),
         statistics=BandStatistics(**statistics),
         weighting=weight_settings(settings),
         mask_ratio=settings.mask.ratio,
@@ -60,18 +59,3 @@ def step_settings(loaded: Parameters, mix_group: int | None) -> StepSettings:
         micro_batch=group,
         seed=settings.seed,
     )
-
-
-def model_settings(described: dict[str, Any]) -> ModelSettings:
-    """Model settings from a description; no dropout, no drop path, float32.
-
-    Raises:
-        UserError: it has other names than this version of the package knows.
-    """
-    names = {field.name for field in dataclasses.fields(ModelSettings)}
-    if unknown := sorted(set(described) - names):
-        raise UserError(f"the checkpoint has unknown model settings ({', '.join(unknown)}); update sarwmix_jax")
-    values: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
-    }
-    return ModelSettings(**values | {"drop_path": 0.0, "dropout": 0.0, "dtype": "float32"})

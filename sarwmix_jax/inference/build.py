@@ -1,7 +1,5 @@
 """Models from the arrays of a checkpoint."""
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -34,19 +32,6 @@ def drawn_tensors(kind: str, settings: ModelSettings, classes: int | None) -> di
     """Freshly drawn arrays of a model by flat name, from seed 0."""
     params, fixed = jax.jit(lambda: split_model(new_model(kind, settings, classes))[1:])()
     return {name: np.asarray(array) for name, array in (flatten_names(params) | flatten_names(fixed)).items()}
-
-
-def settings_from(described: Mapping[str, Any]) -> ModelSettings:
-    """Model settings from a checkpoint's description.
-
-    Raises:
-        UserError: it has other names than this version of the package knows.
-    """
-    names = {field.name for field in dataclasses.fields(ModelSettings)}
-    if set(described) - names:
-        raise UserError(f"the checkpoint has unknown model settings ({', '.join(sorted(set(described) - names))})")
-    values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in described.items()}
-    return ModelSettings(**values)
 
 
 def model_from(

@@ -1,6 +1,5 @@
 """The small, stable interface to a checkpoint."""
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +15,7 @@ from jaxtyping import Array, Float
 from sarwmix_jax import sar
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS, STATISTICS, BandStatistics
-from sarwmix_jax.inference.build import Model, model_from, settings_from
+from sarwmix_jax.inference.build import Model, model_from
 from sarwmix_jax.inference.checks import checked_db
 from sarwmix_jax.inference.quiet import quiet
 from sarwmix_jax.inference.reconstruction import Reconstruction, mirrored_chunks, restore_db
@@ -26,7 +25,7 @@ from sarwmix_jax.models.layers import dense
 from sarwmix_jax.models.mixing import draw_mask
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.patches import vectors_to_image
-from sarwmix_jax.models.settings import CELL, ModelSettings
+from sarwmix_jax.models.settings import CELL, ModelSettings, from_description
 from sarwmix_jax.models.state import merge_model, split_model
 from sarwmix_jax.training.checkpoints import load_parameters
 
@@ -242,6 +241,6 @@ def load(path: str | Path, statistics: str | None = None, step: int | None = Non
         )
     own = described["statistics"]
     chosen = STATISTICS[statistics] if statistics else BandStatistics(tuple(own["mean_db"]), tuple(own["std_db"]))
-    settings = dataclasses.replace(settings_from(described["model"]), drop_path=0.0, dropout=0.0)
+    settings = from_description(described["model"])
     model = model_from(described["kind"], settings, described.get("classes"), loaded.params, loaded.fixed)
     return LoadedModel(described["kind"], settings, chosen, described, model)

@@ -8,6 +8,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from sarwmix_jax.models.execution import keep
 from sarwmix_jax.models.layers import Key, dense, dropout, linear
 from sarwmix_jax.models.settings import ModelSettings
 
@@ -24,8 +25,8 @@ def attend(
     """Scaled dot-product attention; logits and softmax in float32, `bias` broadcast over the batch."""
     logits = jnp.einsum("...qhd,...khd->...hqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
     weights = jax.nn.softmax(logits if bias is None else logits + bias, axis=-1)
-    out = jnp.einsum("...hqk,...khd->...qhd", weights.astype(v.dtype), v)
-    return out.reshape(*out.shape[:-2], -1)
+    out = jnp.einsum("...hqk,...khd->...qhd", keep("weights", weights.astype(v.dtype)), v)
+    return keep("attended", out.reshape(*out.shape[:-2], -1))
 
 
 def split_heads(x: Float[Array, "... parts_width"], parts: int, heads: int) -> tuple[Float[Array, "..."], ...]:
@@ -49,7 +50,7 @@ class Attention(nnx.Module):
         key: Key | None = None,
     ) -> Float[Array, "*batch tokens width"]:
         """Attends within the second last axis."""
-        q, k, v = split_heads(dense(self.qkv, x), 3, self.heads)
+        q, k, v = split_heads(keep("qkv", dense(self.qkv, x)), 3, self.heads)
         return dropout(dense(self.proj, attend(q, k, v, bias)), self.dropout, key)
 
 

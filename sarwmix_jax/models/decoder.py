@@ -6,6 +6,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sarwmix_jax.models.attention import Attention, attend, split_heads
+from sarwmix_jax.models.execution import Execution, Row, keep, row, run_blocks, split_last
 from sarwmix_jax.models.layers import Key, Mlp, dense, dense_columns, dropout, layer_norm, linear, numbered
 from sarwmix_jax.models.patches import sine_cosine_positions
 from sarwmix_jax.models.settings import CELL, ModelSettings
@@ -27,7 +28,7 @@ class DecoderBlock(nnx.Module):
 
     def __call__(self, x: Tokens, key: Key | None = None) -> Tokens:
         """Transforms whole sequences."""
-        x = x + self.attention(self.norm1(x), key=numbered(key, 0))
+        x = keep("residual", x + self.attention(self.norm1(x), key=numbered(key, 0)))
         return x + self.mlp(self.norm2(x), numbered(key, 1))
 
     def half(self, x: Float[Array, "2 batch cells width"], mask: Mask, key: Key | None = None) -> Tokens:
@@ -58,7 +59,9 @@ class Decoder(nnx.Module):
         self.embed = linear(settings.features, width, settings, rngs=rngs)
         self.mask_token = nnx.Param(0.02 * jax.random.truncated_normal(rngs.params(), -100, 100, (width,)))
         self.position = Fixed(jnp.asarray(sine_cosine_positions(settings.image_size // CELL, width)))
-        self.blocks = nnx.List([DecoderBlock(settings, rngs=rngs) for _ in range(settings.decoder_depth)])
+        self.execution = Execution(settings.recompute, settings.scan)
+        self.blocks = row([DecoderBlock(settings, rngs=rngs) for _ in range(settings.decoder_depth)], self.execution)
+        self.depth = settings.decoder_depth
         self.norm = layer_norm(width, settings, rngs=rngs)
         self.predict = linear(width, settings.cell_values, settings, rngs=rngs)
 
@@ -68,8 +71,7 @@ class Decoder(nnx.Module):
         """Both sequences with every cell reconstructed; sequence 1 belongs to image i, sequence 2 to B-1-i."""
         x = self._sequences(encoded, mask)
         x, shape = x.reshape(-1, *x.shape[2:]), x.shape
-        for number, block in enumerate(self.blocks):
-            x = block(x, numbered(key, number))
+        x = self._run(self.blocks, x, self.depth, key)
         return dense(self.predict, self.norm(x)).reshape(*shape[:-1], -1)
 
     def half(
@@ -78,11 +80,13 @@ class Decoder(nnx.Module):
         """What the loss reads of `full`: sequence 1 at masked cells, sequence 2 at the others."""
         x = self._sequences(encoded, mask)
         x, shape = x.reshape(-1, *x.shape[2:]), x.shape
-        *all_but_last, last = self.blocks
-        for number, block in enumerate(all_but_last):
-            x = block(x, numbered(key, number))
-        x = last.half(x.reshape(shape), mask, numbered(key, len(all_but_last)))
+        all_but_last, last = split_last(self.blocks, self.execution)
+        x = self._run(all_but_last, x, self.depth - 1, key)
+        x = last.half(x.reshape(shape), mask, numbered(key, self.depth - 1))
         return dense(self.predict, self.norm(x))
+
+    def _run(self, blocks: Row, x: Tokens, count: int, key: Key | None) -> Tokens:
+        return run_blocks(blocks, x, (), [(numbered(key, number),) for number in range(count)], self.execution)
 
     def _sequences(
         self, encoded: Float[Array, "batch cells features"], mask: Mask

@@ -2,14 +2,14 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from sarwmix_jax.models.attention import FORBIDDEN, Pairs, WindowAttention
-from sarwmix_jax.models.layers import Key, Mlp, dense, drop_path, dropout, layer_norm, linear, numbered
+from sarwmix_jax.models.execution import Execution, keep, row, run_blocks
+from sarwmix_jax.models.layers import Key, Mlp, Rate, dense, drop_path, dropout, layer_norm, linear, numbered
 from sarwmix_jax.models.layout import StageLayout, inverse, stage_layout, z_order
 from sarwmix_jax.models.patches import PatchEmbed, sine_cosine_positions
 from sarwmix_jax.models.settings import STAGES, ModelSettings
@@ -39,22 +39,21 @@ def cell_mask(mask: Float[Array, " cells"], masked_count: int | None) -> CellMas
 class Block(nnx.Module):
     """Pre-norm window attention and MLP, each behind a residual."""
 
-    def __init__(self, stage: int, rate: float, settings: ModelSettings, *, rngs: nnx.Rngs):
+    def __init__(self, stage: int, settings: ModelSettings, *, rngs: nnx.Rngs):
         width, heads = settings.embed_dim * 2**stage, settings.num_heads[stage]
         self.norm1 = layer_norm(width, settings, rngs=rngs)
         self.attention = WindowAttention(width, heads, settings.windows[stage], settings, rngs=rngs)
         self.norm2 = layer_norm(width, settings, rngs=rngs)
         self.mlp = Mlp(width, settings, rngs=rngs)
-        self.drop_path = rate
 
     def __call__(
-        self, x: Float[Array, "batch windows n width"], pairs: Pairs, key: Key | None
+        self, x: Float[Array, "batch windows n width"], pairs: Pairs, key: Key | None, rate: Rate
     ) -> Float[Array, "batch windows n width"]:
-        """Transforms tokens that already stand in windows."""
+        """Transforms tokens that already stand in windows; `rate` is that of drop path."""
         keys = [numbered(key, part) for part in range(4)]
         branch = self.attention(self.norm1(x), self.attention.bias(pairs), keys[0])
-        x = x + drop_path(branch, self.drop_path, keys[1])
-        return x + drop_path(self.mlp(self.norm2(x), keys[2]), self.drop_path, keys[3])
+        x = keep("residual", x + drop_path(branch, rate, keys[1]))
+        return x + drop_path(self.mlp(self.norm2(x), keys[2]), rate, keys[3])
 
 
 class PatchMerging(nnx.Module):
@@ -74,13 +73,14 @@ class Stage(nnx.Module):
     """The blocks of one resolution, then PatchMerging except after the last."""
 
     def __init__(self, stage: int, rates: list[float], settings: ModelSettings, *, rngs: nnx.Rngs):
-        self.blocks = nnx.List([Block(stage, rate, settings, rngs=rngs) for rate in rates])
+        self.execution = Execution(settings.recompute, settings.scan)
+        self.blocks = row([Block(stage, settings, rngs=rngs) for _ in rates], self.execution)
+        self.rates: tuple[float | None, ...] = tuple(rates) if any(rates) else (None,) * len(rates)
         last = stage == STAGES - 1
         self.merge = None if last else PatchMerging(settings.embed_dim * 2**stage, settings, rngs=rngs)
         self.grid, self.window = settings.grids[stage], settings.windows[stage]
         self.cell_side = 2 ** (STAGES - 1 - stage)
         self.shortcuts = settings.attention == "auto"
-        self.recompute = settings.recompute
 
     @property
     def layout(self) -> StageLayout:
@@ -101,8 +101,7 @@ class Stage(nnx.Module):
             x = x[:, reorder]
         windows = 2 if gathers else self.layout.windows
         shape, x = x.shape, x.reshape(x.shape[0], windows, -1, x.shape[-1])
-        for block, key in zip(self.blocks, keys, strict=True):
-            x = jax.checkpoint(block)(x, pairs, key) if self.recompute else block(x, pairs, key)
+        x = run_blocks(self.blocks, x, (pairs,), list(zip(keys, self.rates, strict=True)), self.execution)
         x = x.reshape(shape)
         return x if reorder is None else x[:, inverse(reorder)]
 

@@ -7,9 +7,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
+from sarwmix_jax.models.execution import keep
 from sarwmix_jax.models.settings import ModelSettings
 
 Key = Array
+Rate = float | Float[Array, ""] | None
+"""Probability of dropping: a number, an array inside a loop over blocks, or None for never."""
 
 
 def linear(
@@ -67,13 +70,13 @@ def dropout(x: Float[Array, "..."], rate: float, key: Key | None) -> Float[Array
     return x if key is None else _drop(x, rate, key, x.shape)
 
 
-def drop_path(branch: Float[Array, "batch ..."], rate: float, key: Key | None) -> Float[Array, "batch ..."]:
+def drop_path(branch: Float[Array, "batch ..."], rate: Rate, key: Key | None) -> Float[Array, "batch ..."]:
     """Drops whole samples of a residual branch with probability `rate`; nothing without a key."""
     return branch if key is None else _drop(branch, rate, key, (branch.shape[0],) + (1,) * (branch.ndim - 1))
 
 
-def _drop(x: Float[Array, "..."], rate: float, key: Key, shape: tuple[int, ...]) -> Float[Array, "..."]:
-    if rate == 0:
+def _drop(x: Float[Array, "..."], rate: Rate, key: Key, shape: tuple[int, ...]) -> Float[Array, "..."]:
+    if rate is None or (isinstance(rate, float) and rate == 0):
         return x
     kept = jax.random.bernoulli(key, 1 - rate, shape)
     return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
@@ -94,6 +97,6 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "... width"], key: Key | None = None) -> Float[Array, "... width"]:
         """Transforms each token by itself."""
-        hidden = nnx.gelu(dense(self.fc1, x), approximate=False)
+        hidden = nnx.gelu(keep("hidden", dense(self.fc1, x)), approximate=False)
         hidden = dropout(hidden, self.dropout, numbered(key, 0))
         return dropout(dense(self.fc2, hidden), self.dropout, numbered(key, 1))

@@ -1,6 +1,7 @@
 """Settings of a model: plain, frozen data that fix every shape."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from sarwmix_jax.errors import UserError
@@ -18,9 +19,10 @@ class ModelSettings:
     """Shape and arithmetic of one model.
 
     `windows` are window sides in tokens per stage, at most the stage's grid side. `dtype` is that of activations and
-    matrix products; parameters, LayerNorm statistics, softmax and loss stay float32. `recompute` trades time for
-    memory by recomputing each block in the backward pass. `attention="plain"` and `decoder="full"` switch off the
-    exact shortcuts (skipped masks, gathered groups, half decoder).
+    matrix products; parameters, LayerNorm statistics, softmax and loss stay float32. `recompute` says what the backward
+    pass computes again instead of keeping it: nothing, LayerNorm and GELU ("elementwise"), or each whole block. `scan`
+    compiles the equal blocks of a stage once and loops over them. `attention="plain"` and `decoder="full"` switch off
+    the exact shortcuts (skipped masks, gathered groups, half decoder).
 
     Raises:
         UserError: If the values do not make a model; the line says which and what would.
@@ -40,7 +42,8 @@ class ModelSettings:
     drop_path: float = 0.0
     dropout: float = 0.0
     dtype: Literal["float32", "bfloat16"] = "float32"
-    recompute: bool = False
+    recompute: Literal["none", "elementwise", "block"] = "none"
+    scan: bool = False
     attention: Literal["auto", "plain"] = "auto"
     decoder: Literal["auto", "full"] = "auto"
 
@@ -105,6 +108,7 @@ class ModelSettings:
     def _check_choices(self) -> None:
         choices = {
             "dtype": ("float32", "bfloat16"),
+            "recompute": ("none", "elementwise", "block"),
             "attention": ("auto", "plain"),
             "decoder": ("auto", "full"),
         }
@@ -116,6 +120,24 @@ class ModelSettings:
                 raise UserError(f"model.{name} is {getattr(self, name)}; use a rate from 0 to below 1")
         if min(self.bands, self.mlp_ratio, self.decoder_depth) < 1:
             raise UserError("model.bands, mlp_ratio and decoder_depth must be at least 1")
+
+
+def from_description(described: Mapping[str, Any], **changes: Any) -> ModelSettings:
+    """Settings from a checkpoint's description, for using the trained model.
+
+    There is no dropout and no drop path then, and no scan: stored parameters have one entry a block.
+
+    Raises:
+        UserError: It has other names than this version of the package knows.
+    """
+    names = {field.name for field in fields(ModelSettings)}
+    if unknown := sorted(set(described) - names):
+        raise UserError(f"the checkpoint has unknown model settings ({', '.join(unknown)}); update sarwmix_jax")
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
+    }
+    trained = {"drop_path": 0.0, "dropout": 0.0, "scan": False, "recompute": "none"}
+    return ModelSettings(**values | trained | changes)
 
 
 def check_image_size(image_size: int) -> None:

@@ -1,8 +1,10 @@
 """Models as pure arrays: what the compiled steps, the optimiser and the checkpoints handle."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
@@ -49,3 +51,36 @@ def unflatten_names(named: dict[str, Any]) -> Tree:
             node = node.setdefault(part, {})
         node[last] = value
     return tree
+
+
+def unstack_blocks(tree: Any) -> Any:
+    """Trees of a model with stacked blocks (`scan`) as those of a model without; others stay as they are.
+
+    `blocks/norm1/scale` becomes `blocks/0/norm1/scale`, `blocks/1/norm1/scale` and so on.
+
+    Args:
+        tree: Parameters, or anything that holds trees of their form, such as an optimiser's state.
+    """
+    return _on_blocks(tree, lambda blocks: blocks if 0 in blocks else _unstacked(blocks))
+
+
+def stack_blocks(tree: Any) -> Any:
+    """Undoes `unstack_blocks`."""
+    return _on_blocks(
+        tree,
+        lambda blocks: jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks.values()) if 0 in blocks else blocks,
+    )
+
+
+def _unstacked(blocks: Tree) -> Tree:
+    count = len(jax.tree.leaves(blocks)[0])
+    return {number: jax.tree.map(lambda leaf, number=number: leaf[number], blocks) for number in range(count)}
+
+
+def _on_blocks(tree: Any, change: Callable[[Tree], Tree]) -> Any:
+    def inside(node: Any) -> Any:
+        if not isinstance(node, dict):
+            return node
+        return {name: change(value) if name == "blocks" else inside(value) for name, value in node.items()}
+
+    return jax.tree.map(inside, tree, is_leaf=lambda node: isinstance(node, dict))

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.training import cost
 from sarwmix_jax.training.parallel import DATA_AXIS
-from sarwmix_jax.training.setup import Run, abstract_model
+from sarwmix_jax.training.setup import Run, abstract_state
 from sarwmix_jax.training.steps import TrainState
 
 GIB = 2**30
@@ -51,16 +51,6 @@ def plan_text(run: Run) -> str:
     )
 
 
-def abstract_state(run: Run) -> TrainState:
-    """Shapes, dtypes and places of a run's state."""
-    _, params, fixed = abstract_model(run.steps.model)
-    opt_state = jax.eval_shape(run.optimizer.init, params)
-    step: Any = jax.ShapeDtypeStruct((), np.int32)
-    state = TrainState(params, fixed, opt_state, step)
-    place = NamedSharding(run.mesh, PartitionSpec())
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), state)
-
-
 def memory_text(run: Run, state: TrainState) -> str:
     """Memory of a compiled training step on each device.
 
@@ -78,7 +68,7 @@ def memory_text(run: Run, state: TrainState) -> str:
         micro = run.steps.micro_batch
         raise UserError(
             f"a training step needs {needed / GIB:.1f} GiB, the device has {available / GIB:.1f}; "
-            f"lower batch.micro_batch from {micro} to {max(1, micro // 2)}, or set model.recompute"
+            f"lower batch.micro_batch from {micro} to {max(1, micro // 2)}, or set model.recompute to block"
         )
     return f"{text}, {available / GIB:.2f} GiB there"
 

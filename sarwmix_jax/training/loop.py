@@ -23,7 +23,15 @@ from sarwmix_jax.training.interrupt import Interrupt
 from sarwmix_jax.training.logs import RunLog
 from sarwmix_jax.training.meter import Meter, NonFiniteLoss
 from sarwmix_jax.training.parallel import replicate
-from sarwmix_jax.training.setup import Run, initialise, set_up, settings_json
+from sarwmix_jax.training.setup import (
+    Run,
+    abstract_stored_state,
+    in_memory,
+    initialise,
+    set_up,
+    settings_json,
+    stored,
+)
 from sarwmix_jax.training.steps import TrainState
 from sarwmix_jax.training.validation import device_batch
 from sarwmix_jax.version import __version__
@@ -80,7 +88,7 @@ def pretrain(settings: PretrainingSettings, workdir: Path, *, override: bool = F
     with open_desk(run, workdir) as desk:
         for line in changed:
             desk.log.say(f"changed by --override: {line}")
-        progress = restore(run, desk, initialise(run, desk.log, fresh=previous is None))
+        progress = restore(run, desk) or Progress(initialise(run, desk.log))
         return iterate(run, desk, progress)
 
 
@@ -102,15 +110,15 @@ def open_desk(run: Run, workdir: Path) -> Iterator[Desk]:
         checkpoints.close()
 
 
-def restore(run: Run, desk: Desk, state: TrainState) -> Progress:
-    """The newest usable checkpoint of the work directory, else the given state."""
-    restored = desk.checkpoints.restore_latest(state._asdict())
+def restore(run: Run, desk: Desk) -> Progress | None:
+    """The newest usable checkpoint of the work directory; None where there is none."""
+    restored = desk.checkpoints.restore_latest(abstract_stored_state(run)._asdict())
     if restored is None:
-        return Progress(state)
+        return None
     step = replicate(jnp.asarray(restored.step, jnp.int32), run.mesh)
     best = restored.description["progress"].get("best") or {}
     desk.log.say(f"continuing at step {restored.step} from {desk.checkpoints.directory / str(restored.step)}")
-    state = TrainState(**restored.state, step=step)
+    state = in_memory(TrainState(**restored.state, step=step), run)
     return Progress(state, restored.step, best.get("step"), best.get("validation_loss"), saved=restored.step)
 
 
@@ -249,7 +257,7 @@ def save(run: Run, desk: Desk, progress: Progress) -> None:
         },
     )
     kept = progress.best_step if known else None
-    desk.checkpoints.save(progress.step, progress.state._asdict(), description, best=kept)
+    desk.checkpoints.save(progress.step, stored(progress.state, run)._asdict(), description, best=kept)
     progress.saved = progress.step
 
 

@@ -14,6 +14,8 @@ FREE = (
     "data.workers",
     "data.prefetch",
     "batch.micro_batch",
+    "model.recompute",
+    "model.scan",
     "optimizer.stop_after_epochs",
     "optimizer.stop_after_steps",
     "checkpoint.",

@@ -4,19 +4,20 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sarwmix_jax.data.order import steps_per_epoch
 from sarwmix_jax.data.sources import RecordSource
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.settings import ModelSettings
-from sarwmix_jax.models.state import split_model
+from sarwmix_jax.models.state import split_model, stack_blocks, unstack_blocks
 from sarwmix_jax.settings import PretrainingSettings, as_json
 from sarwmix_jax.training import inputs, warm_start
 from sarwmix_jax.training.calendar import Calendar
@@ -26,6 +27,8 @@ from sarwmix_jax.training.parallel import make_mesh, replicate
 from sarwmix_jax.training.plan import model_settings, plan_batch, weight_settings
 from sarwmix_jax.training.steps import StepSettings, TrainState, make_train_step
 from sarwmix_jax.training.validation import make_validation
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -103,16 +106,47 @@ def abstract_model(settings: ModelSettings) -> tuple[nnx.GraphDef, Any, Any]:
     return split_model(nnx.eval_shape(lambda: MixMAE(settings, rngs=nnx.Rngs(0))))
 
 
-def initialise(run: Run, run_log: RunLog, *, fresh: bool) -> TrainState:
-    """State at step 0, drawn from the seed; a fresh run may start from another run's parameters."""
+def initialise(run: Run, run_log: RunLog) -> TrainState:
+    """State at step 0, drawn from the seed or, with `init_from`, with another run's parameters."""
 
     def draw() -> Any:
         return split_model(MixMAE(run.steps.model, rngs=nnx.Rngs(run.settings.seed)))[1:]
 
     params, fixed = jax.jit(draw)()
-    if fresh and run.settings.init_from is not None:
+    if run.settings.init_from is not None:
+        params, fixed = unstack_blocks((params, fixed))
         params, fixed, report = warm_start.take_parameters(params, fixed, run.settings.init_from)
+        params, fixed = in_memory((params, fixed), run)
         run_log.say(report.text)
         run_log.write("init_from", **report.as_json())
     state = TrainState(params, fixed, jax.jit(run.optimizer.init)(params), jnp.zeros((), jnp.int32))
     return replicate(state, run.mesh)
+
+
+def abstract_state(run: Run) -> TrainState:
+    """Shapes, dtypes and places of a run's state."""
+    _, params, fixed = abstract_model(run.steps.model)
+    opt_state = jax.eval_shape(run.optimizer.init, params)
+    step: Any = jax.ShapeDtypeStruct((), np.int32)
+    return _placed(TrainState(params, fixed, opt_state, step), run)
+
+
+def abstract_stored_state(run: Run) -> TrainState:
+    """The same in the form that checkpoints have, whatever `model.scan`: one entry a block."""
+    return _placed(jax.eval_shape(unstack_blocks, abstract_state(run)), run)
+
+
+def stored(state: TrainState, run: Run) -> TrainState:
+    """A state in the form that checkpoints have."""
+    return jax.jit(unstack_blocks)(state) if run.steps.model.scan else state
+
+
+def in_memory(tree: T, run: Run) -> T:
+    """Undoes `stored`, of a state or a part of it."""
+    return jax.jit(stack_blocks)(tree) if run.steps.model.scan else tree
+
+
+def _placed(tree: T, run: Run) -> T:
+    place = NamedSharding(run.mesh, PartitionSpec())
+    placed: T = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree)
+    return placed

@@ -120,11 +120,12 @@ PLAIN = {"attention": "plain", "decoder": "full"}
     ("count", "changes"),
     [
         ("half", {}),
-        pytest.param("half", {"recompute": True}, marks=pytest.mark.slow),
+        pytest.param("half", {"recompute": "block"}, marks=pytest.mark.slow),
+        pytest.param("half", {"recompute": "elementwise"}, marks=pytest.mark.slow),
         pytest.param("third", {}, marks=pytest.mark.slow),
         ("unknown", {}),
     ],
-    ids=["gathered", "recomputed", "five of sixteen", "range of ratios"],
+    ids=["gathered", "recomputed", "partly recomputed", "five of sixteen", "range of ratios"],
 )
 def test_paths_agree(side, count, changes):
     settings = at_size(side)
@@ -178,5 +179,5 @@ def test_drop_path_and_dropout_act_only_with_a_key():
 
 def test_drop_path_rates_rise_to_the_last_block():
     model = MixMAE(replace(TINY, drop_path=0.4), rngs=nnx.Rngs(0))
-    rates = [block.drop_path for stage in model.encoder.stages for block in stage.blocks]
+    rates = [rate for stage in model.encoder.stages for rate in stage.rates]
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4])

@@ -144,7 +144,7 @@ def start(settings, place):
     """Parameters at step 0, or why there are none."""
     run = set_up(settings)
     try:
-        return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(initialise(run, None, fresh=True).params)))
+        return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(initialise(run, None).params)))
     except UserError as error:
         return str(error)
 
@@ -170,7 +170,8 @@ TABLE = {
     "model.drop_path": ((0.5, 0.4), numbers),
     "model.dropout": ((0.1, 0.2), numbers),
     "model.dtype": (("bfloat16", "float32"), numbers),
-    "model.recompute": ((True, False), program),
+    "model.recompute": (("block", "none"), program),
+    "model.scan": ((True, False), program),
     "model.attention": (("plain", "auto"), program),
     "model.decoder": (("full", "auto"), program),
     "mask.ratio": ((0.25, 0.75), numbers),

@@ -58,6 +58,18 @@ def test_four_steps_equal_two_a_restart_and_two(run_settings, tmp_path):
     same(one.state, other.state)
 
 
+def test_a_run_goes_on_with_its_blocks_stacked_or_one_by_one(run_settings, tmp_path):
+    changes = {"model__depths": (1, 1, 3, 1), "model__drop_path": 0.3}
+    pretrain(run_settings(**changes), tmp_path / "whole")
+    pretrain(run_settings(**changes, model__scan=True, optimizer__stop_after_steps=2), tmp_path / "parts")
+    assert "encoder/stages/2/blocks/2/norm1/scale" in named(load_parameters(tmp_path / "parts").params)
+    pretrain(run_settings(**changes, optimizer__stop_after_steps=3), tmp_path / "parts")
+    pretrain(run_settings(**changes, model__scan=True), tmp_path / "parts")
+    parts, whole = losses(tmp_path / "parts"), losses(tmp_path / "whole")
+    assert parts.keys() == whole.keys()
+    np.testing.assert_allclose(list(parts.values()), list(whole.values()), rtol=2e-5)
+
+
 def test_another_run_in_the_workdir_is_refused_with_the_difference(run_settings, tmp_path):
     pretrain(run_settings(optimizer__stop_after_steps=1), tmp_path)
     with pytest.raises(UserError, match=r"holds a run with other settings \(optimizer.weight_decay: 0.05 -> 0.1\)"):
