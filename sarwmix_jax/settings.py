@@ -36,7 +36,7 @@ class ModelSection:
     dropout: float = 0.0
     dtype: str = "float32"  # of activations and products: float32 or bfloat16; parameters stay float32
     recompute: str = "none"  # in the backward pass: none, elementwise (LayerNorm, GELU) or block (least memory)
-    scan: bool = False  # compile equal blocks once and loop over them: compiles faster
+    scan: bool | None = None  # loop over equal blocks, compiled once: starts faster; unset: on CPUs, as fast there
     attention: str = "auto"  # auto: half-length groups where exact; plain: always the bias path
     decoder: str = "auto"  # auto: only masked cells for the loss where exact; full: every cell
 

@@ -60,8 +60,8 @@ class Decoder(nnx.Module):
         self.mask_token = nnx.Param(0.02 * jax.random.truncated_normal(rngs.params(), -100, 100, (width,)))
         self.position = Fixed(jnp.asarray(sine_cosine_positions(settings.image_size // CELL, width)))
         self.execution = Execution(settings.recompute, settings.scan)
-        self.blocks = row([DecoderBlock(settings, rngs=rngs) for _ in range(settings.decoder_depth)], self.execution)
         self.depth = settings.decoder_depth
+        self.blocks = row(lambda rngs: DecoderBlock(settings, rngs=rngs), self.depth, self.execution, rngs=rngs)
         self.norm = layer_norm(width, settings, rngs=rngs)
         self.predict = linear(width, settings.cell_values, settings, rngs=rngs)
 

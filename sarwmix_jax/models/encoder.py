@@ -74,7 +74,7 @@ class Stage(nnx.Module):
 
     def __init__(self, stage: int, rates: list[float], settings: ModelSettings, *, rngs: nnx.Rngs):
         self.execution = Execution(settings.recompute, settings.scan)
-        self.blocks = row([Block(stage, settings, rngs=rngs) for _ in rates], self.execution)
+        self.blocks = row(lambda rngs: Block(stage, settings, rngs=rngs), len(rates), self.execution, rngs=rngs)
         self.rates: tuple[float | None, ...] = tuple(rates) if any(rates) else (None,) * len(rates)
         last = stage == STAGES - 1
         self.merge = None if last else PatchMerging(settings.embed_dim * 2**stage, settings, rngs=rngs)

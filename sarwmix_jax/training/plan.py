@@ -72,11 +72,13 @@ def validate(settings: PretrainingSettings) -> None:
     check_data(settings)
 
 
-def model_settings(settings: PretrainingSettings) -> ModelSettings:
-    """Settings of the model; windows that are not set come from the image size."""
+def model_settings(settings: PretrainingSettings, platform: str = "cpu") -> ModelSettings:
+    """Settings of the model; windows that are not set come from the image size, `scan` from the devices' platform."""
     values = dataclasses.asdict(settings.model)
     if values["windows"] is None:
         values["windows"] = windows_for(settings.model.image_size)
+    if values["scan"] is None:
+        values["scan"] = platform == "cpu"
     return ModelSettings(**values)
 
 

@@ -81,7 +81,7 @@ def step_settings(
     """What the compiled steps need to know."""
     batch = plan_batch(settings, mesh.size, frozen_mix_group)
     return StepSettings(
-        model=model_settings(settings),
+        model=model_settings(settings, mesh.devices.flat[0].platform),
         statistics=inputs.band_statistics(settings, sources),
         weighting=weight_settings(settings),
         mask_ratio=settings.mask.ratio,
