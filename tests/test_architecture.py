@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "errors": set(),
     "facts": set(),
     "files": {"errors"},
+    "compilation": {"errors"},
     "settings": {"errors", "facts"},
     "sar": {"errors", "facts"},
     "weighting": {"errors", "facts", "sar"},

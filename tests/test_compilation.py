@@ -1,0 +1,67 @@
+"""Programs kept on disk between starts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from sarwmix_jax.compilation import OFF, default_place, keep_compiled
+from sarwmix_jax.errors import UserError
+
+
+@pytest.fixture
+def untouched():
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: jax.config.values[name] for name in names}
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+def test_the_default_lies_in_the_users_cache(untouched, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert keep_compiled() == default_place() == tmp_path / "sarwmix_jax" / "compiled"
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "sarwmix_jax" / "compiled")
+
+
+def test_what_jax_was_told_and_what_is_asked_for_come_first(untouched, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "told"))
+    assert keep_compiled() == tmp_path / "told"
+    assert keep_compiled(str(tmp_path / "asked")) == tmp_path / "asked"
+    assert keep_compiled(OFF) is None
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_only_when_asked_for(untouched, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="compiled programs cannot be kept in .*file/inside; choose another folder"):
+        keep_compiled(str(tmp_path / "file" / "inside"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert keep_compiled() is None
+
+
+PROGRAM = """
+import sys, jax, jax.numpy as jnp
+from sarwmix_jax.compilation import keep_compiled
+keep_compiled(sys.argv[1])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+jax.jit(lambda x: jnp.sin(x) @ x)(jnp.ones((8, 8))).block_until_ready()
+print(sum(name == "/jax/compilation_cache/cache_hits" for name in hits))
+"""
+
+
+def test_a_second_start_takes_the_program_from_disk(tmp_path):
+    def start():
+        command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
+        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+        root = Path(__file__).parents[1]
+        return int(
+            subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environment).stdout
+        )
+
+    assert start() == 0
+    assert start() > 0
