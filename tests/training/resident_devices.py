@@ -9,10 +9,15 @@ import numpy as np
 
 from sarwmix_jax.data.pipeline import TrainingInput, mixed_order, process_block
 from sarwmix_jax.data.sources import RecordSource, open_records
+from sarwmix_jax.settings import pretraining_config
+from sarwmix_jax.training.logs import read_log, training_curve
+from sarwmix_jax.training.loop import pretrain
 from sarwmix_jax.training.parallel import make_mesh
+from sarwmix_jax.training.plan import resolve
 from sarwmix_jax.training.resident import ResidentRecords, load_records
 from sarwmix_jax.training.validation import device_batch
 from tests.support import collectives
+from tests.training.conftest import TINY_RUN
 
 BATCH, SEED = 16, 5
 WEIGHTS = {1: None, 2: (1, 1)}
@@ -99,6 +104,20 @@ def process(folder: Path, number: str, port: str) -> dict:
     }
 
 
+def train(folder: Path, resident: str) -> dict:
+    """Losses of twelve steps over all devices, with few optimisations by the compiler."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    config = pretraining_config()
+    config.update_from_flattened_dict(TINY_RUN)
+    config.data.records, config.data.validation_split = (str(folder / "records"),), None
+    config.data.resident = resident == "1"
+    config.batch.update({"global_batch": 16, "mix_group": 2})
+    config.optimizer.stop_after_epochs = 6.0
+    progress = pretrain(resolve(config), folder / f"run{resident}")
+    entries = training_curve(read_log(folder / f"run{resident}"))
+    return {"devices": jax.device_count(), "steps": progress.step, "losses": [entry["loss"] for entry in entries]}
+
+
 if __name__ == "__main__":
     what, place, *rest = sys.argv[1:]
-    json.dump({"batches": batches, "process": process}[what](Path(place), *rest), sys.stdout)
+    json.dump({"batches": batches, "process": process, "train": train}[what](Path(place), *rest), sys.stdout)

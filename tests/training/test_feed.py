@@ -15,11 +15,17 @@ from sarwmix_jax.training.dry_run import abstract_state, memory_text, resident_b
 from sarwmix_jax.training.feed import training_input
 from sarwmix_jax.training.logs import RunLog, read_log
 from sarwmix_jax.training.loop import pretrain
-from sarwmix_jax.training.setup import initialise, set_up
+from sarwmix_jax.training.setup import set_up
 
 from .test_loop import losses, same
 
-STOCHASTIC = {"batch__micro_batch": 4, "batch__mix_group": 2, "model__drop_path": 0.3, "model__dropout": 0.1}
+STOCHASTIC = {
+    "batch__micro_batch": 4,
+    "batch__mix_group": 2,
+    "model__drop_path": 0.3,
+    "model__dropout": 0.1,
+    "data__validation_split": None,
+}
 RECORD_BYTES = 2 * 64 * 64 * 2
 
 
@@ -28,9 +34,10 @@ def quiet(tmp_path):
 
 
 def test_two_steps_of_the_loader_and_two_of_records_held_equal_four_of_the_loader(run_settings, tmp_path):
-    loaded = pretrain(run_settings(**STOCHASTIC), tmp_path / "loaded")
-    pretrain(run_settings(**STOCHASTIC, optimizer__stop_after_steps=2), tmp_path / "parts")
-    parts = pretrain(run_settings(**STOCHASTIC, data__resident=True), tmp_path / "parts")
+    unvalidated = {"data__validation_split": None}
+    loaded = pretrain(run_settings(**unvalidated), tmp_path / "loaded")
+    pretrain(run_settings(**unvalidated, optimizer__stop_after_steps=2), tmp_path / "parts")
+    parts = pretrain(run_settings(**unvalidated, data__resident=True), tmp_path / "parts")
     assert losses(tmp_path / "loaded") == losses(tmp_path / "parts") and len(losses(tmp_path / "parts")) == 4
     same(loaded.state, parts.state)
     (told,) = [entry for entry in read_log(tmp_path / "parts") if entry["event"] == "resident"]
@@ -58,6 +65,7 @@ def write_masked(folder, count, seed):
     write_records(folder, contract, {"train": scenes})
 
 
+@pytest.mark.slow
 def test_weighted_sets_with_masks_have_the_losses_of_the_loader(run_settings, tmp_path):
     for number in (1, 2):
         write_masked(tmp_path / f"set{number}", 9 + number, number)
@@ -74,20 +82,25 @@ def test_weighted_sets_with_masks_have_the_losses_of_the_loader(run_settings, tm
     assert losses(tmp_path / "loaded") == losses(tmp_path / "resident") and len(losses(tmp_path / "loaded")) == 3
 
 
-def test_one_compiled_step_serves_both_feeds(run_settings, tmp_path):
-    runs = [set_up(run_settings(data__resident=resident)) for resident in (False, True)]
-    step, state = runs[0].train_step, initialise(runs[0], quiet(tmp_path), fresh=True)
-    programs = []
-    for run in runs:
-        batches = training_input(run, 0, quiet(tmp_path))
-        arrays = next(batches).arrays
-        programs.append(run.train_step.lower(state, arrays, np.float32(0)).as_text())
-        state, _ = step(state, arrays, np.float32(0))
-        batches.close()
+def test_both_feeds_give_the_same_batches_to_the_same_program(run_settings, tmp_path):
+    runs = [set_up(run_settings(data__resident=resident, data__validation_split=None)) for resident in (False, True)]
+    feeds = [training_input(run, 1, quiet(tmp_path)) for run in runs]
+    for _ in range(4):
+        loaded, held = (next(feed) for feed in feeds)
+        np.testing.assert_array_equal(loaded.records, held.records)
+        np.testing.assert_array_equal(loaded.arrays["image"], held.arrays["image"])
+        assert loaded.arrays["image"].sharding == held.arrays["image"].sharding
+    state, rate = abstract_state(runs[0]), np.float32(0)
+    programs = [
+        run.train_step.lower(state, batch.arrays, rate).as_text()
+        for run, batch in zip(runs, (loaded, held), strict=True)
+    ]
     assert programs[0] == programs[1]
-    assert step._cache_size() == 1
+    for feed in feeds:
+        feed.close()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_names_the_records_held(run_settings, tmp_path):
     settings = run_settings(optimizer__base_lr=1e30, data__resident=True)
     with pytest.raises(UserError, match=r"not finite at step \d; .* records of the batch: synthetic_train_") as caught:
@@ -100,13 +113,14 @@ def test_a_loss_that_is_not_finite_names_the_records_held(run_settings, tmp_path
 
 
 def test_the_plan_counts_the_records_held_and_refuses_what_does_not_fit(run_settings, monkeypatch):
-    run = set_up(run_settings(data__resident=True))
+    run = set_up(run_settings(data__resident=True, data__validation_split=None))
     state = abstract_state(run)
     needed, held = step_memory(run, state), 20 * RECORD_BYTES
     assert resident_bytes(run) == held and resident_bytes(set_up(run_settings())) == 0
     assert f"for a training step and {held / 2**30:.2f} for its share of the training records, " in memory_text(
         run, state
     )
+    monkeypatch.setattr(dry_run, "step_memory", lambda *_: needed)  # not compiled again
     monkeypatch.setattr(dry_run, "device_memory", lambda: needed + held)
     memory_text(run, state)
     monkeypatch.setattr(dry_run, "device_memory", lambda: needed + held - 1)

@@ -17,6 +17,7 @@ from sarwmix_jax.data.contract import Contract
 from sarwmix_jax.data.pipeline import TrainingInput, mixed_order
 from sarwmix_jax.data.records import Record
 from sarwmix_jax.data.sources import open_records
+from sarwmix_jax.data.synthetic import write_synthetic_records
 from sarwmix_jax.data.writer import write_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.training import resident
@@ -162,7 +163,7 @@ def start(what, folder, *arguments, devices=8):
 
 
 def answer(process):
-    out, errors = process.communicate(timeout=300)
+    out, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
     return json.loads(out.splitlines()[-1])  # before it stands what gloo says
 
@@ -195,3 +196,12 @@ def test_two_processes_read_their_own_records_and_give_the_same_global_batches(t
     assert one["equal"] == two["equal"] == [True] * 8
     assert [first + second for first, second in zip(one["records"], two["records"], strict=True)] == one["order"]
     assert (one["read"], two["read"]) == (list(range(20)), list(range(20, 37)))
+
+
+@pytest.mark.slow
+def test_training_on_eight_devices_has_the_losses_of_the_loader(tmp_path):
+    write_synthetic_records(tmp_path / "records", train=37, side=64)
+    loaded, held = (answer(start("train", tmp_path, resident)) for resident in (0, 1))
+    assert held == loaded
+    assert (held["devices"], held["steps"]) == (8, 12)
+    assert len(set(held["losses"])) == 12
