@@ -31,7 +31,7 @@ def keep_compiled(place: str | None = None) -> Path | None:
     """
     if place == OFF:
         return None
-    asked = place or jax.config.jax_compilation_cache_dir
+    asked = place or jax.config.values["jax_compilation_cache_dir"]
     folder = Path(asked) if asked else default_place()
     try:
         folder.mkdir(parents=True, exist_ok=True)

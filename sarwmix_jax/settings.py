@@ -80,6 +80,7 @@ class DataSettings:
     threads: int = 2  # reading threads
     workers: int = 0  # reading processes; 0: threads of this process
     prefetch: int = 2  # batches kept ready
+    resident: bool = False  # hold the records of `split` in device memory, spread over the devices: read once a start
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 """What several tests share: golden numbers and tiny models."""
 
+import re
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,14 @@ TINY = ModelSettings(
     decoder_heads=4,
 )
 """The model of the golden numbers."""
+
+
+COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
+
+
+def collectives(compiled: Any) -> Counter[str]:
+    """How many collectives of each kind a compiled function has."""
+    return Counter(re.findall(rf" ({'|'.join(COLLECTIVES)})(?:-start)?\(", compiled.as_text()))
 
 
 def golden(name: str) -> dict[str, np.ndarray]:

@@ -36,7 +36,7 @@ def test_what_jax_was_told_and_what_is_asked_for_come_first(untouched, tmp_path)
 
 def test_a_folder_that_cannot_be_made_is_an_error_only_when_asked_for(untouched, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="compiled programs cannot be kept in .*file/inside; choose another folder"):
+    with pytest.raises(UserError, match=r"compiled programs cannot be kept in .*file/inside; choose another folder"):
         keep_compiled(str(tmp_path / "file" / "inside"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert keep_compiled() is None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import grain
 import numpy as np
 from absl import flags
+from jaxtyping import Int64
 
 from sarwmix_jax.data.contract import Contract
 from sarwmix_jax.data.order import TrainingOrder, training_order
@@ -29,18 +30,7 @@ class _ReadStep:
 
     def __call__(self, step: int) -> Batch:
         numbers = self.order(step)[self.block]
-        if len(self.sources) == 1:
-            return self.sources[0].read_batch(numbers) | {"record": numbers}
-        batch: Batch = {}
-        first = 0
-        for source in self.sources:
-            rows = np.flatnonzero((numbers >= first) & (numbers < first + len(source)))
-            for name, values in source.read_batch(numbers[rows] - first).items():
-                # Where a source has no masks, all pixels are valid.
-                empty = np.ones if name == "valid_pixels" else np.zeros
-                batch.setdefault(name, empty((len(numbers), *values.shape[1:]), values.dtype))[rows] = values
-            first += len(source)
-        return batch | {"record": numbers}
+        return read_mixed(self.sources, numbers) | {"record": numbers}
 
 
 class TrainingInput(Iterator[Batch]):
@@ -85,8 +75,7 @@ class TrainingInput(Iterator[Batch]):
                 in bands, unit or shape, bad weights or seed.
         """
         sources = (source,) if isinstance(source, RecordSource) else tuple(source)
-        _check_alike(sources)
-        order = training_order([len(s) for s in sources], weights, global_batch, seed)
+        order = mixed_order(sources, weights, global_batch, seed)
         block = process_block(global_batch, process_index, process_count)
         self.steps_per_epoch = order.steps_per_epoch
         self.step = start_step
@@ -179,7 +168,31 @@ def process_block(global_batch: int, process_index: int, process_count: int) -> 
     return slice(process_index * local, (process_index + 1) * local)
 
 
-def _check_alike(sources: tuple[RecordSource, ...]) -> None:
+def read_mixed(sources: Sequence[RecordSource], numbers: Int64[np.ndarray, " records"]) -> Batch:
+    """The records with these numbers, which count through all `sources`, as `RecordSource.read_batch` gives them."""
+    if len(sources) == 1:
+        return sources[0].read_batch(numbers)
+    batch: Batch = {}
+    first = 0
+    for source in sources:
+        rows = np.flatnonzero((numbers >= first) & (numbers < first + len(source)))
+        for name, values in source.read_batch(numbers[rows] - first).items():
+            # Where a source has no masks, all pixels are valid.
+            empty = np.ones if name == "valid_pixels" else np.zeros
+            batch.setdefault(name, empty((len(numbers), *values.shape[1:]), values.dtype))[rows] = values
+        first += len(source)
+    return batch
+
+
+def mixed_order(
+    sources: Sequence[RecordSource], weights: Sequence[float] | None, global_batch: int, seed: int
+) -> TrainingOrder:
+    """The order of a run over one or several record sets; arguments and errors as for `TrainingInput`."""
+    _check_alike(sources)
+    return training_order([len(source) for source in sources], weights, global_batch, seed)
+
+
+def _check_alike(sources: Sequence[RecordSource]) -> None:
     if not sources:
         raise UserError("no record set given; name at least one")
     first = sources[0].contract

@@ -9,7 +9,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.forward import Pretrained
 from sarwmix_jax.facts.bands import BANDS, BandStatistics
 from sarwmix_jax.models.settings import from_description
-from sarwmix_jax.settings import PretrainingSettings, to_dataclass
+from sarwmix_jax.settings import PretrainingSettings, as_json, to_dataclass
 from sarwmix_jax.training.checkpoints import Parameters, load_parameters
 from sarwmix_jax.training.plan import weight_settings
 from sarwmix_jax.training.setup import model_structure
@@ -42,7 +42,7 @@ def step_settings(loaded: Parameters, mix_group: int | None) -> StepSettings:
     """Settings of the steps by a checkpoint's description; where it says nothing, those of the published recipe."""
     described: dict[str, Any] = loaded.description
     known = described.get("settings")
-    settings = PretrainingSettings() if known is None else to_dataclass(known, PretrainingSettings)
+    settings = PretrainingSettings() if known is None else stored_settings(known)
     group = mix_group or described.get("progress", {}).get("mix_group") or 8
     statistics = {name: tuple(described["statistics"][name]) for name in ("mean_db", "std_db")}
     norm_pix = described.get("norm_pix")
@@ -59,3 +59,10 @@ def step_settings(loaded: Parameters, mix_group: int | None) -> StepSettings:
         micro_batch=group,
         seed=settings.seed,
     )
+
+
+def stored_settings(known: dict[str, Any]) -> PretrainingSettings:
+    """Settings as a checkpoint has them; one that is younger than the checkpoint has its default."""
+    values = as_json(PretrainingSettings())
+    filled = {name: values.get(name, {}) | part if isinstance(part, dict) else part for name, part in known.items()}
+    return to_dataclass(values | filled, PretrainingSettings)

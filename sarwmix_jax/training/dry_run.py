@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.training import cost
+from sarwmix_jax.training import cost, resident
 from sarwmix_jax.training.parallel import DATA_AXIS
 from sarwmix_jax.training.setup import Run, abstract_state
 from sarwmix_jax.training.steps import TrainState
@@ -30,7 +30,7 @@ def plan_text(run: Run) -> str:
     accumulation = batch // devices // steps.micro_batch
     peak_epoch = min(settings.optimizer.warmup_epochs, calendar.epoch(calendar.total_steps))
     state = abstract_state(run)
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    size = state_bytes(state)
     return "\n".join(
         [
             f"records:     {', '.join(sets)}, split {settings.data.split}",
@@ -51,26 +51,60 @@ def plan_text(run: Run) -> str:
     )
 
 
+def state_bytes(state: TrainState) -> int:
+    """Bytes of a run's state."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+
+
 def memory_text(run: Run, state: TrainState) -> str:
-    """Memory of a compiled training step on each device.
+    """Memory of a compiled training step, and of records held, on each device.
 
     Raises:
         UserError: it is more than the device has.
     """
+    check_resident(run)
     needed = step_memory(run, state)
     if needed is None:
         return "memory:      the compiler of this device does not tell"
     available = device_memory()
+    held = resident_bytes(run)
     text = f"memory:      {needed / GIB:.2f} GiB a device for a training step"
+    text += f" and {held / GIB:.2f} for its share of the training records" if held else ""
     if available is None:
         return f"{text}; the device does not tell how much it has"
-    if needed > available:
+    if needed + held > available:
         micro = run.steps.micro_batch
+        records = f" and its share of the training records {held / GIB:.1f}" if held else ""
         raise UserError(
-            f"a training step needs {needed / GIB:.1f} GiB, the device has {available / GIB:.1f}; "
+            f"a training step needs {needed / GIB:.1f} GiB{records}, the device has {available / GIB:.1f}; "
+            f"{'unset data.resident, use more devices, ' if held else ''}"
             f"lower batch.micro_batch from {micro} to {max(1, micro // 2)}, or set model.recompute to block"
         )
     return f"{text}, {available / GIB:.2f} GiB there"
+
+
+def resident_bytes(run: Run) -> int:
+    """Bytes of training records that each device holds during the run."""
+    data = run.settings.data
+    if not data.resident:
+        return 0
+    return resident.bytes_per_device(run.sources, run.mesh.size, masks=data.nodata_aware)
+
+
+def check_resident(run: Run) -> None:
+    """Refuse to start where the records cannot lie beside the state, without the time that the compiler takes.
+
+    Raises:
+        UserError: the devices have less memory.
+    """
+    held, available = resident_bytes(run), device_memory()
+    state = state_bytes(abstract_state(run)) if held else 0
+    if held and available is not None and held + state > available:
+        raise UserError(
+            f"the training records need {held / GIB:.1f} GiB on each of {run.mesh.size} devices and the state "
+            f"{state / GIB:.1f}, a device has {available / GIB:.1f}; unset data.resident, use more devices or "
+            "fewer records (data.split)"
+        )
 
 
 def step_memory(run: Run, state: TrainState) -> int | None:
@@ -107,7 +141,7 @@ def check_disk(run: Run, workdir: Path) -> None:
     Raises:
         UserError: there is less free space than two checkpoints need.
     """
-    size = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(abstract_state(run)))
+    size = state_bytes(abstract_state(run))
     place = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
     free = shutil.disk_usage(place).free
     if free < 2 * size:

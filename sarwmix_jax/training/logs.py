@@ -5,7 +5,8 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
@@ -77,6 +78,18 @@ class RunLog:
             self._bar.console.print(text, highlight=False, markup=False)
         else:
             print(text, file=self._stream, flush=True)
+
+    @contextmanager
+    def task(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        """A bar of its own, on a terminal, for work before the steps; gives a function that moves it on."""
+        if self._bar is None:
+            yield lambda count: None
+            return
+        bar, row = self._bar, self._bar.add_task(what, total=total)
+        try:
+            yield lambda count: bar.advance(row, count)
+        finally:
+            bar.remove_task(row)
 
     def advance(self, step: int, values: dict[str, Any] | None = None) -> None:
         """Move the progress bar; `values` (on logged steps) are shown, and on no terminal printed as a line."""

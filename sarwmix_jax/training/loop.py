@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sarwmix_jax.data.pipeline import TrainingInput
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.settings import PretrainingSettings
 from sarwmix_jax.training import cost, inputs, resume
 from sarwmix_jax.training.checkpoints import FOLDER, Checkpoints, describe
-from sarwmix_jax.training.dry_run import check_disk
+from sarwmix_jax.training.dry_run import check_disk, check_resident
+from sarwmix_jax.training.feed import Feed, training_input
 from sarwmix_jax.training.interrupt import Interrupt
 from sarwmix_jax.training.logs import RunLog
 from sarwmix_jax.training.meter import Meter, NonFiniteLoss
@@ -33,7 +32,6 @@ from sarwmix_jax.training.setup import (
     stored,
 )
 from sarwmix_jax.training.steps import TrainState
-from sarwmix_jax.training.validation import device_batch
 from sarwmix_jax.version import __version__
 
 
@@ -95,6 +93,7 @@ def pretrain(settings: PretrainingSettings, workdir: Path, *, override: bool = F
 @contextmanager
 def open_desk(run: Run, workdir: Path) -> Iterator[Desk]:
     """Make the work directory, write the settings into it, open log and checkpoints."""
+    check_resident(run)
     check_disk(run, workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -130,8 +129,8 @@ def iterate(run: Run, desk: Desk, progress: Progress) -> Progress:
         desk.log.say(f"nothing to do: {start} of {total} steps are done")
         return progress
     flops, peak = cost.training_flops(run.steps.model), cost.peak_flops(jax.devices()[0])
+    batches = training_input(run, start, desk.log)
     meter = Meter(run.settings.batch.global_batch, run.mesh.size, flops, peak)
-    batches = training_input(run, start)
     with Interrupt() as interrupt:
         try:
             while progress.step < total and not progress.interrupted:
@@ -177,32 +176,13 @@ def tell_start(run: Run, desk: Desk, start: int) -> None:
     )
 
 
-def training_input(run: Run, start: int) -> TrainingInput:
-    """Batches from step `start` on; they depend on seed and step alone."""
-    data = run.settings.data
-    return TrainingInput(
-        run.sources,
-        run.settings.batch.global_batch,
-        run.settings.seed,
-        weights=data.mix_weights,
-        start_step=start,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        threads=data.threads,
-        workers=data.workers,
-        prefetch=data.prefetch,
-    )
-
-
-def take_step(run: Run, progress: Progress, batches: TrainingInput, meter: Meter) -> None:
+def take_step(run: Run, progress: Progress, batches: Feed, meter: Meter) -> None:
     """Start one optimiser step on the next batch."""
-    asked = time.perf_counter()
-    host = next(batches)
-    meter.waited(time.perf_counter() - asked)
-    arrays = device_batch(host, run.mesh, nodata=run.settings.data.nodata_aware)
+    batch = next(batches)
+    meter.waited(batch.waited)
     rate = run.calendar.rate(progress.step)
-    progress.state, metrics = run.train_step(progress.state, arrays, np.float32(rate))
-    meter.add(progress.step, metrics, host["record"])
+    progress.state, metrics = run.train_step(progress.state, batch.arrays, np.float32(rate))
+    meter.add(progress.step, metrics, batch.records)
     progress.step += 1
 
 

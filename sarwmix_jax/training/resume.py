@@ -13,6 +13,7 @@ FREE = (
     "data.threads",
     "data.workers",
     "data.prefetch",
+    "data.resident",
     "batch.micro_batch",
     "model.recompute",
     "model.scan",

@@ -1,7 +1,6 @@
 """Run by test_parallel.py in a process of its own, which has eight devices on the CPU; prints one JSON line."""
 
 import json
-import re
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -25,14 +24,13 @@ from sarwmix_jax.training.steps import (
     micro_loss,
 )
 from sarwmix_jax.weighting import WeightSettings
-from tests.support import TINY, V2, golden, model_arrays
+from tests.support import TINY, V2, collectives, golden, model_arrays
 
 MODEL = replace(TINY, depths=(1, 1, 1, 1), decoder_depth=1, drop_path=0.1)
 GRAPHDEF, PARAMS, FIXED = model_arrays(MixMAE, MODEL)
 STORED = golden("pretrain_tiny")
 IMAGES = np.concatenate([STORED["x_db"], *STORED["train_x_db"]])
 OPTIMIZER = make_optimizer(OptimizerSettings())
-COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 
 
 def settings(micro_batch: int, mix_group: int = 2) -> StepSettings:
@@ -67,12 +65,11 @@ def losses(devices: int, micro_batch: int) -> tuple[list[float], Counter]:
     mesh = make_mesh(jax.devices()[:devices])
     batch, now = shard_batch({"image": IMAGES}, mesh), state(mesh)
     step = make_train_step(GRAPHDEF, settings(micro_batch), OPTIMIZER, mesh).lower(now, batch, 1e-3).compile()
-    found = Counter(re.findall(rf" ({'|'.join(COLLECTIVES)})(?:-start)?\(", step.as_text()))
     values = []
     for _ in range(3):
         now, metrics = step(now, batch, 1e-3)
         values.append(float(metrics["loss"]))
-    return values, found
+    return values, collectives(step)
 
 
 def evaluated(devices: int, micro_batch: int) -> np.ndarray:
@@ -91,11 +88,11 @@ def refusal() -> str:
 
 
 def quick() -> dict:
-    eight, collectives = losses(8, 2)
+    eight, found = losses(8, 2)
     return {
         "devices": jax.device_count(),
         "gradient_error": gradient_error(),
-        "collectives": collectives,
+        "collectives": found,
         "eight": eight,
         "one": losses(1, 16)[0],
         "refusal": refusal(),

@@ -22,7 +22,9 @@ from sarwmix_jax.settings import PretrainingSettings, pretraining_config, settin
 from sarwmix_jax.training import inputs
 from sarwmix_jax.training.calendar import Calendar
 from sarwmix_jax.training.checkpoint_parts import complete_steps
-from sarwmix_jax.training.loop import pretrain, training_input
+from sarwmix_jax.training.feed import training_input
+from sarwmix_jax.training.logs import RunLog
+from sarwmix_jax.training.loop import pretrain
 from sarwmix_jax.training.optimizer import make_optimizer
 from sarwmix_jax.training.parallel import make_mesh
 from sarwmix_jax.training.plan import get, plan_batch, resolve
@@ -87,23 +89,24 @@ def sources(settings, place):
 
 
 def reading(settings, place):
-    """First batch; threads that read and batches read ahead, or the reading processes."""
-    read, threads = RecordSource.read_batch, []
+    """First batch; threads that read and batches read ahead, the reading processes, or the records read at once."""
+    read, threads, counts = RecordSource.read_batch, [], []
 
     def slow(self, indices, **more):
         threads.append(time.monotonic())
+        counts.append(len(indices))
         time.sleep(0.05)
         return read(self, indices, **more)
 
     run = set_up(settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RecordSource, "read_batch", slow)
-        batches = training_input(run, 0)
-        first = next(batches)["record"].tolist()
+        batches = training_input(run, 0, RunLog(place.folder, 0, quiet=True))
+        first = next(batches).records.tolist()
         time.sleep(0.4)
         batches.close()
     together = sum(1 for earlier, later in itertools.pairwise(threads) if later - earlier < 0.02)
-    return first, len(threads), together > 0
+    return first, len(threads), together > 0, max(counts, default=0)
 
 
 def program(settings, place):
@@ -191,6 +194,7 @@ TABLE = {
     "data.threads": ((4, 3), reading),
     "data.workers": ((1, 2), reading),
     "data.prefetch": ((6, 5), reading),
+    "data.resident": ((True, False), reading),
     "augment.horizontal_flip": ((0.0, 1.0), numbers),
     "augment.vertical_flip": ((0.0, 1.0), numbers),
     "batch.global_batch": ((16, 32), cut),

@@ -38,6 +38,21 @@ def test_a_terminal_gets_a_bar_with_speed(tmp_path):
     assert "hello" in stream.getvalue()
 
 
+def test_work_before_the_steps_has_a_bar_of_its_own_on_a_terminal(tmp_path):
+    stream = Terminal()
+    with RunLog(tmp_path, 10, stream=stream) as log:
+        with log.task("loading", 30) as advance:
+            advance(12)
+            advance(8)
+            log._bar.refresh()
+            assert "20/30" in stream.getvalue() and "loading" in stream.getvalue()
+        assert [task.total for task in log._bar.tasks] == [10]
+    plain = io.StringIO()
+    with RunLog(tmp_path, 10, stream=plain) as log, log.task("loading", 30) as advance:
+        advance(30)
+    assert plain.getvalue() == ""
+
+
 def test_quiet_processes_write_nothing(tmp_path):
     stream = io.StringIO()
     with RunLog(tmp_path, 10, quiet=True, stream=stream) as log:

@@ -1,0 +1,21 @@
+from dataclasses import replace
+
+import pytest
+
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.evaluation.from_checkpoint import stored_settings
+from sarwmix_jax.settings import LossSettings, PretrainingSettings, as_json
+
+
+def test_a_setting_younger_than_the_checkpoint_has_its_default():
+    settings = replace(PretrainingSettings(), seed=3, loss=LossSettings(norm_pix=False))
+    known = as_json(settings)
+    assert stored_settings(known) == settings
+    del known["data"]["resident"], known["init_from"], known["log"]
+    assert stored_settings(known) == settings
+
+
+@pytest.mark.parametrize("change", [{"new": {"name": 1}}, {"loss": {"new": 1}}, {"new": 1}])
+def test_a_setting_that_this_version_does_not_know_is_refused(change):
+    with pytest.raises(UserError, match=r"unknown setting .*new"):
+        stored_settings(as_json(PretrainingSettings()) | change)

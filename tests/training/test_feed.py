@@ -1,0 +1,140 @@
+"""A run is the same whatever feeds it."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sarwmix_jax.data.contract import Contract
+from sarwmix_jax.data.records import Record
+from sarwmix_jax.data.synthetic import make_scene
+from sarwmix_jax.data.writer import write_records
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.training import dry_run
+from sarwmix_jax.training.dry_run import abstract_state, memory_text, resident_bytes, state_bytes, step_memory
+from sarwmix_jax.training.feed import training_input
+from sarwmix_jax.training.logs import RunLog, read_log
+from sarwmix_jax.training.loop import pretrain
+from sarwmix_jax.training.setup import set_up
+
+from .test_loop import losses, same
+
+STOCHASTIC = {
+    "batch__micro_batch": 4,
+    "batch__mix_group": 2,
+    "model__drop_path": 0.3,
+    "model__dropout": 0.1,
+    "data__validation_split": None,
+}
+RECORD_BYTES = 2 * 64 * 64 * 2
+
+
+def quiet(tmp_path):
+    return RunLog(tmp_path, 0, quiet=True)
+
+
+def test_two_steps_of_the_loader_and_two_of_records_held_equal_four_of_the_loader(run_settings, tmp_path):
+    unvalidated = {"data__validation_split": None}
+    loaded = pretrain(run_settings(**unvalidated), tmp_path / "loaded")
+    pretrain(run_settings(**unvalidated, optimizer__stop_after_steps=2), tmp_path / "parts")
+    parts = pretrain(run_settings(**unvalidated, data__resident=True), tmp_path / "parts")
+    assert losses(tmp_path / "loaded") == losses(tmp_path / "parts") and len(losses(tmp_path / "parts")) == 4
+    same(loaded.state, parts.state)
+    (told,) = [entry for entry in read_log(tmp_path / "parts") if entry["event"] == "resident"]
+    assert (told["records"], told["bytes_per_device"]) == (20, 20 * RECORD_BYTES)
+
+
+@pytest.mark.slow
+def test_the_feed_may_change_at_every_restart(run_settings, tmp_path):
+    held = pretrain(run_settings(**STOCHASTIC, data__resident=True), tmp_path / "held")
+    for stop in (1, 2, 3, 4):
+        settings = run_settings(**STOCHASTIC, data__resident=stop % 2 == 1, optimizer__stop_after_steps=stop)
+        parts = pretrain(settings, tmp_path / "parts")
+    assert losses(tmp_path / "held") == losses(tmp_path / "parts") and len(losses(tmp_path / "parts")) == 4
+    same(held.state, parts.state)
+
+
+def write_masked(folder, count, seed):
+    """Scenes with a fifth of their pixels invalid."""
+    rng = np.random.default_rng(seed)
+    scenes = [
+        Record(make_scene(rng, 64).image_db, f"{folder.name}_{number}", valid_pixels=rng.random((64, 64)) < 0.8)
+        for number in range(count)
+    ]
+    contract = Contract(folder.name, "1.0.0", "test", "sigma0", 64, 64, has_valid_pixels=True)
+    write_records(folder, contract, {"train": scenes})
+
+
+@pytest.mark.slow
+def test_weighted_sets_with_masks_have_the_losses_of_the_loader(run_settings, tmp_path):
+    for number in (1, 2):
+        write_masked(tmp_path / f"set{number}", 9 + number, number)
+    mixed = {
+        "data__records": (str(tmp_path / "set1"), str(tmp_path / "set2")),
+        "data__mix_weights": (0.7, 0.3),
+        "data__nodata_aware": True,
+        "data__statistics": "bigearthnet_v2",
+        "data__validation_split": None,
+        "optimizer__stop_after_steps": 3,
+    }
+    for name in ("loaded", "resident"):
+        pretrain(run_settings(**mixed, data__resident=name == "resident"), tmp_path / name)
+    assert losses(tmp_path / "loaded") == losses(tmp_path / "resident") and len(losses(tmp_path / "loaded")) == 3
+
+
+def test_both_feeds_give_the_same_batches_to_the_same_program(run_settings, tmp_path):
+    runs = [set_up(run_settings(data__resident=resident, data__validation_split=None)) for resident in (False, True)]
+    feeds = [training_input(run, 1, quiet(tmp_path)) for run in runs]
+    for _ in range(4):
+        loaded, held = (next(feed) for feed in feeds)
+        np.testing.assert_array_equal(loaded.records, held.records)
+        np.testing.assert_array_equal(loaded.arrays["image"], held.arrays["image"])
+        assert loaded.arrays["image"].sharding == held.arrays["image"].sharding
+    state, rate = abstract_state(runs[0]), np.float32(0)
+    programs = [
+        run.train_step.lower(state, batch.arrays, rate).as_text()
+        for run, batch in zip(runs, (loaded, held), strict=True)
+    ]
+    assert programs[0] == programs[1]
+    for feed in feeds:
+        feed.close()
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_names_the_records_held(run_settings, tmp_path):
+    settings = run_settings(optimizer__base_lr=1e30, data__resident=True)
+    with pytest.raises(UserError, match=r"not finite at step \d; .* records of the batch: synthetic_train_") as caught:
+        pretrain(settings, tmp_path)
+    step = int(str(caught.value).split("at step ")[1][0])
+    told = json.loads((tmp_path / f"not_finite_step_{step}_process_0.json").read_text())
+    batches = training_input(set_up(run_settings()), step, quiet(tmp_path))
+    assert told["records"] == [f"synthetic_train_{number:06d}" for number in next(batches).records]
+    batches.close()
+
+
+def test_the_plan_counts_the_records_held_and_refuses_what_does_not_fit(run_settings, monkeypatch):
+    run = set_up(run_settings(data__resident=True, data__validation_split=None))
+    state = abstract_state(run)
+    needed, held = step_memory(run, state), 20 * RECORD_BYTES
+    assert resident_bytes(run) == held and resident_bytes(set_up(run_settings())) == 0
+    assert f"for a training step and {held / 2**30:.2f} for its share of the training records, " in memory_text(
+        run, state
+    )
+    monkeypatch.setattr(dry_run, "step_memory", lambda *_: needed)  # not compiled again
+    monkeypatch.setattr(dry_run, "device_memory", lambda: needed + held)
+    memory_text(run, state)
+    monkeypatch.setattr(dry_run, "device_memory", lambda: needed + held - 1)
+    with pytest.raises(UserError, match=r"share of the training records 0.0, .*; unset data.resident, use more"):
+        memory_text(run, state)
+    assert "records" not in memory_text(set_up(run_settings()), state)
+
+
+def test_a_run_whose_records_do_not_fit_beside_the_state_begins_nothing(run_settings, tmp_path, monkeypatch):
+    settings = run_settings(data__resident=True)
+    state = state_bytes(abstract_state(set_up(settings)))
+    monkeypatch.setattr(dry_run, "device_memory", lambda: state + 20 * RECORD_BYTES - 1)
+    with pytest.raises(UserError, match=r"records need 0.0 GiB on each of 1 devices .*; unset data.resident"):
+        pretrain(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(dry_run, "device_memory", lambda: state + 20 * RECORD_BYTES)
+    dry_run.check_resident(set_up(settings))
