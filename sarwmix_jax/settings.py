@@ -38,6 +38,7 @@ class ModelSection:
     recompute: bool = False  # recompute each block in the backward pass instead of storing it
     attention: str = "auto"  # auto: half-length groups where exact; plain: always the bias path
     decoder: str = "auto"  # auto: only masked cells for the loss where exact; full: every cell
+    kernel: str = "xla"  # what computes attention: xla; on an NVIDIA GPU also cudnn (bfloat16 only) or fused
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def step_settings(loaded: Parameters, mix_group: int | None) -> StepSettings:
 
 
 def model_settings(described: dict[str, Any]) -> ModelSettings:
-    """Model settings from a description; no dropout, no drop path, float32.
+    """Model settings from a description; no dropout, no drop path, float32, and attention that runs anywhere.
 
     Raises:
         UserError: it has other names than this version of the package knows.
@@ -74,4 +74,4 @@ def model_settings(described: dict[str, Any]) -> ModelSettings:
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
     }
-    return ModelSettings(**values | {"drop_path": 0.0, "dropout": 0.0, "dtype": "float32"})
+    return ModelSettings(**values | {"drop_path": 0.0, "dropout": 0.0, "dtype": "float32", "kernel": "xla"})

@@ -242,6 +242,6 @@ def load(path: str | Path, statistics: str | None = None, step: int | None = Non
         )
     own = described["statistics"]
     chosen = STATISTICS[statistics] if statistics else BandStatistics(tuple(own["mean_db"]), tuple(own["std_db"]))
-    settings = dataclasses.replace(settings_from(described["model"]), drop_path=0.0, dropout=0.0)
+    settings = dataclasses.replace(settings_from(described["model"]), drop_path=0.0, dropout=0.0, kernel="xla")
     model = model_from(described["kind"], settings, described.get("classes"), loaded.params, loaded.fixed)
     return LoadedModel(described["kind"], settings, chosen, described, model)

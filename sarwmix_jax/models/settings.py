@@ -1,7 +1,7 @@
 """Settings of a model: plain, frozen data that fix every shape."""
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
@@ -12,6 +12,8 @@ CELL = 32
 
 STAGES = 4
 
+Kernel = Literal["xla", "cudnn", "fused"]
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -20,7 +22,8 @@ class ModelSettings:
     `windows` are window sides in tokens per stage, at most the stage's grid side. `dtype` is that of activations and
     matrix products; parameters, LayerNorm statistics, softmax and loss stay float32. `recompute` trades time for
     memory by recomputing each block in the backward pass. `attention="plain"` and `decoder="full"` switch off the
-    exact shortcuts (skipped masks, gathered groups, half decoder).
+    exact shortcuts (skipped masks, gathered groups, half decoder). `kernel` is what computes attention: XLA, cuDNN, or
+    the project's own fused kernel; the last two need a GPU.
 
     Raises:
         UserError: If the values do not make a model; the line says which and what would.
@@ -43,6 +46,7 @@ class ModelSettings:
     recompute: bool = False
     attention: Literal["auto", "plain"] = "auto"
     decoder: Literal["auto", "full"] = "auto"
+    kernel: Kernel = "xla"
 
     def __post_init__(self) -> None:
         check_image_size(self.image_size)
@@ -107,10 +111,13 @@ class ModelSettings:
             "dtype": ("float32", "bfloat16"),
             "attention": ("auto", "plain"),
             "decoder": ("auto", "full"),
+            "kernel": get_args(Kernel),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"model.{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}")
+        if self.kernel == "cudnn" and self.dtype == "float32":
+            raise UserError("model.kernel cudnn cannot compute in model.dtype float32; use bfloat16, or kernel xla")
         for name in ("drop_path", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}; use a rate from 0 to below 1")
