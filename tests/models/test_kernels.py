@@ -1,8 +1,9 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.evaluation.from_checkpoint import model_settings
 from sarwmix_jax.models.kernels import check_kernel
 from sarwmix_jax.models.settings import published
 from tests.support import TINY
@@ -54,3 +55,9 @@ def test_what_cannot_be_served_is_refused_in_one_line(settings, platform, line):
 
 def test_plain_attention_runs_everywhere():
     check_kernel(TINY, "cpu")
+
+
+@pytest.mark.parametrize("kernel", ["cudnn", "fused"])
+def test_a_checkpoint_is_evaluated_anywhere(kernel):
+    described = asdict(published("base", dtype="bfloat16", kernel=kernel))
+    assert model_settings(described) == published("base")
