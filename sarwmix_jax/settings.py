@@ -39,6 +39,7 @@ class ModelSection:
     scan: bool | None = None  # loop over equal blocks, compiled once: starts faster; unset: on CPUs, as fast there
     attention: str = "auto"  # auto: half-length groups where exact; plain: always the bias path
     decoder: str = "auto"  # auto: only masked cells for the loss where exact; full: every cell
+    kernel: str = "xla"  # what computes attention: xla; on an NVIDIA GPU also cudnn (bfloat16 only) or fused
 
 
 @dataclass(frozen=True)

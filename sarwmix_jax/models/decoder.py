@@ -38,10 +38,10 @@ class DecoderBlock(nnx.Module):
         sequence. Exact for any mask.
         """
         normed = self.norm1(x)
-        qkv, width, heads = self.attention.qkv, x.shape[-1], self.attention.heads
+        qkv, width, heads, kernel = self.attention.qkv, x.shape[-1], self.attention.heads, self.attention.kernel
         (q,) = split_heads(dense_columns(qkv, select(normed, mask), slice(width)), 1, heads)
         k, v = split_heads(dense_columns(qkv, normed, slice(width, None)), 2, heads)
-        seen = select(jnp.stack([attend(q, k[0], v[0]), attend(q, k[1], v[1])]), mask)
+        seen = select(jnp.stack([attend(q, k[own], v[own], kernel=kernel) for own in (0, 1)]), mask)
         out = select(x, mask) + dropout(dense(self.attention.proj, seen), self.attention.dropout, numbered(key, 0))
         return out + self.mlp(self.norm2(out), numbered(key, 1))
 

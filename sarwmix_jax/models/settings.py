@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
@@ -13,6 +13,8 @@ CELL = 32
 
 STAGES = 4
 
+Kernel = Literal["xla", "cudnn", "fused"]
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -22,7 +24,8 @@ class ModelSettings:
     matrix products; parameters, LayerNorm statistics, softmax and loss stay float32. `recompute` says what the backward
     pass computes again instead of keeping it: nothing, LayerNorm and GELU ("elementwise"), or each whole block. `scan`
     compiles the equal blocks of a stage once and loops over them. `attention="plain"` and `decoder="full"` switch off
-    the exact shortcuts (skipped masks, gathered groups, half decoder).
+    the exact shortcuts (skipped masks, gathered groups, half decoder). `kernel` is what computes attention: XLA, cuDNN,
+    or the project's own fused kernel; the last two need a GPU.
 
     Raises:
         UserError: If the values do not make a model; the line says which and what would.
@@ -46,6 +49,7 @@ class ModelSettings:
     scan: bool = False
     attention: Literal["auto", "plain"] = "auto"
     decoder: Literal["auto", "full"] = "auto"
+    kernel: Kernel = "xla"
 
     def __post_init__(self) -> None:
         check_image_size(self.image_size)
@@ -111,10 +115,13 @@ class ModelSettings:
             "recompute": ("none", "elementwise", "block"),
             "attention": ("auto", "plain"),
             "decoder": ("auto", "full"),
+            "kernel": get_args(Kernel),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"model.{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}")
+        if self.kernel == "cudnn" and self.dtype == "float32":
+            raise UserError("model.kernel cudnn cannot compute in model.dtype float32; use bfloat16, or kernel xla")
         for name in ("drop_path", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}; use a rate from 0 to below 1")
@@ -125,7 +132,8 @@ class ModelSettings:
 def from_description(described: Mapping[str, Any], **changes: Any) -> ModelSettings:
     """Settings from a checkpoint's description, for using the trained model.
 
-    There is no dropout and no drop path then, and no scan: stored parameters have one entry a block.
+    There is no dropout and no drop path then, no scan (stored parameters have one entry a block), and attention that
+    runs anywhere.
 
     Raises:
         UserError: It has other names than this version of the package knows.
@@ -136,7 +144,7 @@ def from_description(described: Mapping[str, Any], **changes: Any) -> ModelSetti
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in described.items()
     }
-    trained = {"drop_path": 0.0, "dropout": 0.0, "scan": False, "recompute": "none"}
+    trained = {"drop_path": 0.0, "dropout": 0.0, "scan": False, "recompute": "none", "kernel": "xla"}
     return ModelSettings(**values | trained | changes)
 
 

@@ -10,6 +10,7 @@ from sarwmix_jax.training.checkpoint_parts import complete_steps, first_line
 from sarwmix_jax.training.checkpoints import Checkpoints
 
 FREE = (
+    "model.kernel",
     "data.threads",
     "data.workers",
     "data.prefetch",
@@ -22,8 +23,8 @@ FREE = (
     "checkpoint.",
     "log.",
 )
-"""Settings that may change between starts: they decide when a run stops, saves, logs and how it reads and cuts, not
-what it computes (the mix group is frozen in the checkpoint)."""
+"""Settings that may change between starts: they decide when a run stops, saves, logs and how it reads, cuts and
+multiplies, not what it computes (the mix group is frozen in the checkpoint)."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sarwmix_jax.data.order import steps_per_epoch
 from sarwmix_jax.data.sources import RecordSource
+from sarwmix_jax.models.kernels import check_kernel
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.settings import ModelSettings
 from sarwmix_jax.models.state import split_model, stack_blocks, unstack_blocks
@@ -59,6 +60,7 @@ def set_up(settings: PretrainingSettings, frozen_mix_group: int | None = None) -
     sources = inputs.open_all(settings, settings.data.split)
     mesh = make_mesh()
     steps = step_settings(settings, sources, mesh, frozen_mix_group)
+    check_kernel(steps.model, mesh.devices.flat[0].platform)
     calendar = Calendar(steps_per_epoch(sum(map(len, sources)), settings.batch.global_batch), settings)
     optimizer = make_optimizer(settings.optimizer)
     graphdef = model_structure(steps)

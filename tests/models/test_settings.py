@@ -50,6 +50,8 @@ def test_windows_for_a_side(side, windows):
         ({"depths": (1, 2)}, "model.depths is (1, 2); give 4 positive numbers, one a stage"),
         ({"num_heads": (3, 2, 4, 8)}, "3 heads do not divide the width 8 of stage 1; change the heads or the width"),
         ({"dtype": "float16"}, "model.dtype is 'float16'; use one of float32, bfloat16"),
+        ({"kernel": "triton"}, "model.kernel is 'triton'; use one of xla, cudnn, fused"),
+        ({"kernel": "cudnn"}, "model.kernel cudnn cannot compute in model.dtype float32; use bfloat16, or kernel xla"),
         ({"drop_path": 1.0}, "model.drop_path is 1.0; use a rate from 0 to below 1"),
         ({"patch_size": 8}, "model.patch_size is 8; only 4 gives 32-pixel cells"),
     ],

@@ -115,6 +115,12 @@ def program(settings, place):
     return step.lower(state, batch, np.float32(1e-3)).as_text()
 
 
+def traced(settings, place):
+    """The training step before it is handed to a compiler: kernels for a GPU show without one."""
+    step, state, batch = _step(settings, place)
+    return str(step.trace(state, batch, np.float32(1e-3)).jaxpr)
+
+
 def numbers(settings, place):
     """Training losses of a batch at six steps, with arbitrary parameters that depend on their shapes alone."""
     train = inputs.open_all(settings, settings.data.split)
@@ -177,6 +183,7 @@ TABLE = {
     "model.scan": ((True, False), program),
     "model.attention": (("plain", "auto"), program),
     "model.decoder": (("full", "auto"), program),
+    "model.kernel": (("fused", "xla"), traced),
     "mask.ratio": ((0.25, 0.75), numbers),
     "mask.range_mask_ratio": ((0.4, 0.3), numbers),
     "weighting.mode": (("shared_power", "off"), numbers),
@@ -221,6 +228,7 @@ TABLE = {
 }
 """Alternative values and the observable that must differ."""
 CONTEXT = {
+    "model.kernel": {"model.embed_dim": 16},  # heads deep enough for the kernel
     "checkpoint.keep": {"checkpoint.best": False},
     "checkpoint.best": {
         "checkpoint.keep": 1,
@@ -232,7 +240,7 @@ CONTEXT = {
 }
 """What else a setting needs to show."""
 
-SLOW = (numbers, program, kept)
+SLOW = (numbers, program, traced, kept)
 """Observables that compile."""
 
 

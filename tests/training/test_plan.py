@@ -1,8 +1,11 @@
+import jax
 import pytest
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings import pretraining_config
 from sarwmix_jax.training.plan import BatchPlan, model_settings, plan_batch, resolve
+from sarwmix_jax.training.resume import Previous, changes
+from sarwmix_jax.training.setup import set_up, settings_json
 
 
 def config(**changes):
@@ -68,3 +71,15 @@ def test_devices_that_do_not_fit(batch, devices, message):
     settings = resolve(config(batch__global_batch=batch[0], **({"batch__micro_batch": batch[1]} if batch[1] else {})))
     with pytest.raises(UserError, match=message):
         plan_batch(settings, devices)
+
+
+def test_a_kernel_that_this_machine_lacks_is_refused_at_the_start(run_settings):
+    if jax.default_backend() == "gpu":
+        pytest.skip("there is a GPU")
+    with pytest.raises(UserError, match=r"^model\.kernel fused needs a GPU and this machine computes on cpu; use xla$"):
+        set_up(run_settings(model__kernel="fused"))
+
+
+def test_a_run_may_go_on_with_another_kernel():
+    old, new = (resolve(config(model__kernel=kernel)) for kernel in ("xla", "fused"))
+    assert changes(Previous(1, settings_json(old), 8), new) == []

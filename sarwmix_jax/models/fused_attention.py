@@ -1,0 +1,259 @@
+"""Self-attention within windows as one GPU kernel, forward and backward.
+
+The kernels read the packed output of the qkv layer as it lies in memory and write the layout that the next layer reads,
+so neither logits nor transposed heads reach the device's memory. One program serves one head of one group of windows
+that share a bias, over a chunk of rows (images and, where all windows share one bias, windows): the bias stays in
+registers, and its gradient is added up there and written once a chunk. The partial sums are added afterwards, always
+in the same order: results repeat bit by bit.
+
+The backward pass recomputes the weights; nothing is stored but what goes in.
+"""
+
+import functools
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+from jaxtyping import Array, Float
+
+from sarwmix_jax.models.attention import FORBIDDEN
+
+SMALLEST, LARGEST = 16, 64
+"""Tokens that one program can attend within: below, a matrix unit's tile is not full; above, the registers are."""
+
+DEPTHS = (16, 32, 64)
+"""Head depths that the kernels know."""
+
+
+class Launch(NamedTuple):
+    """How a GPU runs the kernels; changes speed, not results beyond rounding.
+
+    Attributes:
+        programs: Programs to aim at, several for every multiprocessor; more make shorter chunks and more partial sums.
+        tokens_per_warp: Tokens of a window for each warp of a program.
+        stages: Depth of the pipeline that loads rows ahead.
+    """
+
+    programs: int = 1024
+    tokens_per_warp: int = 16
+    stages: int = 2
+
+
+LAUNCH = Launch()
+
+Packed = Float[Array, "*batch n packed"]
+Rows = Float[Array, "rows groups n 3 heads depth"]
+Bias = Float[Array, "groups heads n n"]
+
+_interpret: ContextVar[bool] = ContextVar("interpret", default=False)
+
+
+@contextmanager
+def interpreted() -> Iterator[None]:
+    """Functions traced inside run the kernels in Pallas' interpreter: on any device, exact, and very slow."""
+    token = _interpret.set(True)
+    try:
+        yield
+    finally:
+        _interpret.reset(token)
+
+
+def unsupported(
+    qkv: Packed | jax.ShapeDtypeStruct, heads: int, bias: Float[Array, "*groups heads n n"] | None = None
+) -> str | None:
+    """Why these arrays cannot go through the kernels, or None where they can."""
+    tokens, depth = qkv.shape[-2], qkv.shape[-1] // (3 * heads)
+    if qkv.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
+        return f"the type {qkv.dtype} is not float32, bfloat16 or float16"
+    if depth not in DEPTHS:
+        return f"the head depth {depth} is not one of {', '.join(map(str, DEPTHS))}"
+    if tokens & (tokens - 1) or tokens > LARGEST:
+        return f"{tokens} tokens a window are not a power of two up to {LARGEST}"
+    if tokens < SMALLEST and _groups(bias) % (SMALLEST // tokens):
+        return f"{tokens} tokens a window are below {SMALLEST} and {_groups(bias)} windows do not fill a tile together"
+    return None
+
+
+def fused_attention(
+    qkv: Packed, heads: int, bias: Float[Array, "*groups heads n n"] | None = None, launch: Launch = LAUNCH
+) -> Float[Array, "*batch n width"]:
+    """Scaled dot-product self-attention; logits and softmax in float32.
+
+    Args:
+        qkv: Queries, keys and values, the last axis laid out (part, head, depth); `unsupported` says which go.
+        heads: Number of heads.
+        bias: Added to the logits: none, one (heads, n, n) or (1, heads, n, n) for all, or one for each of the last
+            batch axis' windows. Its gradient is the exact sum over all that share it.
+        launch: How a GPU runs it.
+    """
+    assert unsupported(qkv, heads, bias) is None
+    groups, shape = _groups(bias), qkv.shape
+    bias = None if bias is None else bias.reshape(groups, *bias.shape[-3:])
+    rows = qkv.reshape(-1, groups, shape[-2], 3, heads, shape[-1] // (3 * heads))
+    if shape[-2] < SMALLEST:
+        rows, bias = _stack(rows, bias, SMALLEST // shape[-2])
+    return _attend(rows, bias, launch, _interpret.get()).reshape(*shape[:-1], -1)
+
+
+def _groups(bias: Float[Array, "..."] | None) -> int:
+    return 1 if bias is None or bias.ndim == 3 else bias.shape[0]
+
+
+def _stack(rows: Rows, bias: Bias | None, windows: int) -> tuple[Rows, Bias]:
+    """Lets neighbouring groups share a tile: `windows` of them become one, blind to each other."""
+    assert bias is not None  # without one there is a single group
+    rows = rearrange(rows, "row (group window) n ... -> row group (window n) ...", window=windows)
+    own = jnp.eye(windows, dtype=bool)[:, None, :, None]
+    each = rearrange(bias, "(group window) head q k -> group head window q 1 k", window=windows)
+    return rows, rearrange(jnp.where(own, each, FORBIDDEN), "g head w q v k -> g head (w q) (v k)")
+
+
+class _Plan(NamedTuple):
+    """How rows, groups and heads fall into programs.
+
+    Attributes:
+        grid: Heads, groups, chunks; heads change fastest, since those of a token are neighbours in memory.
+        launch: How a GPU runs them.
+        rows: Number of rows.
+        chunk: Rows of one program; the last may have fewer.
+        packed: Block of the packed queries, keys and values, and of their gradients.
+        out: Block of the output.
+        bias: Block of the bias.
+        partial: Block of the partial sums of the bias' gradient.
+    """
+
+    grid: tuple[int, int, int]
+    launch: Launch
+    rows: int
+    chunk: int
+    packed: pl.BlockSpec
+    out: pl.BlockSpec
+    bias: pl.BlockSpec
+    partial: pl.BlockSpec
+
+
+def _plan(shape: tuple[int, ...], launch: Launch) -> _Plan:
+    rows, groups, n, _, heads, depth = shape
+    chunk = math.ceil(rows / min(rows, math.ceil(launch.programs / (groups * heads))))
+    return _Plan(
+        grid=(heads, groups, math.ceil(rows / chunk)),
+        launch=launch,
+        rows=rows,
+        chunk=chunk,
+        packed=pl.BlockSpec((chunk, None, n, 3, None, depth), lambda h, g, c: (c, g, 0, 0, h, 0)),
+        out=pl.BlockSpec((chunk, None, n, None, depth), lambda h, g, c: (c, g, 0, h, 0)),
+        bias=pl.BlockSpec((None, None, n, n), lambda h, g, c: (g, h, 0, 0)),
+        partial=pl.BlockSpec((None, None, None, n, n), lambda h, g, c: (c, g, h, 0, 0)),
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _attend(
+    rows: Rows, bias: Bias | None, launch: Launch, interpret: bool
+) -> Float[Array, "rows groups n heads depth"]:
+    plan = _plan(rows.shape, launch)
+    given = [(rows, plan.packed)] + ([] if bias is None else [(bias, plan.bias)])
+    out = jax.ShapeDtypeStruct(rows.shape[:3] + rows.shape[4:], rows.dtype)
+    return _call(_forward_kernel, "window_attention", plan, given, [(out, plan.out)], interpret)[0]
+
+
+def _attend_forward(
+    rows: Rows, bias: Bias | None, launch: Launch, interpret: bool
+) -> tuple[Float[Array, "rows groups n heads depth"], tuple[Rows, Bias | None]]:
+    return _attend(rows, bias, launch, interpret), (rows, bias)
+
+
+def _attend_backward(
+    launch: Launch,
+    interpret: bool,
+    saved: tuple[Rows, Bias | None],
+    cotangent: Float[Array, "rows groups n heads depth"],
+) -> tuple[Rows, Bias | None]:
+    rows, bias = saved
+    plan = _plan(rows.shape, launch)
+    given = [(rows, plan.packed), (cotangent, plan.out)]
+    results = [(jax.ShapeDtypeStruct(rows.shape, rows.dtype), plan.packed)]
+    if bias is None:
+        return _call(_backward_kernel, "window_attention_backward", plan, given, results, interpret)[0], None
+    partial = jax.ShapeDtypeStruct((plan.grid[2], *bias.shape), jnp.float32)
+    given, results = [*given, (bias, plan.bias)], [*results, (partial, plan.partial)]
+    d_rows, partials = _call(_backward_kernel, "window_attention_backward", plan, given, results, interpret)
+    return d_rows, partials.sum(axis=0).astype(bias.dtype)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _call(kernel: Any, name: str, plan: _Plan, given: list[Any], results: list[Any], interpret: bool) -> list[Array]:
+    """Runs a kernel over (array, block) pairs."""
+    warps = max(1, given[0][0].shape[2] // plan.launch.tokens_per_warp)
+    call = pl.pallas_call(
+        functools.partial(kernel, rows=plan.rows, chunk=plan.chunk),
+        grid=plan.grid,
+        in_specs=[block for _, block in given],
+        out_specs=[block for _, block in results],
+        out_shape=[shape for shape, _ in results],
+        compiler_params=triton.CompilerParams(num_warps=warps, num_stages=plan.launch.stages),
+        interpret=interpret,
+        name=name,
+    )
+    return list(call(*(array for array, _ in given)))
+
+
+def _forward_kernel(rows_ref: Any, *refs: Any, rows: int, chunk: int) -> None:
+    *bias_ref, out_ref = refs
+    bias = bias_ref[0][...] if bias_ref else None
+
+    def row(i: Array, nothing: None) -> None:
+        q, k, v = (rows_ref[i, :, part, :] for part in range(3))
+        out_ref[i] = _dot(_weights(q, k, bias).astype(v.dtype), v).astype(out_ref.dtype)
+
+    jax.lax.fori_loop(0, _rows_here(rows, chunk), row, None)
+
+
+def _backward_kernel(rows_ref: Any, cotangent_ref: Any, *refs: Any, rows: int, chunk: int) -> None:
+    bias_ref, d_rows_ref, partial_ref = refs if len(refs) == 3 else (None, *refs, None)
+    bias = None if bias_ref is None else bias_ref[...]
+
+    def row(i: Array, d_bias: Array | None) -> Array | None:
+        q, k, v = (rows_ref[i, :, part, :] for part in range(3))
+        d_out = cotangent_ref[i]
+        weights = _weights(q, k, bias)
+        d_weights = _dot(d_out, v.T)
+        d_logits = weights * (d_weights - (weights * d_weights).sum(axis=1)[:, None])
+        scaled = (d_logits * _scale(q)).astype(q.dtype)
+        for part, gradient in enumerate((_dot(scaled, k), _dot(scaled.T, q), _dot(weights.astype(v.dtype).T, d_out))):
+            d_rows_ref[i, :, part, :] = gradient.astype(d_rows_ref.dtype)
+        return None if d_bias is None else d_bias + d_logits
+
+    start = None if bias is None else jnp.zeros(bias.shape, jnp.float32)
+    total = jax.lax.fori_loop(0, _rows_here(rows, chunk), row, start)
+    if partial_ref is not None:
+        partial_ref[...] = total
+
+
+def _rows_here(rows: int, chunk: int) -> Array:
+    """Rows of this program's chunk that exist."""
+    return jnp.minimum(chunk, rows - pl.program_id(2) * chunk)
+
+
+def _weights(q: Array, k: Array, bias: Array | None) -> Float[Array, "n n"]:
+    logits = _dot(q, k.T) * _scale(q)
+    logits = logits if bias is None else logits + bias.astype(jnp.float32)
+    weights = jnp.exp(logits - logits.max(axis=1)[:, None])
+    return weights / weights.sum(axis=1)[:, None]
+
+
+def _scale(q: Array) -> float:
+    return float(q.shape[-1] ** -0.5)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.dot(a, b, preferred_element_type=jnp.float32)

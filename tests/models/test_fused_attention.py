@@ -1,0 +1,306 @@
+"""The fused kernel and cuDNN against plain attention: values and all gradients.
+
+Without a GPU the kernel runs in Pallas' interpreter and is lowered for CUDA; tests marked `gpu` run what was compiled.
+"""
+
+import contextlib
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sarwmix_jax.models.attention import FORBIDDEN, self_attend
+from sarwmix_jax.models.fused_attention import LAUNCH, Launch, fused_attention, interpreted, unsupported
+from sarwmix_jax.models.settings import published
+from sarwmix_jax.models.state import flatten_names, unflatten_names
+from sarwmix_jax.training.parallel import make_mesh
+from sarwmix_jax.training.setup import abstract_model
+from sarwmix_jax.training.steps import StepSettings, TrainState, make_gradients
+from sarwmix_jax.weighting import WeightSettings
+from tests.support import TINY, V2
+
+WITH_GPU = jax.default_backend() == "gpu"
+
+
+def on_gpu(test):
+    """Marks a test that compiles for the GPU that is there."""
+    return pytest.mark.gpu(pytest.mark.skipif(not WITH_GPU, reason="needs a GPU")(test))
+
+
+CASES = {
+    "shared": ((3, 2, 64), ()),
+    "one for all": ((3, 3, 16), (1,)),
+    "per window": ((5, 2, 32), (2,)),
+    "two windows a tile": ((5, 4, 8), (4,)),
+    "none": ((3, 16), None),
+}
+"""Batch axes and tokens; windows of the bias."""
+
+BASE = {
+    "stage 1": ((256, 16, 64), 4, ()),
+    "stage 2": ((256, 4, 64), 8, (4,)),
+    "stage 3": ((256, 2, 32), 16, (2,)),
+    "stage 4": ((256, 2, 8), 32, (2,)),
+    "decoder": ((512, 16), 16, None),
+}
+"""What attends in the published base model at batch 256: batch axes and tokens, heads, windows of the bias."""
+
+FORWARD_AND_BACKWARD = 2
+TRAINED = replace(
+    TINY,
+    embed_dim=16,
+    depths=(1, 1, 1, 1),
+    num_heads=(1, 2, 4, 8),
+    decoder_dim=16,
+    decoder_heads=1,
+    decoder_depth=2,
+)
+"""A small model whose heads the kernel knows."""
+
+
+def arrays(shape, heads, biases, dtype=jnp.float32, depth=16, seed=0):
+    """(qkv, bias, cotangent); one pair of tokens must not see each other."""
+    rng = np.random.default_rng(seed)
+    qkv = jnp.asarray(rng.normal(size=(*shape, 3 * heads * depth)), dtype)
+    cotangent = jnp.asarray(rng.normal(size=(*shape, heads * depth)), dtype)
+    if biases is None:
+        return qkv, None, cotangent
+    bias = rng.normal(size=(*biases, heads, shape[-1], shape[-1])).astype(np.float32)
+    bias[..., 1, 2] = FORBIDDEN
+    return qkv, jnp.asarray(bias), cotangent
+
+
+def two_groups(shape, heads):
+    """The arrays of two mix groups, stacked."""
+    groups = (arrays(shape, heads, shape[1:2], seed=seed) for seed in (0, 1))
+    return [jnp.stack(both) for both in zip(*groups, strict=True)]
+
+
+def results(attention, qkv, bias, cotangent):
+    """Output and gradients, in float32."""
+
+    @jax.jit
+    def both(qkv, bias, cotangent):
+        out, pull = jax.vjp(attention, qkv, bias)
+        return [x.astype(jnp.float32) for x in jax.tree.leaves((out, pull(cotangent)))]
+
+    return both(qkv, bias, cotangent)
+
+
+def plain(heads, kernel="xla"):
+    return lambda qkv, bias: self_attend(qkv, heads, bias, kernel)
+
+
+def fused(heads, launch=LAUNCH):
+    return lambda qkv, bias: fused_attention(qkv, heads, bias, launch)
+
+
+def worst(found, expected):
+    """Largest difference of each result, relative to its largest value."""
+    assert len(found) == len(expected)
+    assert all(float(jnp.abs(b).max()) > 1e-2 for b in expected)
+    return [float(jnp.abs(a - b).max() / jnp.abs(b).max()) for a, b in zip(found, expected, strict=True)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_interpreted_kernel_gives_the_plain_values_and_gradients(case, quick_compilation):
+    shape, biases = CASES[case]
+    given = arrays(shape, 2, biases)
+    expected = results(plain(2), *given)
+    with interpreted():
+        found = results(fused(2), *given)
+    assert len(found) == (2 if biases is None else 3)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
+    assert biases is None or float(jnp.abs(found[2]).max()) > 0.1
+    assert biases is None or not np.any(found[2][..., 1, 2])  # what is forbidden has no gradient
+    assert max(worst(found, expected)) < 1e-5
+
+
+def test_chunks_change_nothing(quick_compilation):
+    given = arrays((7, 2, 16), 2, (2,))
+    expected = results(plain(2), *given)
+    with interpreted():
+        found = results(fused(2, Launch(programs=6)), *given)  # chunks of 4 and of 3 rows
+    assert max(worst(found, expected)) < 1e-5
+
+
+def test_bfloat16_is_as_near_to_float32_as_the_plain_way(quick_compilation):
+    given = arrays((3, 2, 32), 2, (2,), jnp.bfloat16)
+    exact = results(plain(2), *(x.astype(jnp.float32) for x in given))
+    with interpreted():
+        found = results(fused(2), *given)
+    errors, usual = worst(found, exact), worst(results(plain(2), *given), exact)
+    assert max(errors) < 0.02
+    for error, of_plain in zip(errors, usual, strict=True):
+        assert error < 1.25 * of_plain
+
+
+def test_mix_groups_under_vmap(quick_compilation):
+    given = two_groups((3, 2, 16), 1)
+    expected = results(jax.vmap(plain(1)), *given)
+    with interpreted():
+        found = results(jax.vmap(fused(1)), *given)
+    assert max(worst(found, expected)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("shape", "heads", "biases", "reason"),
+    [
+        ((2, 1, 144, 96), 1, (), "144 tokens a window are not a power of two up to 64"),
+        ((2, 1, 128, 96), 1, (), "128 tokens a window are not a power of two up to 64"),
+        ((2, 2, 16, 24), 1, (2,), "the head depth 8 is not one of 16, 32, 64"),
+        ((2, 3, 8, 96), 1, (3,), "8 tokens a window are below 16 and 3 windows do not fill a tile together"),
+        ((2, 4, 96), 1, None, "4 tokens a window are below 16 and 1 windows do not fill a tile together"),
+    ],
+)
+def test_what_the_kernel_does_not_know_goes_the_plain_way(shape, heads, biases, reason):
+    qkv, bias, _ = arrays(shape[:-1], heads, biases, depth=shape[-1] // 3 // heads)
+    assert unsupported(qkv, heads, bias) == reason
+    ways = [str(jax.make_jaxpr(plain(heads, kernel))(qkv, bias)) for kernel in ("fused", "xla")]
+    assert ways[0] == ways[1]
+
+
+def test_integers_are_not_attended():
+    assert unsupported(jnp.zeros((1, 16, 48), jnp.int8), 1) == "the type int8 is not float32, bfloat16 or float16"
+
+
+def drawn(model, batch):
+    """(params, fixed, records), drawn such that every part matters."""
+    rng = np.random.default_rng(0)
+
+    def draw(name, leaf):
+        spread = leaf.shape[0] ** -0.5 if name.endswith("kernel") else 0.3
+        return jnp.asarray(rng.normal(1.0 if name.endswith("scale") else 0.0, spread, leaf.shape), leaf.dtype)
+
+    trees = (flatten_names(tree) for tree in abstract_model(model)[1:])
+    params, fixed = (unflatten_names({name: draw(name, leaf) for name, leaf in tree.items()}) for tree in trees)
+    db = rng.normal(-15.0, 5.0, (batch, 2, model.image_size, model.image_size))
+    return params, fixed, {"image": jnp.asarray(db, jnp.float16)}
+
+
+def step_gradient(model, batch, range_mask_ratio=0.0):
+    """(params, fixed, records) -> gradient of a training step, not compiled yet."""
+    weighting = WeightSettings()
+    steps = StepSettings(model, V2, weighting, 0.5, range_mask_ratio, True, 0.5, 0.5, batch, batch, seed=0)
+    gradients = make_gradients(abstract_model(model)[0], steps, make_mesh(jax.devices()[:1]))
+    return jax.jit(lambda params, fixed, records: gradients(TrainState(params, fixed, None, jnp.int32(0)), records)[0])
+
+
+def test_the_model_uses_the_kernel():
+    given = drawn(TRAINED, 2)
+    with interpreted():
+        traced = step_gradient(replace(TRAINED, kernel="fused"), 2).trace(*given)
+    # Every block but the decoder's last, whose queries are fewer than its keys.
+    assert str(traced.jaxpr).count("name=window_attention") == FORWARD_AND_BACKWARD * 5
+    assert "window_attention" not in str(step_gradient(TRAINED, 2).trace(*given).jaxpr)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("range_mask_ratio", [0.0, 0.1], ids=["gathered", "masked"])
+def test_gradient_of_a_whole_training_step(range_mask_ratio, quick_compilation):
+    given = drawn(TRAINED, 2)
+    expected = flatten_names(step_gradient(TRAINED, 2, range_mask_ratio)(*given))
+    with interpreted():
+        found = flatten_names(step_gradient(replace(TRAINED, kernel="fused"), 2, range_mask_ratio)(*given))
+    assert sum("bias_table" in name for name in expected) == 4
+    for name, b in expected.items():
+        np.testing.assert_allclose(found[name], b, rtol=0, atol=1e-5 * np.abs(b).max(), err_msg=name)
+        assert "bias_table" not in name or np.abs(b).max() > 1e-4
+
+
+def a_hopper():
+    """Lets the newer Pallas lower for a GPU that is not there; the older takes one of this kind by itself."""
+    if WITH_GPU or not hasattr(jax.sharding, "AbstractDevice"):
+        return contextlib.nullcontext()
+    device = jax.sharding.AbstractDevice("NVIDIA H100", 132, "gpu")
+    return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))
+
+
+def shapes_of(case, dtype=jnp.bfloat16):
+    shape, heads, biases = BASE[case]
+    qkv = jax.ShapeDtypeStruct((*shape, 3 * heads * 32), dtype)
+    bias = None if biases is None else jax.ShapeDtypeStruct((*biases, heads, shape[-1], shape[-1]), jnp.float32)
+    return qkv, bias
+
+
+@pytest.mark.parametrize("case", BASE)
+def test_lowers_for_cuda_without_a_gpu(case):
+    qkv, bias = shapes_of(case)
+    assert unsupported(qkv, BASE[case][1], bias) is None
+
+    def both(qkv, bias):
+        out, pull = jax.vjp(fused(BASE[case][1]), qkv, bias)
+        return out, pull(out)
+
+    with a_hopper():
+        text = jax.jit(both).trace(qkv, bias).lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("stablehlo.custom_call @") == FORWARD_AND_BACKWARD
+    assert "xla.gpu.triton" in text
+    assert "stablehlo.transpose" not in text or case == "stage 4"  # whose biases alone are turned, to share a tile
+
+
+def relative(found, expected):
+    """Distance of two trees in units of the second one's length."""
+    pairs = list(zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True))
+    return float(jnp.sqrt(sum(jnp.sum((a - b) ** 2) for a, b in pairs) / sum(jnp.sum(b**2) for _, b in pairs)))
+
+
+@on_gpu
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("programs", [LAUNCH.programs, 6])
+def test_compiled_kernel_is_exact_in_float32(case, programs):
+    shape, biases = CASES[case]
+    given = arrays((7, *shape[1:]), 2, biases, depth=32)
+    with jax.default_matmul_precision("highest"):
+        errors = worst(results(fused(2, Launch(programs=programs)), *given), results(plain(2), *given))
+    assert max(errors) < 1e-5
+
+
+@on_gpu
+@pytest.mark.parametrize("case", BASE)
+@pytest.mark.parametrize("kernel", ["fused", "cudnn"])
+def test_compiled_kernels_at_the_shapes_of_base(kernel, case):
+    shape, heads, biases = BASE[case]
+    given = arrays(shape, heads, biases, jnp.bfloat16, depth=32)
+    with jax.default_matmul_precision("highest"):
+        exact = results(plain(heads), *(None if x is None else x.astype(jnp.float32) for x in given))
+    errors, usual = worst(results(plain(heads, kernel), *given), exact), worst(results(plain(heads), *given), exact)
+    assert max(errors) < 0.02
+    for error, of_plain in zip(errors, usual, strict=True):
+        assert error < 1.5 * of_plain
+
+
+@on_gpu
+def test_compiled_kernel_repeats_bit_by_bit():
+    given = arrays((64, 4, 64), 4, (), jnp.bfloat16, depth=32)
+    first, second = (results(fused(4), *given) for _ in range(2))
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@on_gpu
+def test_compiled_mix_groups_under_vmap():
+    given = two_groups((8, 2, 32), 2)
+    with jax.default_matmul_precision("highest"):
+        errors = worst(results(jax.vmap(fused(2)), *given), results(jax.vmap(plain(2)), *given))
+    assert max(errors) < 1e-5
+
+
+@on_gpu
+@pytest.mark.parametrize("range_mask_ratio", [0.0, 0.1], ids=["gathered", "masked"])
+def test_compiled_gradient_of_a_whole_training_step(range_mask_ratio):
+    model = published("base", depths=(1, 1, 2, 1), decoder_depth=2)
+    given = drawn(model, 16)
+
+    def gradient(**changes):
+        return step_gradient(replace(model, **changes), 16, range_mask_ratio)(*given)
+
+    with jax.default_matmul_precision("highest"):
+        exact = gradient()
+        assert relative(gradient(kernel="fused"), exact) < 1e-4
+    usual = relative(gradient(dtype="bfloat16"), exact)
+    for kernel in ("fused", "cudnn"):
+        assert relative(gradient(dtype="bfloat16", kernel=kernel), exact) < 1.25 * usual
