@@ -61,8 +61,6 @@ def work_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.merge:
             raise UserError("--merge puts all parts together: leave out --shard")
         part = (int(match[1]), int(match[2]))
-    if arguments.records_per_shard < 1:
-        raise UserError(f"--records-per-shard={arguments.records_per_shard}: at least 1 is needed")
     names = ("workers", "merge", "on_error")
     return {name: getattr(arguments, name) for name in names} | {"part": part}
 

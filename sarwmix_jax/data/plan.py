@@ -51,8 +51,10 @@ class Plan:
         """Order the rows and cut them into shards.
 
         Raises:
-            UserError: No rows, an unknown split, or a `patch_id` twice.
+            UserError: No rows, an unknown split, a `patch_id` twice, or files of no records.
         """
+        if records_per_shard < 1:
+            raise UserError(f"--records-per-shard={records_per_shard}: at least 1 is needed")
         self.contract = contract
         self.rows = _ordered(rows)
         self.shards = tuple(_shards(contract.name, self.rows["split"].to_pylist(), records_per_shard))

@@ -58,6 +58,8 @@ def test_the_fingerprint_changes_with_what_is_written(contract, rows, size):
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="nothing to prepare"):
         Plan(toy_contract(), table({"train": 1}).slice(0, 0))
+    with pytest.raises(UserError, match="--records-per-shard=0: at least 1 is needed"):
+        Plan(toy_contract(), table({"train": 1}), 0)
     with pytest.raises(UserError, match="split 'val' in the metadata is none of train, validation, test"):
         Plan(toy_contract(), table({"val": 3}))
     twice = pa.concat_tables([table({"train": 3}), table({"train": 1})])
