@@ -42,6 +42,13 @@ def test_the_order_depends_on_names_alone_and_spreads_places():
     assert len(first) > 60  # an eighth of the records samples most of the hundred places
 
 
+def test_rows_keep_their_order_where_wanted():
+    rows = table({"test": 3, "train": 4})
+    kept = Plan(toy_contract(), rows, keep_order=True).rows["patch_id"].to_pylist()
+    assert kept == ["train_0000", "train_0001", "train_0002", "train_0003", "test_0000", "test_0001", "test_0002"]
+    assert Plan(toy_contract(), rows).rows["patch_id"].to_pylist() != kept
+
+
 @pytest.mark.parametrize(
     "contract, rows, size",
     [
