@@ -5,8 +5,7 @@
 The same seed gives the same bytes for any number of workers. A stopped run goes on where it was.
 """
 
-import argparse
-
+from sarwmix_jax.command_line import Parser
 from sarwmix_jax.data.command import add_work_arguments, run_command, run_plan
 from sarwmix_jax.data.plan import SPLITS
 from sarwmix_jax.data.synthetic import SIDE, synthetic_plan
@@ -14,7 +13,7 @@ from sarwmix_jax.data.synthetic import SIDE, synthetic_plan
 
 def main() -> None:
     """Parse the command line and write the records."""
-    parser = argparse.ArgumentParser(description="Write synthetic dual-polarisation scenes as records.")
+    parser = Parser(description="Write synthetic dual-polarisation scenes as records.")
     parser.add_argument("--train", type=int, default=2000, help="scenes of the training split")
     parser.add_argument("--validation", type=int, default=200, help="scenes of the validation split")
     parser.add_argument("--test", type=int, default=200, help="scenes of the test split")
