@@ -59,7 +59,7 @@ def flood_npy(folder: Path) -> tuple[str, list]:
 
 
 def synthetic(_: Path) -> tuple[str, list]:
-    return "synthetic_scenes.py", ["--train=1500", "--validation=0", "--test=0", "--records-per-shard=25"]
+    return "synthetic_scenes.py", ["--train=600", "--validation=0", "--test=0", "--records-per-shard=10"]
 
 
 def digests(folder: Path) -> dict[str, str]:
