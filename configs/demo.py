@@ -1,4 +1,4 @@
-"""A small model on synthetic scenes, about two minutes on a CPU.
+"""A small model on synthetic scenes, some minutes on a CPU.
 
     sarwmix demo --workdir=demo_output
 

@@ -5,11 +5,11 @@
 One pass; exact over the stored values, and the same digits for any number of workers.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
+from sarwmix_jax.command_line import Parser
 from sarwmix_jax.data.command import run_command
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.data.statistics import Summary, summarise
@@ -47,7 +47,7 @@ def as_text(statistics: dict[str, Any]) -> str:
 
 def main() -> None:
     """Parse the command line and print the statistics."""
-    parser = argparse.ArgumentParser(description="Mean, deviation, percentiles and nodata share of a record set.")
+    parser = Parser(description="Mean, deviation, percentiles and nodata share of a record set.")
     parser.add_argument("records", type=Path, help="folder of the record set")
     parser.add_argument("--split", default="train", help="split, such as train or train+validation")
     parser.add_argument("--workers", type=int, default=1, help="processes that read")

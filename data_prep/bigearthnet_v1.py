@@ -22,6 +22,7 @@ import numpy as np
 import pyarrow as pa
 import tensorstore as ts
 
+from sarwmix_jax.command_line import Parser
 from sarwmix_jax.data.command import add_work_arguments, run_command, run_plan
 from sarwmix_jax.data.contract import Contract
 from sarwmix_jax.data.name_lists import exclude, read_exclusions, read_rows
@@ -174,7 +175,7 @@ def make_plan(arguments: argparse.Namespace) -> Plan:
 
 def main() -> None:
     """Parse the command line and prepare the records."""
-    parser = argparse.ArgumentParser(description="Write the Sentinel-1 part of BigEarthNet v1 as records.")
+    parser = Parser(description="Write the Sentinel-1 part of BigEarthNet v1 as records.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--root", type=Path, help=f"folder that holds {FOLDER}/")
     source.add_argument("--zarr", type=Path, help="Zarr store that holds the group sentinel1")

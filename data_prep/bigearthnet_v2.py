@@ -7,7 +7,6 @@ shadow; or `train=train.csv` files in the form of the published system) may foll
 where it was. On several machines: `--shard 1/3`, `--shard 2/3`, `--shard 3/3` with the same `--out`, then `--merge`.
 """
 
-import argparse
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from sarwmix_jax.command_line import Parser
 from sarwmix_jax.data.command import add_work_arguments, run_command, run_plan
 from sarwmix_jax.data.contract import Contract
 from sarwmix_jax.data.patches import read_band
@@ -145,7 +145,7 @@ def find_folder(root: Path) -> Path:
 
 def main() -> None:
     """Parse the command line and prepare the records."""
-    parser = argparse.ArgumentParser(description="Write the Sentinel-1 part of BigEarthNet v2 as records.")
+    parser = Parser(description="Write the Sentinel-1 part of BigEarthNet v2 as records.")
     parser.add_argument("--root", type=Path, required=True, help="folder that holds BigEarthNet-S1/")
     parser.add_argument("--metadata", nargs="+", required=True, help="metadata.parquet, or train=train.csv ...")
     add_work_arguments(parser)

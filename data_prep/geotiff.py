@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 from rasterio.windows import Window
 
+from sarwmix_jax.command_line import Parser
 from sarwmix_jax.data.command import add_work_arguments, run_command, run_plan
 from sarwmix_jax.data.contract import QUANTITIES, UNITS, Contract
 from sarwmix_jax.data.convert import record_from_db, record_from_power
@@ -217,7 +218,7 @@ def _schema() -> pa.Schema:
 
 def main() -> None:
     """Parse the command line and prepare the records."""
-    parser = argparse.ArgumentParser(description="Write anyone's Sentinel-1 GeoTIFFs as records.")
+    parser = Parser(description="Write anyone's Sentinel-1 GeoTIFFs as records.")
     parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="GeoTIFFs, or folders that hold them")
     parser.add_argument("--tile", type=int, default=128, help="rows and columns of a tile")
     parser.add_argument("--overlap", type=int, default=0, help="pixels that neighbouring tiles share")

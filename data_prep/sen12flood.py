@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sarwmix_jax.command_line import Parser
 from sarwmix_jax.data.command import add_work_arguments, run_command, run_plan, work_arguments
 from sarwmix_jax.data.contract import Contract
 from sarwmix_jax.data.convert import FLOOR_POWER
@@ -249,7 +250,7 @@ def tell(found: Mapping[str, Any], left_out_sequences: int) -> int:
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Write SEN12-FLOOD as records with an index of pairs, or as .npy.")
+    parser = Parser(description="Write SEN12-FLOOD as records with an index of pairs, or as .npy.")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--zip", type=Path, help="the zip as downloaded; it is not unpacked")
     source.add_argument("--raw-root", type=Path, help=f"unpacked folder that holds {INDEX}")

@@ -13,6 +13,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from sarwmix_jax.command_line import flags_help
 from sarwmix_jax.data.inspect_command import define_inspect, run_inspect
 from sarwmix_jax.errors import UserError
 
@@ -69,8 +70,7 @@ def dispatch(name: str, arguments: list[str]) -> int:
     program = f"sarwmix {name}"
     if set(arguments) & {"--help", "-h", "-help", "--helpfull"}:
         command.define(values, [program])
-        print(f"{command.summary}\n\n  {command.usage}\n")
-        print(values.get_help(prefix="  ", include_special_flags=False))
+        print(f"{command.summary}\n\n  {command.usage}\n\n{flags_help(values)}")
         return 0
     argv = [program, *arguments]
     command.define(values, argv)
@@ -285,7 +285,7 @@ COMMANDS = {
         takes_more=True,
     ),
     "demo": Command(
-        "Pretrain a small model on synthetic scenes and draw what it learned (about two minutes on a CPU).",
+        "Pretrain a small model on synthetic scenes and draw what it learned (some minutes on a CPU).",
         "sarwmix demo --workdir=demo_output",
         define_demo,
         run_demo,

@@ -1,4 +1,4 @@
-"""The demo: synthetic scenes, a small model, about two minutes, and pictures of what it learned."""
+"""The demo: synthetic scenes, a small model, some minutes, and pictures of what it learned."""
 
 import json
 import time

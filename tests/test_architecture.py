@@ -18,11 +18,12 @@ MAY_IMPORT = {
     "facts": set(),
     "files": {"errors"},
     "compilation": {"errors"},
+    "command_line": {"errors"},
     "settings": {"errors", "facts"},
     "sar": {"errors", "facts"},
     "weighting": {"errors", "facts", "sar"},
     "models": {"errors", "facts"},
-    "data": {"errors", "facts", "files"},
+    "data": {"errors", "facts", "files", "command_line"},
 }
 """Parts at the bottom and all that each may import of the package; the parts above them are listed in ORDER."""
 

@@ -2,10 +2,10 @@
 
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -45,15 +45,21 @@ def mistake(arguments, capsys):
     return lines[0]
 
 
+def processor_seconds_of_children() -> float:
+    """Time that ended child processes computed; unlike the clock's it does not count what else the machine does."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
-def test_help_answers_within_two_seconds_without_jax(arguments):
+def test_help_answers_within_two_seconds_of_work_without_jax(arguments):
     code = (
         "import sys\nfrom sarwmix_jax.cli import main\n"
         f"code = main({arguments!r})\nassert 'jax' not in sys.modules, 'jax was imported'\nsys.exit(code)"
     )
-    started = time.monotonic()
+    before = processor_seconds_of_children()
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert time.monotonic() - started < 2
+    assert processor_seconds_of_children() - before < 2
     assert result.returncode == 0, result.stderr
     assert "sarwmix" in result.stdout
 
@@ -193,3 +199,14 @@ def test_published_recipe():
     assert (config.batch.global_batch, config.optimizer.base_lr) == (2048, 1.5e-4)
     epochs = [config.optimizer[name] for name in ("warmup_epochs", "schedule_epochs", "stop_after_epochs")]
     assert epochs == [40.0, 1024.0, 64.0]
+
+
+def test_help_tells_flags_and_defaults_but_no_file(capsys):
+    assert main(["reconstruct", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "  --samples: images to draw (default: 4)\n" in text
+    assert "  --split: held-out records (default: validation)\n" in text
+    assert "  --out: folder for the pictures\n" in text
+    assert ".py" not in text
+    assert main(["pretrain", "--help"]) == 0
+    assert "default" not in capsys.readouterr().out

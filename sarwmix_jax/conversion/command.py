@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from sarwmix_jax.command_line import Parser
 from sarwmix_jax.conversion.convert import Converted, Request, check_free, convert, write
 from sarwmix_jax.conversion.identity import listing
 from sarwmix_jax.conversion.recognition import Hints
@@ -20,16 +20,9 @@ _SUFFIXES = (".safetensors", ".pth")
 _KINDS = {"pretrain": "pretraining", "classifier": "classifier", "flood": "flood"}
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells mistakes like everything else: in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see {self.prog} --help")
-
-
 def parser() -> argparse.ArgumentParser:
     """Options of the command."""
-    p = _Parser(
+    p = Parser(
         prog="convert_torch_ckpt.py",
         description="Turn a published .pth file into a checkpoint folder, or a checkpoint folder into a .safetensors "
         "or .pth file with the published names. Nothing in a .pth file is ever executed.",

@@ -34,16 +34,16 @@ def run_command(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def add_work_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments that every large preparation takes."""
+def add_work_arguments(parser: argparse.ArgumentParser, *, reads_files: bool = True) -> None:
+    """Add the arguments that every large preparation takes; `--on-error` only where files can be missing."""
     parser.add_argument("--out", type=Path, required=True, help="folder of the record set, made when all is done")
     parser.add_argument("--workers", type=int, default=1, help="processes that read and write")
     parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
     parser.add_argument("--shard", metavar="I/N", help="do only the i-th of n parts; --merge puts them together")
     parser.add_argument("--merge", action="store_true", help="put finished parts together")
-    parser.add_argument(
-        "--on-error", choices=("stop", "skip"), default="stop", help="at a file that is missing or damaged"
-    )
+    parser.set_defaults(on_error="stop")
+    if reads_files:
+        parser.add_argument("--on-error", choices=("stop", "skip"), help="at a file that is missing or damaged")
     parser.add_argument("--records-per-shard", type=int, default=RECORDS_PER_SHARD, help="records in a file of the set")
 
 
@@ -61,8 +61,6 @@ def work_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
         if arguments.merge:
             raise UserError("--merge puts all parts together: leave out --shard")
         part = (int(match[1]), int(match[2]))
-    if arguments.records_per_shard < 1:
-        raise UserError(f"--records-per-shard={arguments.records_per_shard}: at least 1 is needed")
     names = ("workers", "merge", "on_error")
     return {name: getattr(arguments, name) for name in names} | {"part": part}
 

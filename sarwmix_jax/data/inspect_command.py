@@ -16,7 +16,7 @@ def define_inspect(values: flags.FlagValues, _: Sequence[str]) -> None:
     """Flags of `sarwmix inspect`."""
     flags.DEFINE_string("out", None, "PNG file of the contact sheet; by default NAME.png", flag_values=values)
     flags.DEFINE_integer("samples", 12, "records to draw", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("workers", 1, "processes that read", flag_values=values)
+    flags.DEFINE_integer("workers", 1, "processes that read", lower_bound=1, flag_values=values)
 
 
 def run_inspect(values: flags.FlagValues, more: Sequence[str]) -> int:

@@ -35,7 +35,8 @@ class Plan:
         contract: What the records will promise.
         rows: One row per record with at least `patch_id` and `split`, and what the reader needs; sorted by split
             and, within it, by a hash of `patch_id`, so that a slice of a split is a fair sample. Where there is a
-            column `group`, its hash comes first: records of a group, read together, stay together.
+            column `group`, its hash comes first: records of a group, read together, stay together. Rows that are a
+            fair sample in any order may keep theirs.
         shards: The units of work in order.
         notes: What the report should say besides, such as how many records were excluded and why.
         fingerprint: Changes when anything in the output would.
@@ -47,14 +48,18 @@ class Plan:
         rows: pa.Table,
         records_per_shard: int = RECORDS_PER_SHARD,
         notes: Mapping[str, Any] | None = None,
+        *,
+        keep_order: bool = False,
     ) -> None:
-        """Order the rows and cut them into shards.
+        """Order the rows (within a split only where not `keep_order`) and cut them into shards.
 
         Raises:
-            UserError: No rows, an unknown split, or a `patch_id` twice.
+            UserError: No rows, an unknown split, a `patch_id` twice, or files of no records.
         """
+        if records_per_shard < 1:
+            raise UserError(f"--records-per-shard={records_per_shard}: at least 1 is needed")
         self.contract = contract
-        self.rows = _ordered(rows)
+        self.rows = _ordered(rows, keep_order)
         self.shards = tuple(_shards(contract.name, self.rows["split"].to_pylist(), records_per_shard))
         self.notes = dict(notes or {})
         self.fingerprint = _fingerprint(contract, self.rows, self.shards, self.notes)
@@ -64,7 +69,7 @@ class Plan:
         return self.rows.slice(shard.first, shard.count).to_pylist()
 
 
-def _ordered(rows: pa.Table) -> pa.Table:
+def _ordered(rows: pa.Table, keep_order: bool) -> pa.Table:
     if rows.num_rows == 0:
         raise UserError("nothing to prepare: the metadata name no record")
     names, splits = rows["patch_id"].to_pylist(), rows["split"].to_pylist()
@@ -73,7 +78,10 @@ def _ordered(rows: pa.Table) -> pa.Table:
         raise UserError(f"split {unknown[0]!r} in the metadata is none of {', '.join(SPLITS)}")
     groups = rows["group"].to_pylist() if "group" in rows.column_names else names
     hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in groups]
-    order = sorted(range(len(names)), key=lambda i: (SPLITS.index(splits[i]), hashes[i], groups[i], names[i]))
+    rank: Sequence[Any] = (
+        range(len(names)) if keep_order else [(hashes[i], groups[i], names[i]) for i in range(len(names))]
+    )
+    order = sorted(range(len(names)), key=lambda i: (SPLITS.index(splits[i]), rank[i]))
     if len(set(names)) < len(names):
         twice = next(name for name, count in collections.Counter(names).items() if count > 1)
         raise UserError(f"patch {twice} is named twice in the metadata; give each file once")

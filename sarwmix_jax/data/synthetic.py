@@ -4,16 +4,20 @@ A scene is a pattern of fields (Voronoi cells, with coasts, rivers and settlemen
 class with its own mean backscatter; speckle multiplies the power, and point targets are added.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from jaxtyping import Float, Int
 
-from sarwmix_jax.data.contract import Contract
+from sarwmix_jax.data.contract import Contract, read_contract
+from sarwmix_jax.data.plan import Plan, Row
+from sarwmix_jax.data.preparation import prepare
 from sarwmix_jax.data.records import Record
-from sarwmix_jax.data.writer import write_records
+from sarwmix_jax.data.writer import RECORDS_PER_SHARD
+from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES
 
 SIDE = 120
@@ -181,33 +185,41 @@ def _smooth_noise(rng: np.random.Generator, side: int, knots: int) -> np.ndarray
     return rows[:, low] * (1 - part) + rows[:, low + 1] * part
 
 
-def scene_records(count: int, seed: int, split: str, side: int = SIDE) -> Iterator[Record]:
-    """`count` scenes as records, each from its own stream of `seed`."""
-    for number in range(count):
-        rng = np.random.default_rng([seed, *split.encode(), number])
-        scene = make_scene(rng, side)
-        yield Record(scene.image_db, f"synthetic_{split}_{number:06d}", labels=scene.labels)
+@dataclass(frozen=True)
+class SceneReader:
+    """Draws the scene of a row of the plan, from a stream of its own: the same whoever draws it, in any order."""
+
+    seed: int
+    side: int
+
+    def __call__(self, row: Row) -> Record:
+        """The record of scene `number` of its split."""
+        rng = np.random.default_rng([self.seed, *row["split"].encode(), row["number"]])
+        scene = make_scene(rng, self.side)
+        return Record(scene.image_db, row["patch_id"], labels=scene.labels)
 
 
-def write_synthetic_records(
-    out_dir: str | Path, *, train: int, validation: int = 0, test: int = 0, seed: int = 0, side: int = SIDE
-) -> Contract:
-    """Write synthetic scenes as a record set.
+def synthetic_plan(
+    counts: Mapping[str, int], *, seed: int = 0, side: int = SIDE, records_per_shard: int = RECORDS_PER_SHARD
+) -> tuple[Plan, SceneReader]:
+    """The plan of a set of scenes, and what draws them.
 
     Args:
-        out_dir: Folder to make.
-        train: Scenes of the training split.
-        validation: Scenes of the validation split.
-        test: Scenes of the test split.
+        counts: Scenes by split.
         seed: The same seed gives the same records.
         side: Rows and columns of a scene.
-
-    Returns:
-        The contract of the records.
+        records_per_shard: Records in a file of the set.
 
     Raises:
-        UserError: The folder exists or cannot be written.
+        UserError: A count or the seed is negative, no scene is wanted, or the side is below 1.
     """
+    for name, value in {**counts, "seed": seed}.items():
+        if value < 0:
+            raise UserError(f"{name} {value}: give 0 or more")
+    if side < 1:
+        raise UserError(f"side {side}: give 1 or more")
+    if not any(counts.values()):
+        raise UserError(f"no scene is wanted: {', '.join(counts)} are all 0")
     contract = Contract(
         name="synthetic_scenes",
         version="1.0.0",
@@ -217,6 +229,42 @@ def write_synthetic_records(
         width=side,
         classes=CLASSES,
     )
-    counts = {"train": train, "validation": validation, "test": test}
-    splits = {split: scene_records(count, seed, split, side) for split, count in counts.items()}
-    return write_records(Path(out_dir), contract, splits)
+    rows = [
+        {"patch_id": f"synthetic_{split}_{number:06d}", "split": split, "number": number}
+        for split, count in counts.items()
+        for number in range(count)
+    ]
+    plan = Plan(contract, pa.Table.from_pylist(rows), records_per_shard, keep_order=True)
+    return plan, SceneReader(seed, side)
+
+
+def write_synthetic_records(
+    out: str | Path,
+    *,
+    train: int,
+    validation: int = 0,
+    test: int = 0,
+    seed: int = 0,
+    side: int = SIDE,
+    workers: int = 1,
+) -> Contract:
+    """Write synthetic scenes as a record set; the same bytes for any number of workers.
+
+    Args:
+        out: Folder to make; one that this very call has made before stays as it is.
+        train: Scenes of the training split.
+        validation: Scenes of the validation split.
+        test: Scenes of the test split.
+        seed: The same seed gives the same records.
+        side: Rows and columns of a scene.
+        workers: Processes that draw and write.
+
+    Returns:
+        The contract of the records.
+
+    Raises:
+        UserError: The folder holds something else or cannot be written, or a number cannot be used.
+    """
+    plan, draw = synthetic_plan({"train": train, "validation": validation, "test": test}, seed=seed, side=side)
+    prepare(plan, draw, Path(out), workers=workers)
+    return read_contract(Path(out))

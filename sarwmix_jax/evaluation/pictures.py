@@ -72,19 +72,20 @@ def draw_reconstructions(path: Path, samples: Sequence[Sample], *, borrowed: boo
     for name in names:
         columns += [f"{name}\nreconstruction" if len(names) > 1 else "reconstruction", "error"]
     rows = len(samples) * len(BANDS)
-    figure = Figure(figsize=(1.9 * len(columns) + 0.4, 1.9 * rows + 1.3), layout="constrained")
+    figure = Figure(figsize=(1.9 * len(columns) + 1.0, 1.9 * rows + 1.3), layout="constrained")
     axes = figure.subplots(rows, len(columns), squeeze=False)
-    scales = [common_scale(np.stack([sample.original[band] for sample in samples])) for band in range(len(BANDS))]
     drawn: dict[str, Any] = {}
     for number, sample in enumerate(samples):
         for band in range(len(BANDS)):
             row = axes[number * len(BANDS) + band]
-            drawn |= draw_row(row, sample, band, scales[band])
+            drawn |= draw_row(row, sample, band)
             row[0].set_ylabel(f"{sample.name}\n{BANDS[band]}", fontsize=7)
+            bar = figure.colorbar(drawn["db"], ax=row[1], location="right", aspect=14, pad=0.02, extend="both")
+            bar.set_label(f"{BANDS[band]} backscatter, dB", fontsize=7)
+            bar.ax.tick_params(labelsize=7)
     for axis, title in zip(axes[0], columns, strict=True):
         axis.set_title(title, fontsize=9)
-    bars = [(f"{name} backscatter, dB", drawn[f"db_{band}"], band, "both") for band, name in enumerate(BANDS)]
-    bars += [("weight", drawn["weight"], 2, "neither"), ("error, dB", drawn["error"], len(columns) - 1, "both")]
+    bars = (("weight", drawn["weight"], 2, "neither"), ("error, dB", drawn["error"], len(columns) - 1, "both"))
     for label, image, column, extend in bars:
         figure.colorbar(image, ax=axes[:, column], label=label, location="bottom", aspect=12, pad=0.01, extend=extend)
     note = f"; {BORROWED}" if borrowed else ""
@@ -92,10 +93,14 @@ def draw_reconstructions(path: Path, samples: Sequence[Sample], *, borrowed: boo
     write(figure, path)
 
 
-def draw_row(axes: Sequence[Axes], sample: Sample, band: int, scale: tuple[float, float]) -> dict[str, Any]:
-    """One band of one sample; gives the drawn images that colour bars need."""
-    db: dict[str, Any] = {"cmap": "gray", "vmin": scale[0], "vmax": scale[1]}
-    drawn = {f"db_{band}": axes[0].imshow(sample.original[band], **db)}
+def draw_row(axes: Sequence[Axes], sample: Sample, band: int) -> dict[str, Any]:
+    """One band of one sample; gives the drawn images that colour bars need.
+
+    The scale in dB is that of the original, so that contrast within a scene shows beside scenes of other levels.
+    """
+    low, high = robust_scale(sample.original[band])
+    db: dict[str, Any] = {"cmap": "gray", "vmin": low, "vmax": high}
+    drawn = {"db": axes[0].imshow(sample.original[band], **db)}
     axes[1].imshow(sample.mixed[band], **db)
     drawn["weight"] = axes[2].imshow(sample.weights[band], cmap="viridis", vmin=1.0, vmax=float(np.e))
     for place, reconstruction in enumerate(sample.reconstructions.values()):
@@ -107,9 +112,9 @@ def draw_row(axes: Sequence[Axes], sample: Sample, band: int, scale: tuple[float
     return drawn
 
 
-def common_scale(images_db: Float[np.ndarray, "sample height width"]) -> tuple[float, float]:
+def robust_scale(image_db: Float[np.ndarray, "height width"]) -> tuple[float, float]:
     """Scale in dB that shows all but the darkest and brightest percent."""
-    low, high = np.percentile(images_db, (1, 99))
+    low, high = np.percentile(image_db, (1, 99))
     return float(low), float(high)
 
 

@@ -15,8 +15,12 @@ from sarwmix_jax.facts.bands import BANDS
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=f"no sample data at {SHARED_DATA}")
-OPERA_VALIDATION_PLACES = ("292319-IW1", "292321-IW2")
-"""One place of sea and one of land."""
+OPERA_VALIDATION_PLACES = ("292319-IW1", "292322-IW2")
+"""One place of sea, and of the four places of land the one with parcels: dark ones with straight edges.
+
+Of the ten places six are open sea (all 292318 and the other IW1); of the others 292319-IW2 is a town with roads,
+292320-IW2 and 292321-IW2 are mountains. None holds a shore, a lake or a river.
+"""
 
 
 def read_pair(vh: Path) -> np.ndarray:

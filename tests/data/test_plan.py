@@ -42,6 +42,13 @@ def test_the_order_depends_on_names_alone_and_spreads_places():
     assert len(first) > 60  # an eighth of the records samples most of the hundred places
 
 
+def test_rows_keep_their_order_where_wanted():
+    rows = table({"test": 3, "train": 4})
+    kept = Plan(toy_contract(), rows, keep_order=True).rows["patch_id"].to_pylist()
+    assert kept == ["train_0000", "train_0001", "train_0002", "train_0003", "test_0000", "test_0001", "test_0002"]
+    assert Plan(toy_contract(), rows).rows["patch_id"].to_pylist() != kept
+
+
 @pytest.mark.parametrize(
     "contract, rows, size",
     [
@@ -58,6 +65,8 @@ def test_the_fingerprint_changes_with_what_is_written(contract, rows, size):
 def test_mistakes_are_named():
     with pytest.raises(UserError, match="nothing to prepare"):
         Plan(toy_contract(), table({"train": 1}).slice(0, 0))
+    with pytest.raises(UserError, match="--records-per-shard=0: at least 1 is needed"):
+        Plan(toy_contract(), table({"train": 1}), 0)
     with pytest.raises(UserError, match="split 'val' in the metadata is none of train, validation, test"):
         Plan(toy_contract(), table({"val": 3}))
     twice = pa.concat_tables([table({"train": 3}), table({"train": 1})])

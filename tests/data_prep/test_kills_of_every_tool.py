@@ -58,6 +58,10 @@ def flood_npy(folder: Path) -> tuple[str, list]:
     return script, [*fixed, "--layout=npy"]
 
 
+def synthetic(_: Path) -> tuple[str, list]:
+    return "synthetic_scenes.py", ["--train=600", "--validation=0", "--test=0", "--records-per-shard=10"]
+
+
 def digests(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
@@ -90,8 +94,8 @@ def kill_once(command: list[str], partial: Path, units: int, whole_group: bool) 
 
 @pytest.mark.parametrize(
     "make, kills, step",
-    [(v1, 6, 6), (geotiff, 6, 6), (flood, 3, 3), (flood_npy, 3, 1)],
-    ids=["v1", "geotiff", "flood", "flood_npy"],
+    [(v1, 6, 6), (geotiff, 6, 6), (flood, 3, 3), (flood_npy, 3, 1), (synthetic, 6, 6)],
+    ids=["v1", "geotiff", "flood", "flood_npy", "synthetic"],
 )
 def test_killed_and_started_again(make, kills, step, tmp_path):
     script, fixed = make(tmp_path / "source")

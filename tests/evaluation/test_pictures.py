@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation import pictures
 from sarwmix_jax.evaluation.held_out import evaluate_held_out
-from sarwmix_jax.evaluation.pictures import draw_correlation, draw_loss, draw_reconstructions
+from sarwmix_jax.evaluation.pictures import draw_correlation, draw_loss, draw_reconstructions, draw_row
 from sarwmix_jax.evaluation.reconstruct import short_names
 from sarwmix_jax.evaluation.samples import reconstruct_samples
 from tests.evaluation.conftest import small_model
@@ -39,6 +40,17 @@ def test_reconstructions_of_two_checkpoints_side_by_side(held_out_scenes, tmp_pa
     assert {"original", "mixed input", "weight", "one\nreconstruction", "two\nreconstruction", "error"} <= set(texts)
     assert {"VH backscatter, dB", "VV backscatter, dB", "error, dB"} <= set(texts)
     assert any("taken from the truth (norm_pix)" in text for text in texts)
+
+
+def test_every_row_has_the_scale_of_its_original(held_out_scenes):
+    sample = reconstruct_samples({"m": small_model()}, held_out_scenes, 1)[0]
+    row = Figure().subplots(1, 5)
+    for band in range(2):
+        drawn = draw_row(row, sample, band)
+        low, high = np.percentile(sample.original[band], (1, 99))
+        assert drawn["db"].get_clim() == (low, high)
+        for column in (1, 3):  # mixed input and reconstruction
+            assert row[column].images[-1].get_clim() == (low, high)
 
 
 def test_nothing_is_said_of_the_truth_where_nothing_is_borrowed(held_out_scenes, tmp_path, texts):
