@@ -3,17 +3,15 @@
 Nothing heavy is imported before a command is known, so that `--help` answers at once and touches no device.
 """
 
-import difflib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from sarwmix_jax.command_line import flags_help
+from sarwmix_jax.config_flags import define_config, needed, parse
 from sarwmix_jax.data.inspect_command import define_inspect, run_inspect
 from sarwmix_jax.errors import UserError
 
@@ -80,52 +78,6 @@ def dispatch(name: str, arguments: list[str]) -> int:
     return command.run(values, rest) if command.takes_more else command.run(values)
 
 
-def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
-    """Parse flags; gives what is left over.
-
-    Raises:
-        UserError: a setting is unknown or of the wrong type, or the config file cannot be used.
-    """
-    try:
-        rest: list[str] = values(argv)[1:]
-        if "config" in values and values["config"].value is not None:
-            values["config"].value.to_dict()  # a config file that cannot be used raises at its first use
-    except (AttributeError, KeyError) as error:  # how a locked config refuses unknown names
-        raise UserError(unknown_setting(argv) or str(error)) from error
-    except (ArithmeticError, LookupError, ValueError, TypeError, OSError, ImportError, SyntaxError) as error:
-        raise UserError(f"the settings cannot be used: {error}") from error
-    return rest
-
-
-def load_config(place: str) -> Any:
-    """The config that `--config=PLACE` names: a Python file, with its argument after a colon.
-
-    Raises:
-        UserError: it cannot be used.
-    """
-    values = flags.FlagValues()
-    argv = ["sarwmix", f"--config={place}"]
-    define_config(values, argv)
-    parse(values, argv)
-    return values["config"].value
-
-
-def unknown_setting(argv: Sequence[str]) -> str | None:
-    """What to say about the first setting on the command line that does not exist."""
-    from sarwmix_jax.settings import setting_names
-
-    known = setting_names()
-    for argument in argv:
-        name = argument.lstrip("-").split("=", 1)[0].removeprefix("config.")
-        if argument.lstrip("-").startswith("config.") and name not in known:
-            group = name.rpartition(".")[0]
-            inside = [each for each in known if each.rpartition(".")[0] == group]
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}" if near else f"there are {', '.join(inside or known)}"
-            return f"unknown setting {name}; {hint}"
-    return None
-
-
 def overview() -> str:
     """Text of `sarwmix --help`."""
     width = max(map(len, COMMANDS))
@@ -143,22 +95,11 @@ def overview() -> str:
     )
 
 
-def define_config(values: flags.FlagValues, argv: Sequence[str], default: str | None = None) -> None:
-    """The flags `--config` and `--config.GROUP.NAME`."""
-    config_flags.DEFINE_config_file(
-        "config",
-        default,
-        "settings: a Python file, with its argument after a colon; change one with --config.GROUP.NAME=VALUE",
-        flag_values=values,
-        lock_config=True,
-        sys_argv=list(argv),
-    )
-
-
 def define_run(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Flags of a command that has a config and a work directory."""
     define_config(values, argv)
     define_workdir(values)
+    define_cache(values)
     flags.DEFINE_boolean(
         "override", False, "go on although the settings differ from those of the checkpoint", flag_values=values
     )
@@ -168,6 +109,7 @@ def define_demo(values: flags.FlagValues, argv: Sequence[str]) -> None:
     """Flags of the demo: its config is known."""
     define_config(values, argv, default="configs/demo.py")
     define_workdir(values)
+    define_cache(values)
 
 
 def define_workdir(values: flags.FlagValues) -> None:
@@ -175,26 +117,26 @@ def define_workdir(values: flags.FlagValues) -> None:
     flags.DEFINE_string("workdir", None, "folder for checkpoints, logs and pictures", flag_values=values)
 
 
-def needed(values: flags.FlagValues, name: str) -> Any:
-    """Value of a flag that must be given.
-
-    Raises:
-        UserError: it is not.
-    """
-    value = values[name].value
-    if value is None:
-        raise UserError(f"--{name} is not given")
-    return value
+def define_cache(values: flags.FlagValues) -> None:
+    """The flag `--compiled`."""
+    flags.DEFINE_string(
+        "compiled",
+        None,
+        "folder that keeps compiled programs between starts, or off; unless given, in the user's cache",
+        flag_values=values,
+    )
 
 
 def run_pretrain(values: flags.FlagValues) -> int:
     """`sarwmix pretrain`."""
     config, workdir = needed(values, "config"), Path(needed(values, "workdir"))
+    from sarwmix_jax.compilation import keep_compiled
     from sarwmix_jax.training.logs import quiet_libraries
     from sarwmix_jax.training.loop import pretrain
     from sarwmix_jax.training.plan import resolve
 
     quiet_libraries()
+    keep_compiled(values["compiled"].value)
     pretrain(resolve(config), workdir, override=bool(values["override"].value))
     return 0
 
@@ -202,10 +144,12 @@ def run_pretrain(values: flags.FlagValues) -> int:
 def run_demo(values: flags.FlagValues) -> int:
     """`sarwmix demo`."""
     config, workdir = needed(values, "config"), Path(needed(values, "workdir"))
+    from sarwmix_jax.compilation import keep_compiled
     from sarwmix_jax.demo import NEEDED_MARGIN, demo, tell
     from sarwmix_jax.training.logs import quiet_libraries
 
     quiet_libraries()
+    keep_compiled(values["compiled"].value)
     result = demo(workdir, config)
     print(tell(result))
     if result.held_out.margin < NEEDED_MARGIN:
@@ -217,10 +161,12 @@ def run_demo(values: flags.FlagValues) -> int:
 def run_dry(values: flags.FlagValues) -> int:
     """`sarwmix dry-run`."""
     config = needed(values, "config")
+    from sarwmix_jax.compilation import keep_compiled
     from sarwmix_jax.training.dry_run import check_disk, plan_text
     from sarwmix_jax.training.plan import resolve
     from sarwmix_jax.training.setup import set_up
 
+    keep_compiled(values["compiled"].value)
     run = set_up(resolve(config))
     print(plan_text(run))
     if values["workdir"].value is not None:

@@ -1,5 +1,15 @@
 """Fixtures for tests that compile."""
 
+import atexit
+import os
+import shutil
+import tempfile
+
+# Before JAX is imported: commands that tests start keep their programs here, not in the user's cache, and share them.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="sarwmix_tests_")
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+
 import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sarwmix_jax.cli import COMMANDS, load_config, main
+from sarwmix_jax.cli import COMMANDS, main
+from sarwmix_jax.config_flags import load_config
 from sarwmix_jax.data.contract import Contract
 from sarwmix_jax.data.records import Record
 from sarwmix_jax.data.synthetic import make_scene, write_synthetic_records

@@ -13,28 +13,29 @@ from sarwmix_jax.errors import UserError
 
 
 @pytest.fixture
-def untouched():
+def own_settings():
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: jax.config.values[name] for name in names}
+    jax.config.update("jax_compilation_cache_dir", None)
     yield
     for name, value in before.items():
         jax.config.update(name, value)
 
 
-def test_the_default_lies_in_the_users_cache(untouched, monkeypatch, tmp_path):
+def test_the_default_lies_in_the_users_cache(own_settings, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert keep_compiled() == default_place() == tmp_path / "sarwmix_jax" / "compiled"
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "sarwmix_jax" / "compiled")
 
 
-def test_what_jax_was_told_and_what_is_asked_for_come_first(untouched, tmp_path):
+def test_what_jax_was_told_and_what_is_asked_for_come_first(own_settings, tmp_path):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "told"))
     assert keep_compiled() == tmp_path / "told"
     assert keep_compiled(str(tmp_path / "asked")) == tmp_path / "asked"
     assert keep_compiled(OFF) is None
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_only_when_asked_for(untouched, monkeypatch, tmp_path):
+def test_a_folder_that_cannot_be_made_is_an_error_only_when_asked_for(own_settings, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"compiled programs cannot be kept in .*file/inside; choose another folder"):
         keep_compiled(str(tmp_path / "file" / "inside"))

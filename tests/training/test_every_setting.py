@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 from ml_collections import config_dict
 
-from sarwmix_jax.cli import load_config
+from sarwmix_jax.config_flags import load_config
 from sarwmix_jax.data.sources import RecordSource
 from sarwmix_jax.data.synthetic import write_synthetic_records
 from sarwmix_jax.errors import UserError
