@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -221,6 +222,12 @@ def make_optimizer(choices: Choices, model: nn.Module, settings: ModelSettings) 
     return None
 
 
+def meet_tensors() -> None:
+    """Shows einops every type of tensor: a type it first meets while a step is traced makes that step compile twice."""
+    for tensor in (torch.zeros(1), nn.Parameter(torch.zeros(1))):
+        rearrange(tensor, "n -> n")
+
+
 def make_work(
     task: Task,
     settings: ModelSettings,
@@ -261,5 +268,6 @@ def make_work(
     model = make_model(choices, settings, attention)
     forward = forward_of(choices, model, Preparation(settings.image_size).to(device))
     if compile:
+        meet_tensors()
         forward = torch.compile(forward, fullgraph=True, dynamic=False, mode=compile_mode)
     return Work(choices, settings, batch, forward, model, seed=seed)
