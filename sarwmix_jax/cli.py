@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from sarwmix_jax.data.inspect_command import define_inspect, run_inspect
 from sarwmix_jax.errors import UserError
@@ -145,6 +144,8 @@ def overview() -> str:
 
 def define_config(values: flags.FlagValues, argv: Sequence[str], default: str | None = None) -> None:
     """The flags `--config` and `--config.GROUP.NAME`."""
+    from ml_collections import config_flags
+
     config_flags.DEFINE_config_file(
         "config",
         default,

@@ -10,9 +10,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.models.mixmae import abstract_model
 from sarwmix_jax.training import cost
 from sarwmix_jax.training.parallel import DATA_AXIS
-from sarwmix_jax.training.setup import Run, abstract_model
+from sarwmix_jax.training.setup import Run
 from sarwmix_jax.training.steps import TrainState
 
 GIB = 2**30
