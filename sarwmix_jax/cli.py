@@ -12,6 +12,7 @@ from typing import Any
 
 from absl import flags
 
+from sarwmix_jax.bench.command import define_bench, run_bench
 from sarwmix_jax.data.inspect_command import define_inspect, run_inspect
 from sarwmix_jax.errors import UserError
 
@@ -291,6 +292,7 @@ COMMANDS = {
         define_demo,
         run_demo,
     ),
+    "bench": Command("Measure speed.", "sarwmix bench --device=gpu --out=DIR", define_bench, run_bench),
 }
 
 if __name__ == "__main__":
