@@ -77,6 +77,7 @@ def environment(contender: Contender, group: Group, desk: Desk) -> dict[str, str
     flags = " ".join([os.environ.get("XLA_FLAGS", ""), *contender.variant.xla_flags]).strip()
     result = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
     result |= {"XLA_FLAGS": flags} if flags else {}
+    result["TORCHINDUCTOR_CACHE_DIR"] = str(desk.scratch / "inductor")
     if group.workload.device == "cpu":
         return result | {"JAX_PLATFORMS": "cpu"}
     return result | {"JAX_COMPILATION_CACHE_DIR": str(desk.scratch / "compiled")}

@@ -21,6 +21,7 @@ PRODUCTS = {"attention": "products"}
 """The strong peer with attention as products and a softmax that its compiler fuses, where that is faster."""
 
 CPU_BATCH = 8
+ONE_THREAD = "host pipeline, one thread"
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def _fed_group(options: Options, workload: Workload) -> Group:
         Contender("default"),
         Contender("fed", feed="fed", options=feed),
         Contender("resident", feed="resident", options=feed),
-        Contender("host pipeline, one thread", "host", options=feed | feed_options(1, 0)),
+        Contender(ONE_THREAD, "host", options=feed | feed_options(1, 0)),
         Contender("host pipeline", "host", options=feed),
     )
     return Group(replace(workload, task="pretrain"), contenders)

@@ -36,12 +36,13 @@ class Child:
                 start_new_session=True,
             )
         self._lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        with suppress(ValueError):  # closed while reading
-            for line in self._process.stdout:
+        with self._process.stdout as replies:
+            for line in replies:
                 self._lines.put(line)
         self._lines.put(None)
 
@@ -77,11 +78,12 @@ class Child:
     def close(self) -> None:
         """End the process and what it started."""
         assert self._process.stdin is not None
-        with suppress(OSError, subprocess.TimeoutExpired):
+        with suppress(OSError, ValueError, subprocess.TimeoutExpired):
             if self._process.poll() is None:
                 self._process.stdin.write('{"do": "quit"}\n')
-                self._process.stdin.close()
-                self._process.wait(QUIT_SECONDS)
+            self._process.stdin.close()
+            self._process.wait(QUIT_SECONDS)
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._reader.join(QUIT_SECONDS)

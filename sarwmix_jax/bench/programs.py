@@ -54,11 +54,14 @@ def model_settings(spec: dict[str, Any]) -> ModelSettings:
         Unavailable: This version has no such setting.
         UserError: It has, but not that value.
     """
-    known = {field.name for field in dataclasses.fields(ModelSettings)}
-    missing = sorted(set(spec["changes"]) - known)
-    if missing:
-        raise Unavailable(f"not in this version: there is no setting model.{missing[0]}")
-    changes = {name: value for name, value in spec["if_known"].items() if name in known} | spec["changes"]
+    known = {field.name: field.default for field in dataclasses.fields(ModelSettings)}
+    for name, value in spec["changes"].items():
+        if name not in known:
+            raise Unavailable(f"not in this version: there is no setting model.{name}")
+        if known[name] is not dataclasses.MISSING and type(value) is not type(known[name]):
+            raise Unavailable(f"not in this version: model.{name} takes {type(known[name]).__name__}, not {value!r}")
+    optional = {name: value for name, value in spec["if_known"].items() if type(value) is type(known.get(name))}
+    changes = optional | spec["changes"]
     changes |= {"dtype": spec["dtype"]} | ({"drop_path": DROP_PATH} if spec["task"] == "finetune" else {})
     settings = tiny() if spec["size"] == "tiny" else published(spec["size"])
     return dataclasses.replace(settings, **changes)

@@ -4,6 +4,7 @@ from typing import Any
 
 from sarwmix_jax.bench import arithmetic, tables, targets
 from sarwmix_jax.bench.arithmetic import Round
+from sarwmix_jax.bench.plan import ONE_THREAD
 
 Row = dict[str, Any]
 
@@ -43,8 +44,9 @@ def header(data: dict[str, Any]) -> str:
         f"- {about['started']}, {about['system']}" + (f", driver {about['driver']}" if about["driver"] else ""),
         "",
         "Contenders of a table took turns in one run, round by round; speeds are medians over rounds, ratios are "
-        "medians over pairs of rounds. *MFU* counts the model's own operations against the maker's peak and (in brackets) "
-        "against the matrix product measured here. *ours ÷ it* is how many times as fast as this row the default is.",
+        "medians over pairs of rounds. *MFU* counts the model's own operations against the maker's peak and (in "
+        "brackets) against the matrix product measured here. *ours ÷ it* is how many times as fast as this row the "
+        "default is.",
     ]
     return "\n".join(line for line in lines if line is not None)
 
@@ -152,6 +154,6 @@ def feed_targets(rows: list[Row]) -> list[tuple[targets.Target, float | None]]:
             beside = [r for r in rows if r["workload"] == row["workload"] and r["contender"]["name"] == "default"]
             ratio = ratio_to(row, beside[0]) if beside else None
             lines.append((targets.named(targets.FED, row["contender"]["name"]), None if ratio is None else 1 / ratio))
-        if row["contender"]["kind"] == "host" and row["contender"]["options"]["threads"] == 1:
-            lines.append((targets.HOST, speed_of(row)))
+        if row["contender"]["name"] == ONE_THREAD:
+            lines.append((targets.HOST, tables.records_per_cpu_second(row)))
     return lines

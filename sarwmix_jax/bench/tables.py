@@ -70,10 +70,17 @@ def remarks(row: dict[str, Any]) -> str:
         wait = sum(each["data_wait_seconds"] for each in rounds) / sum(each["seconds"] for each in rounds)
         words.append(f"data wait {wait:.2%}")
     if row["contender"]["kind"] == "host":
-        records = sum(each["steps"] for each in rounds) * row["workload"]["batch"]
-        seconds = sum(each["cpu_seconds"] for each in rounds)
-        words.append(f"{plain(records / seconds)} records per processor second" if seconds else "in other processes")
+        speed = records_per_cpu_second(row)
+        words.append("read in other processes" if speed is None else f"{plain(speed)} records per processor second")
     return "; ".join(words)
+
+
+def records_per_cpu_second(row: dict[str, Any]) -> float | None:
+    """Records per second of processor time of the host pipeline; None where other processes read."""
+    if row["contender"]["options"]["workers"] or not row["rounds"]:
+        return None
+    records = sum(each["steps"] for each in row["rounds"]) * row["workload"]["batch"]
+    return float(records / max(sum(each["cpu_seconds"] for each in row["rounds"]), 1e-9))
 
 
 def profile_section(row: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ class Variant:
     Attributes:
         name: As the report calls it.
         changes: Values of `ModelSettings` fields.
-        if_known: The same for fields that a version may lack.
+        if_known: The same for fields that a version may lack or give another type.
         xla_flags: Added to XLA_FLAGS.
     """
 
@@ -30,9 +30,9 @@ class Variant:
 DEFAULT = Variant("default")
 PLAIN = Variant(
     "plain",
-    {"attention": "plain", "decoder": "full", "recompute": False},
+    {"attention": "plain", "decoder": "full"},
     # Off by nature where a version does not have them.
-    {"scan": False, "kernel": "xla"},
+    {"scan": False, "kernel": "xla", "recompute": "none"},
 )
 
 PREDEFINED = {
@@ -40,12 +40,12 @@ PREDEFINED = {
     for variant in (
         Variant("fused kernel", {"kernel": "fused"}),
         Variant("cudnn attention", {"kernel": "cudnn"}),
-        Variant("recompute", {"recompute": True}),
+        Variant("recompute elementwise", {"recompute": "elementwise"}),
         Variant("latency hiding", xla_flags=("--xla_gpu_enable_latency_hiding_scheduler=true",)),
         Variant("no triton gemm", xla_flags=("--xla_gpu_enable_triton_gemm=false",)),
         Variant("no command buffers", xla_flags=("--xla_gpu_enable_command_buffer=",)),
         Variant("scan", {"scan": True}),
-        Variant("recompute elementwise", {"recompute": "elementwise"}),
+        Variant("recompute blocks", {"recompute": "block"}),
         Variant("autotune 0", xla_flags=("--xla_gpu_autotune_level=0",)),
         Variant("no group gathering", {"attention": "plain"}),
         Variant("full decoder", {"decoder": "full"}),
