@@ -1,4 +1,4 @@
-"""The model once more, in plain PyTorch: for parity tests and, later, for comparing speed.
+"""The model once more, in plain PyTorch: for parity tests and as the plain peer when speeds are compared.
 
 Written from the method's description alone, in the most direct way; names of parameters are those of the released
 files, so their state dicts load. Nothing here is fast on purpose.
@@ -110,20 +110,30 @@ class WindowAttention(Attention):
         return from_windows(self.attend(windows_of(x, self.window), bias), batch, self.window)
 
 
+def drop_path(branch: Tensor, draws: Tensor | None, rate: float) -> Tensor:
+    """Drops a branch for the samples whose uniform draw is below the rate; the others are divided by 1 - rate."""
+    if draws is None or rate == 0:
+        return branch
+    factors = (draws >= rate).to(branch.dtype) / (1 - rate)
+    return branch * factors.reshape(-1, *[1] * (branch.ndim - 1))
+
+
 class Block(nn.Module):
     """Pre-norm attention and MLP. The encoder's blocks have a window and take a mask, the decoder's do not."""
 
-    def __init__(self, width: int, heads: int, ratio: int, window: int | None = None):
+    def __init__(self, width: int, heads: int, ratio: int, window: int | None = None, rate: float = 0.0):
         super().__init__()
+        self.rate = rate
         self.norm1 = nn.LayerNorm(width)
         self.attn = Attention(width, heads) if window is None else WindowAttention(width, heads, window)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = Mlp(width, ratio)
 
-    def forward(self, x: Tensor, *mask: Tensor | None) -> Tensor:
-        """Transforms tokens."""
-        x = x + self.attn(self.norm1(x), *mask)
-        return x + self.mlp(self.norm2(x))
+    def forward(self, x: Tensor, *mask: Tensor | None, draws: Tensor | None = None) -> Tensor:
+        """Transforms tokens; `draws` (2, batch), uniform in 0..1, decide on drop path of the two branches."""
+        first, second = (None, None) if draws is None else draws
+        x = x + drop_path(self.attn(self.norm1(x), *mask), first, self.rate)
+        return x + drop_path(self.mlp(self.norm2(x)), second, self.rate)
 
 
 class PatchEmbed(nn.Module):
@@ -162,15 +172,15 @@ class Stage(nn.Module):
     def __init__(self, stage: int, settings: ModelSettings):
         super().__init__()
         width, heads, window = settings.embed_dim * 2**stage, settings.num_heads[stage], settings.windows[stage]
-        self.blocks = nn.ModuleList(
-            [Block(width, heads, settings.mlp_ratio, window) for _ in range(settings.depths[stage])]
-        )
+        self.start, last = sum(settings.depths[:stage]), max(sum(settings.depths) - 1, 1)
+        rates = [settings.drop_path * (self.start + block) / last for block in range(settings.depths[stage])]
+        self.blocks = nn.ModuleList([Block(width, heads, settings.mlp_ratio, window, rate) for rate in rates])
         self.downsample = PatchMerging(width) if stage < STAGES - 1 else None
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None, draws: Tensor | None = None) -> Tensor:
         """Tokens of this stage to tokens of the next."""
-        for block in self.blocks:
-            x = block(x, mask)
+        for number, block in enumerate(self.blocks, self.start):
+            x = block(x, mask, draws=None if draws is None else draws[number])
         return x if self.downsample is None else self.downsample(x)
 
 
@@ -183,15 +193,18 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList([Stage(stage, settings) for stage in range(STAGES)])
         self.norm = nn.LayerNorm(settings.features)
 
-    def encode(self, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(batch, cells, features); with a mask over the cells, of images mixed with the reversed batch."""
+    def encode(self, images: Tensor, mask: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
+        """(batch, cells, features); with a mask over the cells, of images mixed with the reversed batch.
+
+        `draws` (blocks, 2, batch), uniform in 0..1, switch drop path on.
+        """
         x = self.patch_embed(images)
         if mask is not None:
             bits = stretch(mask, round(x.shape[1] ** 0.5))[None, :, None]
             x = x * (1 - bits) + x.flip(0) * bits
         x = x + self.absolute_pos_embed
         for layer in self.layers:
-            x = layer(x, mask)
+            x = layer(x, mask, draws)
         return self.norm(x)
 
 
@@ -227,6 +240,10 @@ class TorchMixMAE(Encoder):
             x = block(x)
         return self.decoder_pred(self.decoder_norm(x))
 
+    def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
+        """(batch, cells, values): every cell from the sequence in which it was hidden."""
+        return unmixed(self(images, mask), mask)
+
 
 class TorchClassifier(Encoder):
     """Encoder, mean over tokens, Linear."""
@@ -237,9 +254,9 @@ class TorchClassifier(Encoder):
         self.add_encoder(settings)
         self.head = nn.Linear(settings.features, classes)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, draws: Tensor | None = None) -> Tensor:
         """Logits."""
-        return self.head(self.encode(images).mean(dim=1))
+        return self.head(self.encode(images, draws=draws).mean(dim=1))
 
 
 def cells_of(images: Tensor) -> Tensor:
@@ -264,7 +281,7 @@ def pretraining_loss(
     if norm_pix:
         deviation = (target.var(dim=-1, keepdim=True) + 1e-6).sqrt()
         target = (target - target.mean(dim=-1, keepdim=True)) / deviation
-    error = unmixed(model(images, mask), mask) - target
+    error = model.reconstruct(images, mask) - target
     return (cells_of(weights) * error**2).mean()
 
 

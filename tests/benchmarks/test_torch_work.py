@@ -1,0 +1,219 @@
+"""What is timed of PyTorch: input, optimiser and whole steps of both peers."""
+
+import json
+import math
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sarwmix_jax import sar
+from sarwmix_jax.models.settings import CELL, ModelSettings, published
+from sarwmix_jax.weighting import WeightSettings, backscatter_weights
+from tests.support import GOLDEN, TINY, V2, golden, standardised
+
+torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.torch
+
+SMALL = ModelSettings(
+    embed_dim=4, depths=(1, 1, 1, 1), num_heads=(1, 1, 2, 2), windows=(8, 8, 8, 4), decoder_dim=8, decoder_depth=1,
+    decoder_heads=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("side", [120, 128, 96, 384])
+def test_input_is_that_of_this_project(side):
+    from benchmarks.torch_input import Preparation, draw_records
+    from benchmarks.torch_reference import per_channel_weights
+
+    records = draw_records(4, seed=1)
+    assert records.dtype == torch.float16
+    assert records.shape == (4, 2, 120, 120)
+    flips = torch.tensor([[True, False, True, False], [True, True, False, False]])
+    images, db = Preparation(side)(records, flips)
+    ours_db = sar.flip(sar.resize(jnp.asarray(records.numpy()), side), *jnp.asarray(flips.numpy()))
+    ours = sar.standardise(ours_db, V2)
+    np.testing.assert_allclose(db, ours_db, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(images, ours, rtol=0, atol=2e-5)
+    weights = backscatter_weights(ours_db, ours, WeightSettings(), cell=CELL)
+    np.testing.assert_allclose(per_channel_weights(db), weights, rtol=0, atol=1e-4)
+    assert 1 <= float(per_channel_weights(db).min()) < float(per_channel_weights(db).max()) <= math.e + 1e-6
+
+
+def test_records_look_like_backscatter():
+    from benchmarks.torch_input import draw_records
+
+    records = draw_records(8, seed=0).float()
+    np.testing.assert_allclose(records.mean(dim=(0, 2, 3)), V2.mean_db, atol=0.1)
+    np.testing.assert_allclose(records.std(dim=(0, 2, 3)), V2.std_db, atol=0.1)
+    assert not torch.equal(records, draw_records(8, seed=1).float())
+
+
+def test_published_groups():
+    from benchmarks.torch_optimizer import finetuning_groups, pretraining_groups
+    from benchmarks.torch_reference import TorchClassifier, TorchMixMAE
+
+    stored = json.loads((GOLDEN / "schedules_and_groups.json").read_text())
+    base = published("base")
+    with torch.device("meta"):
+        pretraining, finetuning = TorchMixMAE(base), TorchClassifier(base, 19)
+    found = by_name(pretraining, pretraining_groups(pretraining))
+    assert {name: decay for name, (_, decay) in found.items()} == stored["pretrain_weight_decay_base"]
+    expected = stored["finetune_groups_base_layer_decay_0.7"]
+    found = by_name(finetuning, finetuning_groups(finetuning, base.depths))
+    assert set(found) == set(expected)
+    for name, (scale, decay) in found.items():
+        assert scale == pytest.approx(expected[name][0], rel=1e-6), name
+        assert decay == expected[name][1], name
+
+
+def by_name(model, groups) -> dict[str, tuple[float, float]]:
+    """(scale, weight decay) of every trained parameter."""
+    rules = {id(p): (group["scale"], group["weight_decay"]) for group in groups for p in group["params"]}
+    return {name: rules[id(p)] for name, p in model.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("strong", [False, True], ids=["eager", "strong"])
+def test_eight_golden_pretraining_steps(strong):
+    from benchmarks import torch_optimizer
+    from benchmarks.torch_golden import released_weights
+    from benchmarks.torch_reference import TorchMixMAE, per_channel_weights, pretraining_loss
+    from benchmarks.torch_strong import StrongMixMAE
+
+    stored, model = golden("pretrain_tiny"), (StrongMixMAE if strong else TorchMixMAE)(TINY)
+    model.load_state_dict(released_weights(GOLDEN / "pretrain_tiny.pth"), strict=True)
+    groups = torch_optimizer.pretraining_groups(model)
+    optimizer = torch_optimizer.make_adamw(groups, torch_optimizer.PRETRAINING_BETAS, strong=strong)
+
+    def loss_of(db, mask):
+        images = torch.from_numpy(np.array(standardised(db)))
+        return pretraining_loss(model, images, per_channel_weights(images), torch.from_numpy(mask))
+
+    for number in range(8):
+        torch_optimizer.set_rate(optimizer, float(stored["train_lr"][number]))
+        loss = loss_of(stored["train_x_db"][number % 3], stored["train_masks"][number])
+        loss.backward()
+        norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
+        assert abs(loss.item() - stored["train_loss"][number]) < 1e-4
+        assert abs(norm.item() - stored["train_grad_norm"][number]) < 1e-3
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    assert abs(loss_of(stored["x_db"], stored["mask"]).item() - stored["final_loss_check"]) < 1e-4
+
+
+@pytest.mark.parametrize("strong", [False, True], ids=["eager", "strong"])
+def test_eight_golden_finetuning_steps(strong):
+    from benchmarks import torch_optimizer
+    from benchmarks.torch_golden import released_weights
+    from benchmarks.torch_reference import TorchClassifier
+    from benchmarks.torch_strong import StrongClassifier
+
+    stored, inputs = golden("finetune_tiny"), golden("pretrain_tiny")["train_x_db"]
+    model = (StrongClassifier if strong else TorchClassifier)(TINY, 19)
+    model.load_state_dict(released_weights(GOLDEN / "finetune_tiny.pth"), strict=True)
+    groups = torch_optimizer.finetuning_groups(model, TINY.depths)
+    optimizer = torch_optimizer.make_adamw(groups, torch_optimizer.FINETUNING_BETAS, strong=strong)
+    for number in range(8):
+        torch_optimizer.set_rate(optimizer, float(stored["train_lr"][number]))
+        images = torch.from_numpy(np.array(standardised(inputs[number % 3])))
+        labels = torch.from_numpy(stored["train_y"][number % 3]).float()
+        loss = torch.nn.functional.multilabel_soft_margin_loss(model(images), labels)
+        assert abs(loss.item() - stored["train_loss"][number]) < 1e-4
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    logits = model(torch.from_numpy(np.array(standardised(stored["x_db"])))).detach()
+    np.testing.assert_allclose(logits, stored["final_logits"], rtol=0, atol=1e-4)
+
+
+def losses(task, peer, dtype, *, steps=2, compile=False, settings=TINY, batch=4, **changes):
+    from benchmarks.torch_work import make_work
+
+    work = make_work(task, settings, batch, peer=peer, device="cpu", dtype=dtype, compile=compile, **changes)
+    found = []
+    for _ in range(steps):
+        work.step()
+        work.wait()
+        found.append(work.loss())
+    return found, work
+
+
+@pytest.mark.parametrize("task", ["pretrain", "finetune", "inference"])
+def test_both_peers_do_the_same_work(task):
+    plain, _ = losses(task, "eager", "float32", steps=3)
+    strong, work = losses(task, "strong", "float32", steps=3)
+    assert np.isfinite(plain).all()
+    assert len(set(plain)) == 3
+    np.testing.assert_allclose(strong, plain, rtol=0, atol=2e-5)
+    for peer in ("eager", "strong"):
+        low, _ = losses(task, peer, "bfloat16", steps=3)
+        np.testing.assert_allclose(low, plain, rtol=0, atol=0.03 * max(1, *plain))
+        assert low != plain
+    assert work.peak_bytes() is None
+    assert work.versions() == {"torch": torch.__version__}
+
+
+@pytest.mark.parametrize("peer", ["eager", "strong"])
+def test_activations_are_in_the_lower_precision(peer):
+    _, work = losses("pretrain", peer, "bfloat16", steps=1)
+    types = {}
+    for name, layer in work.model.named_modules():
+        layer.register_forward_hook(lambda _, inputs, output, name=name: types.update({name: output.dtype}))
+    work.step()
+    assert types["layers.2.blocks.0.attn.qkv"] == types["decoder_pred"] == torch.bfloat16
+    assert {p.dtype for p in work.model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("task", "fall"), [("pretrain", 0.02), ("finetune", 0.2)])
+@pytest.mark.parametrize("peer", ["eager", "strong"])
+def test_steps_train(task, fall, peer, monkeypatch):
+    from benchmarks import torch_work
+
+    monkeypatch.setattr(torch_work, "PEAK_RATE", 0.2)
+    monkeypatch.setattr(torch_work, "BATCHES", 1)
+    found, work = losses(task, peer, "float32", settings=SMALL, steps=16)
+    assert np.mean(found[-5:]) < np.mean(found[:5]) - fall
+    assert all(p in work.optimizer.state for p in work.model.parameters() if p.requires_grad)
+
+
+def test_masks_are_fresh_and_half():
+    from benchmarks.torch_work import draw
+
+    generator = torch.Generator().manual_seed(0)
+    drawn = [draw("pretrain", published("base"), 6, generator) for _ in range(2000)]
+    masks = torch.stack([d.mask for d in drawn])
+    assert (masks.sum(dim=1) == 8).all()
+    assert len(torch.unique(masks, dim=0)) > 1500
+    assert abs(masks.mean(dim=0) - 0.5).max() < 0.05  # 4.5 standard deviations
+    assert drawn[0].flips.shape == (2, 6)
+    assert draw("finetune", published("base"), 6, generator).paths.shape == (24, 2, 6)
+
+
+@pytest.mark.parametrize("name", ["task", "peer", "device", "dtype"])
+def test_wrong_choices_are_named(name):
+    from benchmarks.torch_work import make_work
+
+    choices = {"task": "pretrain", "peer": "strong", "device": "cpu", "dtype": "float32", name: "other"}
+    with pytest.raises(ValueError, match=f"{name} is 'other'; use one of"):
+        make_work(choices.pop("task"), TINY, 4, compile=False, **choices)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*")  # the compiler warns of its own old calls
+@pytest.mark.parametrize("task", ["pretrain", "finetune", "inference"])
+def test_compiled_equals_uncompiled(task):
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    expected, _ = losses(task, "strong", "float32", settings=SMALL, steps=3)
+    assert not counters["stats"]["unique_graphs"]
+    actual, _ = losses(task, "strong", "float32", settings=SMALL, steps=3, compile=True)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
+    assert counters["stats"]["unique_graphs"] == 1  # a changed learning rate or mask compiles nothing again
