@@ -78,9 +78,9 @@ def environment(contender: Contender, group: Group, desk: Desk) -> dict[str, str
     result = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
     result |= {"XLA_FLAGS": flags} if flags else {}
     result["TORCHINDUCTOR_CACHE_DIR"] = str(desk.scratch / "inductor")
-    if group.workload.device == "cpu":
-        return result | {"JAX_PLATFORMS": "cpu"}
-    return result | {"JAX_COMPILATION_CACHE_DIR": str(desk.scratch / "compiled")}
+    # The parameters of all variants are drawn by one program, and a second start finds its step compiled.
+    result["JAX_COMPILATION_CACHE_DIR"] = os.environ.get("JAX_COMPILATION_CACHE_DIR", str(desk.scratch / "compiled"))
+    return result | ({"JAX_PLATFORMS": "cpu"} if group.workload.device == "cpu" else {})
 
 
 def run_group(group: Group, desk: Desk) -> None:
