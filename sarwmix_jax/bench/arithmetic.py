@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+FIRST_LOOK = 0
+"""Number of the wave of rounds that were timed right after a set-up, not in turn."""
+
 
 @dataclass(frozen=True)
 class Round:
@@ -17,8 +20,9 @@ class Round:
 
 
 def images_per_second(rounds: Sequence[Round], batch: int) -> float:
-    """Median over rounds."""
-    return median(batch * each.steps / each.seconds for each in rounds)
+    """Median over rounds in turn; first looks count where there are no others."""
+    in_turn = [each for each in rounds if each.wave != FIRST_LOOK]
+    return median(batch * each.steps / each.seconds for each in in_turn or rounds)
 
 
 def speed_ratio(ours: Sequence[Round], other: Sequence[Round]) -> float | None:
@@ -26,7 +30,7 @@ def speed_ratio(ours: Sequence[Round], other: Sequence[Round]) -> float | None:
 
     None where no round of the one stands beside a round of the other.
     """
-    speeds = {(each.wave, each.number): each.steps / each.seconds for each in other}
+    speeds = {(each.wave, each.number): each.steps / each.seconds for each in other if each.wave != FIRST_LOOK}
     pairs = [(each.steps / each.seconds, speeds.get((each.wave, each.number))) for each in ours]
     ratios = [mine / theirs for mine, theirs in pairs if theirs is not None]
     return median(ratios) if ratios else None

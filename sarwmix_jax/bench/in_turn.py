@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sarwmix_jax.bench.arithmetic import FIRST_LOOK
 from sarwmix_jax.bench.plan import Contender, Group, Options
 from sarwmix_jax.bench.processes import Child
 from sarwmix_jax.bench.results import Results, Row
@@ -48,6 +49,11 @@ class Desk:
     def left(self) -> float:
         """Seconds of the budget that are left."""
         return self.deadline - time.monotonic()
+
+    @property
+    def reserve(self) -> float:
+        """Seconds that the rounds of those set up will take, which no further set-up may use up."""
+        return len(self.children) * self.options.rounds * self.options.round_seconds
 
     def close(self, keep: str | None = None) -> None:
         """End all children but one."""
@@ -118,7 +124,7 @@ def one_wave(group: Group, waiting: list[Contender], desk: Desk) -> list[Contend
 
 def alone(contender: Contender, group: Group, desk: Desk) -> None:
     """Time a contender that has no room beside the reference, after the reference."""
-    if desk.results.row(group.workload, group.contenders[0]).status != "measured":
+    if not any(each["wave"] > FIRST_LOOK for each in desk.results.row(group.workload, group.contenders[0]).rounds):
         run_wave(group, desk)
     desk.close()
     row = desk.results.row(group.workload, contender)
@@ -138,11 +144,12 @@ def open_child(contender: Contender, group: Group, desk: Desk) -> str | None:
         None when it runs, NO_ROOM when it may run with fewer others, else why it does not run at all.
     """
     row = desk.results.row(group.workload, contender)
-    if desk.left <= 0:
+    seconds = desk.left - desk.reserve
+    if seconds <= 0:
         return end_row(row, desk, BUDGET_ENDED, "skipped")
     desk.say(f"  {contender.name}: setting up")
     child = Child(spec_of(contender, group, desk), desk.scratch / "children.log", environment(contender, group, desk))
-    answer = child.ask({"do": "set_up"}, desk.left)
+    answer = child.ask({"do": "set_up"}, seconds)
     if "failed" in answer:
         if answer["memory"] and desk.children:
             desk.say(f"  {contender.name}: no room beside {', '.join(desk.children)}")
@@ -157,6 +164,8 @@ def open_child(contender: Contender, group: Group, desk: Desk) -> str | None:
         return end_row(row, desk, difference, "failed")
     desk.children[contender.name] = child
     desk.results.save()
+    if not row.rounds:  # so that something is known of it, whatever the others still take
+        timed_round(contender, group, desk, number=0, wave=FIRST_LOOK)
     return None
 
 
@@ -188,14 +197,14 @@ def run_wave(group: Group, desk: Desk) -> None:
     for number in range(desk.options.rounds):
         names = list(desk.children)
         for name in names if number % 2 == 0 else reversed(names):
-            if desk.left <= 0:
-                break
-            timed_round(by_name[name], group, desk, number)
+            if desk.left <= 0 or name not in desk.children:
+                continue
+            timed_round(by_name[name], group, desk, number, desk.wave)
     for name in list(desk.children):
         finish(by_name[name], group, desk)
 
 
-def timed_round(contender: Contender, group: Group, desk: Desk, number: int) -> None:
+def timed_round(contender: Contender, group: Group, desk: Desk, number: int, wave: int) -> None:
     """One round of one contender."""
     row = desk.results.row(group.workload, contender)
     steps = max(1, round(desk.options.round_seconds / row.setup["step_seconds"]))
@@ -209,9 +218,10 @@ def timed_round(contender: Contender, group: Group, desk: Desk, number: int) -> 
         end_row(row, desk, answer["failed"], "failed")
         return
     row.status = "measured"
-    row.rounds.append({"wave": desk.wave, "number": number, **answer})
+    row.rounds.append({"wave": wave, "number": number, **answer})
     speed = group.workload.batch * answer["steps"] / answer["seconds"]
-    desk.say(f"  {contender.name}: round {number + 1} of {desk.options.rounds}, {speed:,.1f} images/s")
+    label = "a first look" if wave == FIRST_LOOK else f"round {number + 1} of {desk.options.rounds}"
+    desk.say(f"  {contender.name}: {label}, {speed:,.1f} images/s")
     desk.results.save()
 
 

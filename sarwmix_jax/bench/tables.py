@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sarwmix_jax.bench.arithmetic import percentile, utilisation
+from sarwmix_jax.bench.arithmetic import FIRST_LOOK, percentile, utilisation
 
 GIB = 2**30
 
@@ -60,7 +60,8 @@ def mfu(speed: float | None, flops: float | None, device: dict[str, Any]) -> str
 def remarks(row: dict[str, Any]) -> str:
     """What else is to be known of a row."""
     rounds = row["rounds"]
-    words = [f"{len(rounds)} rounds"]
+    in_turn = sum(each["wave"] != FIRST_LOOK for each in rounds)
+    words = [f"{in_turn} rounds" if in_turn else "a first look, not in turn"]
     if row["alone"]:
         words.append("no room beside the others: not in turn")
     golden = row["setup"].get("golden", {})

@@ -26,6 +26,13 @@ def test_no_ratio_across_waves():
     assert speed_ratio([*rounds(8.0, wave=1), *rounds(6.0, wave=2)], rounds(4.0, wave=2)) == pytest.approx(1.5)
 
 
+def test_a_first_look_counts_only_without_rounds_in_turn():
+    look = rounds(9.0, wave=0)
+    assert images_per_second(look, batch=2) == pytest.approx(18)
+    assert images_per_second([*look, *rounds(4.0)], batch=2) == pytest.approx(8)
+    assert speed_ratio(look, rounds(3.0, wave=0)) is None
+
+
 @pytest.mark.parametrize(("share", "value"), [(0.5, 2.0), (0.9, 4.0), (0.75, 3.0), (1.0, 4.0), (0.01, 1.0)])
 def test_percentile(share, value):
     assert percentile([4.0, 1.0, 3.0, 2.0], share) == value

@@ -77,7 +77,9 @@ def measure(tmp_path, monkeypatch):
 
 
 def waves(row):
-    return [each["wave"] for each in row.rounds]
+    """Waves of the rounds in turn, after the first look."""
+    assert [each["wave"] for each in row.rounds].count(0) == 1
+    return [each["wave"] for each in row.rounds if each["wave"]]
 
 
 def test_all_at_once_where_there_is_room(measure):
@@ -159,6 +161,15 @@ def test_a_variant_that_computes_something_else_is_not_timed(measure):
     assert rows["odd"].status == "failed"
     assert rows["odd"].reason == "its first step gives loss 1.02, that of default 1"
     assert rows["odd"].rounds == []
+
+
+def test_a_long_set_up_leaves_the_others_their_rounds(measure):
+    rows, report = measure(
+        contender("default", memory=9, seconds=0.1), contender("b", memory=9, seconds=0.1), seconds=1.5
+    )
+    # The rounds of the default need 2 s, so nothing further may be set up; it is measured all the same.
+    assert (waves(rows["default"]), rows["b"].status) == ([1, 1], "skipped")
+    assert "| default | 80.0 |" in report
 
 
 def test_no_time_no_measurement(measure):
