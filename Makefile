@@ -5,9 +5,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # test processes; tests of one file share what they compile
 JOBS ?= 2
+# folder of the benchmark's results; one that holds results already is refused
+BENCH_OUT ?= runs/bench-$(shell date +%Y%m%d-%H%M%S)
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --durations=12
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow check bench clean
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12 ...")'
@@ -28,6 +30,11 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# a few minutes on two cores; PyTorch, where it is missing, is installed for the comparison alone
+bench: $(STAMP)
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check ".[torch]"
+	$(BIN)/python -m sarwmix_jax.cli bench --device=cpu --rounds=5 --budget=10 --out=$(BENCH_OUT)
 
 clean:
 	rm -rf $(VENV) demo_output

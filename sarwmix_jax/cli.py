@@ -10,6 +10,7 @@ from pathlib import Path
 
 from absl import flags
 
+from sarwmix_jax.bench.command import define_bench, run_bench
 from sarwmix_jax.command_line import flags_help
 from sarwmix_jax.config_flags import define_config, needed, parse
 from sarwmix_jax.data.inspect_command import define_inspect, run_inspect
@@ -236,6 +237,7 @@ COMMANDS = {
         define_demo,
         run_demo,
     ),
+    "bench": Command("Measure speed.", "sarwmix bench --device=gpu --out=DIR", define_bench, run_bench),
 }
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
-
-from ml_collections import config_dict
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.sizes import SIZES
+
+if TYPE_CHECKING:
+    from ml_collections import config_dict
 
 T = TypeVar("T")
 
@@ -155,7 +156,7 @@ class PretrainingSettings:
     log: LogSettings = field(default_factory=LogSettings)
 
 
-def pretraining_config(size: str = "base") -> config_dict.ConfigDict:
+def pretraining_config(size: str = "base") -> "config_dict.ConfigDict":
     """Defaults of every pretraining setting for a published size: a `ConfigDict` that refuses unknown names and types.
 
     Raises:
@@ -177,7 +178,9 @@ def setting_names(kind: type = PretrainingSettings, where: str = "") -> list[str
     return names
 
 
-def _to_config(settings: Any) -> config_dict.ConfigDict:
+def _to_config(settings: Any) -> "config_dict.ConfigDict":
+    from ml_collections import config_dict
+
     config = config_dict.ConfigDict()
     hints = typing.get_type_hints(type(settings))
     for item in dataclasses.fields(settings):

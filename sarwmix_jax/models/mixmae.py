@@ -1,5 +1,8 @@
 """The masked autoencoder: mixing, encoder, decoder."""
 
+import functools
+from typing import Any
+
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -8,6 +11,7 @@ from sarwmix_jax.models.encoder import Encoder
 from sarwmix_jax.models.layers import Key, numbered
 from sarwmix_jax.models.mixing import Mask, mix, swap_partners, unmix
 from sarwmix_jax.models.settings import ModelSettings
+from sarwmix_jax.models.state import split_model
 
 Images = Float[Array, "batch band height width"]
 
@@ -54,3 +58,9 @@ class MixMAE(nnx.Module):
             return unmix(self.sequences(images, mask, masked_count=masked_count, key=key), mask)
         encoded = self.encode(images, mask, masked_count=masked_count, key=key)
         return swap_partners(self.decoder.half(encoded, mask, key=numbered(key, 1)), mask)
+
+
+@functools.cache
+def abstract_model(settings: ModelSettings) -> tuple[nnx.GraphDef, Any, Any]:
+    """Structure, and shapes of trained parameters and fixed tables; seconds for the large sizes, so done once."""
+    return split_model(nnx.eval_shape(lambda: MixMAE(settings, rngs=nnx.Rngs(0))))

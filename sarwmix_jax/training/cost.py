@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from sarwmix_jax.models.mixmae import abstract_model
 from sarwmix_jax.models.settings import STAGES, ModelSettings
 from sarwmix_jax.models.state import flatten_names
-from sarwmix_jax.training.setup import abstract_model
 
 PEAK_FLOPS = {
     "NVIDIA H200": 989e12,
@@ -91,6 +91,11 @@ def block_flops(tokens: int, width: int, attended: int, mlp_ratio: int) -> float
 def training_flops(settings: ModelSettings) -> float:
     """Operations of one image forward and backward."""
     return 3 * sum(forward_flops(settings).values())
+
+
+def encoder_flops(settings: ModelSettings) -> float:
+    """Operations of one image forward through the encoder alone, as a classifier needs it."""
+    return sum(flops for part, flops in forward_flops(settings).items() if part != "decoder")
 
 
 def table(parts: list[Part]) -> str:

@@ -1,7 +1,6 @@
 """Everything a run needs before its first step: records, cut batches, compiled steps, first parameters."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,8 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sarwmix_jax.data.order import steps_per_epoch
 from sarwmix_jax.data.sources import RecordSource
 from sarwmix_jax.models.kernels import check_kernel
-from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.models.settings import ModelSettings
+from sarwmix_jax.models.mixmae import MixMAE, abstract_model
 from sarwmix_jax.models.state import split_model, stack_blocks, unstack_blocks
 from sarwmix_jax.settings import PretrainingSettings, as_json
 from sarwmix_jax.training import inputs, warm_start
@@ -100,12 +98,6 @@ def step_settings(
 def model_structure(steps: StepSettings) -> nnx.GraphDef:
     """The model without its arrays."""
     return abstract_model(steps.model)[0]
-
-
-@functools.cache
-def abstract_model(settings: ModelSettings) -> tuple[nnx.GraphDef, Any, Any]:
-    """Structure, and shapes of trained parameters and fixed tables; seconds for the large sizes, so done once."""
-    return split_model(nnx.eval_shape(lambda: MixMAE(settings, rngs=nnx.Rngs(0))))
 
 
 def initialise(run: Run, run_log: RunLog) -> TrainState:
