@@ -64,7 +64,8 @@ def model_settings(spec: dict[str, Any]) -> ModelSettings:
     changes = optional | spec["changes"]
     changes |= {"dtype": spec["dtype"]} | ({"drop_path": DROP_PATH} if spec["task"] == "finetune" else {})
     settings = tiny() if spec["size"] == "tiny" else published(spec["size"])
-    return dataclasses.replace(settings, **changes)
+    # As a run's settings have it where they do not say: see training.plan.model_settings.
+    return dataclasses.replace(settings, **{"scan": spec["device"] == "cpu"} | changes)
 
 
 class Program:

@@ -11,7 +11,7 @@ import pytest
 
 from sarwmix_jax.conversion.table import Extent, entries
 from sarwmix_jax.models.classifier import Classifier
-from sarwmix_jax.models.state import flatten_names, unflatten_names
+from sarwmix_jax.models.state import flatten_names, stack_blocks, unflatten_names, unstack_blocks
 from sarwmix_jax.settings import OptimizerSettings
 from sarwmix_jax.training.classifier_steps import (
     ClassifierStepSettings,
@@ -90,6 +90,17 @@ def test_layer_factors_of_base_are_the_published_ones():
     factors = flatten_names(layer_factors(tree, (2, 2, 18, 2), 0.7))
     for name, (factor, _) in groups.items():
         assert factors[ours[name]] == pytest.approx(factor, rel=1e-12), name
+
+
+def test_stacked_blocks_have_the_factors_of_their_blocks():
+    depths = (1, 2, 3, 1)
+    model = at_size(32, embed_dim=4, num_heads=(1, 1, 1, 1), depths=depths)
+    one_by_one = model_arrays(Classifier, model, 19)[1]
+    factors = layer_factors(stack_blocks(one_by_one), depths, 0.7)
+    spread = jax.tree.map(lambda leaf, factor: jnp.broadcast_to(factor, leaf.shape), stack_blocks(one_by_one), factors)
+    expected = flatten_names(layer_factors(one_by_one, depths, 0.7))
+    for name, leaf in flatten_names(unstack_blocks(spread)).items():
+        np.testing.assert_allclose(leaf, expected[name], rtol=1e-6, err_msg=name)
 
 
 def test_a_parameter_without_a_layer_is_refused():
