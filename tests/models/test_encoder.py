@@ -179,5 +179,5 @@ def test_drop_path_and_dropout_act_only_with_a_key():
 
 def test_drop_path_rates_rise_to_the_last_block():
     model = MixMAE(replace(TINY, drop_path=0.4), rngs=nnx.Rngs(0))
-    rates = [rate for stage in model.encoder.stages for rate in stage.rates]
+    rates = [rate or 0.0 for stage in model.encoder.stages for rate in stage.rates]
     np.testing.assert_allclose(rates, [0, 0.1, 0.2, 0.3, 0.4])

@@ -25,7 +25,7 @@ def test_every_parameter_starts_as_specified(parameters):
             bound = np.sqrt(6 / sum(value.shape))
         else:
             continue
-        assert np.abs(value).max() <= bound, name
+        assert np.abs(value).max() <= np.float32(bound), name
         if value.size > 500:
             np.testing.assert_allclose(value.std(), bound / np.sqrt(3), rtol=0.1, err_msg=name)
     assert np.abs(parameters["encoder/patch_embed/proj/bias"]).max() > 0.05

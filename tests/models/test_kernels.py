@@ -3,9 +3,8 @@ from dataclasses import asdict, replace
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.from_checkpoint import model_settings
 from sarwmix_jax.models.kernels import check_kernel
-from sarwmix_jax.models.settings import published
+from sarwmix_jax.models.settings import from_description, published
 from tests.support import TINY
 
 BFLOAT16 = published("base", dtype="bfloat16")
@@ -60,4 +59,4 @@ def test_plain_attention_runs_everywhere():
 @pytest.mark.parametrize("kernel", ["cudnn", "fused"])
 def test_a_checkpoint_is_evaluated_anywhere(kernel):
     described = asdict(published("base", dtype="bfloat16", kernel=kernel))
-    assert model_settings(described) == published("base")
+    assert from_description(described, dtype="float32") == published("base")
