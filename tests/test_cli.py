@@ -138,6 +138,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(records, tmp_path, capsys, q
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_from_the_command_line_and_its_pictures(records, tmp_path, capsys, quick_compilation):
     for name in ("one", "two"):
         arguments = pretrain(f"--workdir={tmp_path}/{name}", f"--config.seed={len(name + name)}", records=records)

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from sarwmix_jax.config_flags import load_config, main
+from sarwmix_jax.cli import main
+from sarwmix_jax.config_flags import load_config
 from sarwmix_jax.demo import demo, tell
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.training.checkpoints import load_parameters

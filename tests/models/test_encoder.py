@@ -143,7 +143,8 @@ def test_paths_agree(side, count, changes):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("side", [128, pytest.param(384, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [128, 384])
 def test_bfloat16_loss_within_one_percent(side):
     settings = at_size(side)
     if side == 128:

@@ -12,7 +12,7 @@ from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import flatten_names, merge_model, split_model, stack_blocks, unstack_blocks
 from tests.support import TINY
 
-DEEP = replace(TINY, depths=(1, 2, 3, 1), decoder_depth=3, drop_path=0.3, dropout=0.1)
+DEEP = replace(TINY, depths=(1, 1, 3, 1), decoder_depth=2, drop_path=0.3)
 IMAGES = jax.random.normal(jax.random.key(5), (3, 2, 128, 128))
 MASK = draw_mask(jax.random.key(6), 16, 0.5)
 

@@ -94,7 +94,6 @@ def quick() -> dict:
         "gradient_error": gradient_error(),
         "collectives": found,
         "eight": eight,
-        "one": losses(1, 16)[0],
         "refusal": refusal(),
     }
 
@@ -102,6 +101,7 @@ def quick() -> dict:
 def thorough() -> dict:
     return {
         "eight": losses(8, 2)[0],
+        "one": losses(1, 16)[0],
         "accumulated": losses(2, 4)[0],
         "evaluated_difference": float(np.abs(evaluated(8, 2) - evaluated(1, 16)).max()),
     }

@@ -59,6 +59,7 @@ def test_four_steps_equal_two_a_restart_and_two(run_settings, tmp_path):
     same(one.state, other.state)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_its_blocks_stacked_or_one_by_one(run_settings, tmp_path):
     changes = {"model__depths": (1, 1, 3, 1), "model__drop_path": 0.3}
     pretrain(run_settings(**changes, model__scan=False), tmp_path / "whole")
