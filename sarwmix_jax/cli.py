@@ -15,9 +15,13 @@ from sarwmix_jax.command_line import flags_help
 from sarwmix_jax.config_flags import define_config, needed, parse
 from sarwmix_jax.data.inspect_command import define_inspect, run_inspect
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.huge_pages import ask_for_huge_pages
 
 MISTAKE = 2
 """Exit code after a `UserError`."""
+
+COMPUTING = ("pretrain", "demo", "bench")
+"""Commands that need much memory and time."""
 
 FAILED = 1
 """Exit code of a demo that did not learn enough."""
@@ -48,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("--help", "-h", "-help", "help"):
         print(overview())
         return 0
+    if argv is None and arguments[0] in COMPUTING:
+        ask_for_huge_pages()
     try:
         return dispatch(arguments[0], arguments[1:])
     except (UserError, flags.Error) as error:

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "files": {"errors"},
     "compilation": {"errors"},
     "command_line": {"errors"},
+    "huge_pages": set(),
     "config_flags": {"errors", "settings"},
     "settings": {"errors", "facts"},
     "sar": {"errors", "facts"},
