@@ -65,4 +65,7 @@ def stored_settings(known: dict[str, Any]) -> PretrainingSettings:
     """Settings as a checkpoint has them; one that is younger than the checkpoint has its default."""
     values = as_json(PretrainingSettings())
     filled = {name: values.get(name, {}) | part if isinstance(part, dict) else part for name, part in known.items()}
+    recompute = filled.get("model", values["model"])["recompute"]
+    if isinstance(recompute, bool):  # as the first checkpoints have it
+        filled["model"]["recompute"] = "block" if recompute else "none"
     return to_dataclass(values | filled, PretrainingSettings)

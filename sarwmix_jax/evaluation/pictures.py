@@ -87,7 +87,9 @@ def draw_reconstructions(path: Path, samples: Sequence[Sample], *, borrowed: boo
         axis.set_title(title, fontsize=9)
     bars = (("weight", drawn["weight"], 2, "neither"), ("error, dB", drawn["error"], len(columns) - 1, "both"))
     for label, image, column, extend in bars:
-        figure.colorbar(image, ax=axes[:, column], label=label, location="bottom", aspect=12, pad=0.01, extend=extend)
+        # Below the last row and inside its column's width, so that the rows of all columns stay level.
+        place = axes[-1][column].inset_axes((0.0, -0.14, 1.0, 0.06))
+        figure.colorbar(image, cax=place, label=label, orientation="horizontal", extend=extend)
     note = f"; {BORROWED}" if borrowed else ""
     figure.suptitle(f"Every cell is reconstructed from the mix that did not hold it{note}", fontsize=9)
     write(figure, path)

@@ -15,6 +15,13 @@ def test_a_setting_younger_than_the_checkpoint_has_its_default():
     assert stored_settings(known) == settings
 
 
+@pytest.mark.parametrize(("written", "now"), [(False, "none"), (True, "block")])
+def test_recomputation_was_yes_or_no_in_the_first_checkpoints(written, now):
+    known = as_json(PretrainingSettings())
+    known["model"]["recompute"] = written
+    assert stored_settings(known).model.recompute == now
+
+
 @pytest.mark.parametrize("change", [{"new": {"name": 1}}, {"loss": {"new": 1}}, {"new": 1}])
 def test_a_setting_that_this_version_does_not_know_is_refused(change):
     with pytest.raises(UserError, match=r"unknown setting .*new"):
