@@ -166,6 +166,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_disk_full_at_checkpoint_time(records, tmp_path):
     """No file may grow beyond 50 kB: the checkpoint fails as on a full disk, and the run says so in one line."""
     arguments = pretrain(f"--workdir={tmp_path}/run", "--config.optimizer.stop_after_steps=1", records=records)

@@ -46,6 +46,7 @@ def rows_of(out):
     return data, {row["contender"]["name"]: row for row in data["rows"]}
 
 
+@pytest.mark.slow
 def test_a_whole_run_needs_only_jax_and_its_companions(start, tmp_path):
     process = start("--out=out", "--rounds=2", "--variants=odd:frobnicate=1", "--profile")
     printed, told = process.communicate(timeout=300)
@@ -66,6 +67,7 @@ def test_a_whole_run_needs_only_jax_and_its_companions(start, tmp_path):
     assert "| default |" in printed and "round 2 of 2" in told and "jax" in data["device"]["versions"]
 
 
+@pytest.mark.slow
 def test_a_kill_leaves_readable_results_and_no_children(start, tmp_path):
     process = start("--out=out", "--rounds=1000000")
     deadline = time.monotonic() + 300

@@ -47,6 +47,7 @@ def recipe():
     return optax.chain(adamw, scale_by_layer(TINY.depths, 0.7))
 
 
+@pytest.mark.slow
 def test_eight_steps_have_the_published_losses():
     graphdef, state = start(recipe())
     step, images = make_classifier_step(graphdef, STILL, recipe(), one_device()), golden("pretrain_tiny")["train_x_db"]

@@ -45,7 +45,7 @@ def test_a_run_leaves_checkpoints_settings_and_a_log(run_settings, tmp_path):
 
 
 def test_four_steps_equal_two_a_restart_and_two(run_settings, tmp_path):
-    changes = {"batch__micro_batch": 4, "batch__mix_group": 2, "model__drop_path": 0.3, "model__dropout": 0.1}
+    changes = {"batch__micro_batch": 4, "batch__mix_group": 2, "model__drop_path": 0.3}
     whole = pretrain(run_settings(**changes), tmp_path / "whole")
     pretrain(run_settings(**changes, optimizer__stop_after_steps=2), tmp_path / "parts")
     parts = pretrain(run_settings(**changes), tmp_path / "parts")

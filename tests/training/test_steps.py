@@ -6,6 +6,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import merge_model
@@ -64,6 +65,7 @@ def test_randomness_follows_from_seed_step_and_group():
     np.testing.assert_array_equal(mask, group_mask(group_keys(0, 5, 3).mask, SETTINGS))
 
 
+@pytest.mark.slow
 def test_groups_of_a_micro_batch_are_those_of_separate_ones():
     two = compiled(replace(SETTINGS, mix_group=2))
     (loss, metrics), grads = two({"image": records()}, jnp.array([4, 5]))
@@ -75,6 +77,7 @@ def test_groups_of_a_micro_batch_are_those_of_separate_ones():
         np.testing.assert_allclose(ours, mean, rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_values_under_the_validity_mask_change_nothing():
     valid = jnp.asarray(np.random.default_rng(3).random((4, 1, 60, 60)) > 0.02).at[1, :, :20].set(False)
     image = records()
