@@ -136,7 +136,7 @@ def layers(model, traced, images, mask):
     for s, stage in enumerate(model.encoder.stages):
         blocks, merge = list(stage.blocks), stage.merge
         for b, block in enumerate(blocks):
-            stage.blocks = nnx.List([block])
+            stage.blocks, stage.rates = nnx.List([block]), (None,)
             x, y = traced[f"layers.{s}.blocks.{b}"]
             yield f"stage {s} block {b}", in_z_order(lambda x, stage=stage: stage(x, prepared, [None]), x), y
         if merge is not None:
