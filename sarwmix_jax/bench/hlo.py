@@ -46,8 +46,7 @@ OF_FUNCTION = {
     "weighted_errors": LOSS,
     "loss_per_band": LOSS,
     "multilabel_loss": LOSS,
-    "make_train_step.<locals>.train_step": OPTIMISER,
-    "make_classifier_step.<locals>.train_step": OPTIMISER,
+    "make_update.<locals>.train_step": OPTIMISER,
 }
 """Kind by the innermost function that is listed; the step function itself is the last, hence the optimiser."""
 

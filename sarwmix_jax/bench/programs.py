@@ -1,6 +1,7 @@
 """The compiled steps that are timed, with their state: pretraining, finetuning, inference."""
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -68,7 +69,7 @@ def model_settings(spec: dict[str, Any]) -> ModelSettings:
     return dataclasses.replace(settings, **{"scan": spec["device"] == "cpu"} | changes)
 
 
-class Program:
+class Program(ABC):
     """A compiled step with what it consumes and gives.
 
     Attributes:
@@ -87,17 +88,17 @@ class Program:
         """The columns of a batch that the step reads."""
         return {name: batch[name] for name in self.columns}
 
+    @abstractmethod
     def arguments(self, batch: dict[str, Any]) -> tuple[Any, ...]:
         """What the step is called with."""
-        raise NotImplementedError
 
+    @abstractmethod
     def take(self, outputs: Any) -> None:
         """Keeps what the step gave."""
-        raise NotImplementedError
 
+    @abstractmethod
     def numbers(self) -> dict[str, float]:
         """What tells whether the last step was right; waits for it."""
-        raise NotImplementedError
 
 
 class Training(Program):

@@ -17,7 +17,7 @@ from sarwmix_jax.models.layers import Key
 from sarwmix_jax.models.settings import ModelSettings
 from sarwmix_jax.models.state import Tree, merge_model
 from sarwmix_jax.training.parallel import DATA_AXIS
-from sarwmix_jax.training.steps import Batch, Metrics, TrainState
+from sarwmix_jax.training.steps import Batch, Metrics, TrainState, make_update
 
 Logits = Float[Array, "batch classes"]
 
@@ -83,14 +83,7 @@ def make_classifier_step(
     specs = (PartitionSpec(), PartitionSpec(DATA_AXIS))
     gradients = jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=False)
 
-    def train_step(state: TrainState, batch: Batch, rate: Float[Array, ""]) -> tuple[TrainState, Metrics]:
-        grads, metrics = gradients(state, batch)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-        metrics["grad_norm"] = optax.global_norm(grads)
-        return TrainState(params, state.fixed, opt_state, state.step + 1), metrics
-
-    return jax.jit(train_step, donate_argnums=0)
+    return make_update(gradients, optimizer)
 
 
 def make_logits_step(

@@ -218,7 +218,13 @@ def make_train_step(
     The batch holds `image` (global batch, band, height, width) in dB and, in nodata-aware mode, `valid`, sharded over
     the mesh; metrics are `loss`, `loss_per_band`, `weight_mean` and `grad_norm` (before any clipping).
     """
-    gradients = make_gradients(graphdef, settings, mesh)
+    return make_update(make_gradients(graphdef, settings, mesh), optimizer)
+
+
+def make_update(
+    gradients: Callable[[TrainState, Batch], tuple[Tree, Metrics]], optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]:
+    """The compiled step from a function that gives gradients and metrics; adds `grad_norm`, consumes the state."""
 
     def train_step(state: TrainState, batch: Batch, rate: Float[Array, ""]) -> tuple[TrainState, Metrics]:
         grads, metrics = gradients(state, batch)

@@ -18,7 +18,7 @@ FunctionNames
 1 "attend"
 2 "Attention.__call__"
 3 "Mlp.__call__"
-4 "make_train_step.<locals>.train_step"
+4 "make_update.<locals>.train_step"
 5 "LayerNorm.__call__"
 
 FileLocations
@@ -95,7 +95,7 @@ def gpu_events():
 def test_instructions_have_their_kind():
     found = hlo.read_instructions(MODULE)
     assert {name: found[name].kind for name in KINDS} == KINDS
-    assert found["dot_1"].functions == ("attend", "Attention.__call__", "make_train_step.<locals>.train_step")
+    assert found["dot_1"].functions == ("attend", "Attention.__call__", "make_update.<locals>.train_step")
     assert found["while_1"].opcode in hlo.CONTAINERS
 
 
