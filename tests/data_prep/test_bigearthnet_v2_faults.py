@@ -1,9 +1,9 @@
 """What goes wrong with files, disks and command lines, on made-up trees."""
 
 import csv
-import functools
 import json
-import resource
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +12,7 @@ import pytest
 
 from sarwmix_jax.data.sources import open_records
 
-from .conftest import run_script, write_geotiff, write_tree
+from .conftest import ENVIRONMENT, command_line, run_script, write_geotiff, write_tree
 
 SCRIPT = "bigearthnet_v2.py"
 
@@ -145,11 +145,19 @@ def test_a_place_that_cannot_be_written_is_one_line(refusal, tree, tmp_path):
     assert "cannot write" in message and "Not a directory" in message
 
 
+LIMIT = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
 def test_a_full_disk_is_one_line_and_the_run_can_go_on(run_here, tree, tmp_path):
     """A file-size limit stands in for the full disk."""
     command = arguments(tree, tmp_path / "out", "--workers=2", "--records-per-shard=8")
-    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (100_000, 100_000))
-    message = one_line(run_script(SCRIPT, *command, preexec_fn=limit))
+    # Set by a process in between: one with JAX must not fork to set it.
+    limited = [sys.executable, "-c", LIMIT, *command_line(SCRIPT, *command)]
+    message = one_line(subprocess.run(limited, capture_output=True, text=True, timeout=300, env=ENVIRONMENT))
     assert "cannot write" in message and "File too large" in message and "free space or choose another" in message
     assert not (tmp_path / "out").exists()
     done = run_here(SCRIPT, *arguments(tree, tmp_path / "out", "--records-per-shard=8"))

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
@@ -18,7 +19,7 @@ def texts(monkeypatch):
     found, write = [], pictures.write
 
     def keep(figure, path):
-        for axes in figure.axes:
+        for axes in figure.findobj(Axes):  # those inside others too
             found.extend((axes.get_title(), axes.get_xlabel(), axes.get_ylabel()))
         found.append(figure.get_suptitle())
         write(figure, path)
