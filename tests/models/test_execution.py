@@ -12,6 +12,8 @@ from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import flatten_names, merge_model, split_model, stack_blocks, unstack_blocks
 from tests.support import TINY
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 DEEP = replace(TINY, depths=(1, 1, 3, 1), decoder_depth=2, drop_path=0.3)
 IMAGES = jax.random.normal(jax.random.key(5), (3, 2, 128, 128))
 MASK = draw_mask(jax.random.key(6), 16, 0.5)
