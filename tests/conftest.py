@@ -1,39 +1,31 @@
-"""Fixtures for tests that compile."""
+"""How tests, and the commands that they start, compile: with few optimisations, and never twice the same."""
 
 import atexit
 import os
 import shutil
 import tempfile
 
-# Before JAX is imported: commands that tests start keep their programs here, not in the user's cache, and share them.
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="sarwmix_tests_")
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+# Before JAX is imported, in the process that starts the others; all of them share one folder of programs.
+if "SARWMIX_TESTS" not in os.environ:
+    folder = tempfile.mkdtemp(prefix="sarwmix_tests_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ |= {
+        "SARWMIX_TESTS": "started",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_COMPILATION_CACHE_DIR": folder,
+        "JAX_COMPILATION_CACHE_MAX_SIZE": str(2**34),  # with a limit, processes take turns with a file
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
 
 import jax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
-
-
-@pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
-    return tmp_path_factory.mktemp("compiled")
 
 
 @pytest.fixture
-def quick_compilation(compiled):
-    """Compile with few optimisations and never twice the same: these runs are short."""
-    changes = {
-        "jax_disable_most_optimizations": True,
-        "jax_compilation_cache_dir": str(compiled),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: jax.config.values[name] for name in changes}
-    compilation_cache.reset_cache()
-    for name, value in changes.items():
-        jax.config.update(name, value)
+def optimised(monkeypatch):
+    """Compiles as users do, here and in commands: for tests that compute for long."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    jax.config.update("jax_disable_most_optimizations", False)
     yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+    jax.config.update("jax_disable_most_optimizations", True)

@@ -58,11 +58,25 @@ def published_weights(name: str) -> dict[str, np.ndarray]:
     return to_ours(read_checkpoint(GOLDEN / f"{name}.pth").model)
 
 
+def plausible(params: Any):
+    """Parameters of these shapes about as large as they are at the start."""
+    rng, drawn = np.random.default_rng(0), {}
+    for name, leaf in flatten_names(params).items():
+        width = (2 / sum(leaf.shape)) ** 0.5 if name.endswith("kernel") else 0.02
+        value = np.ones(leaf.shape) if name.endswith("scale") else rng.normal(0, width, leaf.shape)
+        drawn[name] = jnp.asarray(value, jnp.float32)
+    return unflatten_names(drawn)
+
+
 def model_arrays(kind: type, settings: ModelSettings, *arguments: Any, weights: dict[str, np.ndarray] | None = None):
-    """(graphdef, params, fixed) of a model, drawn with seed 0 or with these weights."""
-    graphdef, *trees = split_model(kind(settings, *arguments, rngs=nnx.Rngs(0)))
+    """(graphdef, params, fixed) of a model with these weights, or with plausible ones: quicker than the model draws."""
+
+    def draw():
+        return split_model(kind(settings, *arguments, rngs=nnx.Rngs(0)))
+
+    graphdef, *trees = nnx.eval_shape(draw)
     if weights is None:
-        return graphdef, *trees
+        return graphdef, plausible(trees[0]), jax.jit(lambda: draw()[2])()
     filled = [unflatten_names({k: jnp.asarray(weights[k]) for k in flatten_names(tree)}) for tree in trees]
     for tree, other in zip(trees, filled, strict=True):
         for (name, a), b in zip(flatten_names(tree).items(), flatten_names(other).values(), strict=True):

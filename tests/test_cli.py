@@ -129,7 +129,7 @@ def test_damaged_records(records, tmp_path, capsys):
     assert "records" in mistake(pretrain(f"--workdir={tmp_path}/run", records=tmp_path / "records"), capsys)
 
 
-def test_dry_run_prints_the_plan_and_writes_nothing(records, tmp_path, capsys, quick_compilation):
+def test_dry_run_prints_the_plan_and_writes_nothing(records, tmp_path, capsys):
     arguments = ["dry-run", *pretrain(records=records)[1:], f"--workdir={tmp_path}/run"]
     assert main(arguments) == 0
     plan = capsys.readouterr().out
@@ -139,7 +139,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(records, tmp_path, capsys, q
 
 
 @pytest.mark.slow
-def test_a_run_from_the_command_line_and_its_pictures(records, tmp_path, capsys, quick_compilation):
+def test_a_run_from_the_command_line_and_its_pictures(records, tmp_path, capsys):
     for name in ("one", "two"):
         arguments = pretrain(f"--workdir={tmp_path}/{name}", f"--config.seed={len(name + name)}", records=records)
         assert main([*arguments, "--config.optimizer.stop_after_steps=1"]) == 0
@@ -170,7 +170,7 @@ sys.exit(main(sys.argv[1:]))
 def test_disk_full_at_checkpoint_time(records, tmp_path):
     """No file may grow beyond 50 kB: the checkpoint fails as on a full disk, and the run says so in one line."""
     arguments = pretrain(f"--workdir={tmp_path}/run", "--config.optimizer.stop_after_steps=1", records=records)
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     result = subprocess.run(
         [sys.executable, "-c", LIMITED, *arguments],
         capture_output=True,

@@ -19,7 +19,7 @@ def tiny_demo(workdir):
     return demo(workdir, config, scenes={"train": 16, "validation": 6})
 
 
-def test_demo_leaves_checkpoint_pictures_and_figures(tmp_path, quick_compilation):
+def test_demo_leaves_checkpoint_pictures_and_figures(tmp_path):
     result = tiny_demo(tmp_path / "demo")
     told = tell(result)
     for words in ("training loss", "held-out scenes", "best constant prediction", "below it", "VH", "VV"):
@@ -36,7 +36,7 @@ def test_demo_leaves_checkpoint_pictures_and_figures(tmp_path, quick_compilation
 
 
 @pytest.mark.slow
-def test_demo_that_learns_nothing_fails(tmp_path, capsys, quick_compilation):
+def test_demo_that_learns_nothing_fails(tmp_path, capsys):
     changes = [f"--config.{name}={value}" for name, value in (TINY_RUN | {"optimizer.stop_after_steps": 1}).items()]
     code = main(
         ["demo", f"--config={CONFIG}", f"--workdir={tmp_path}/demo", *changes, "--config.batch.global_batch=64"]
@@ -46,7 +46,7 @@ def test_demo_that_learns_nothing_fails(tmp_path, capsys, quick_compilation):
 
 
 @pytest.mark.slow
-def test_demo_beats_the_best_constant_prediction(tmp_path):
+def test_demo_beats_the_best_constant_prediction(tmp_path, optimised):
     result = demo(tmp_path / "demo", load_config(CONFIG))
     assert result.held_out.margin > 0.15
     assert min(result.held_out.correlations) > 0.4

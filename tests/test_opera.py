@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.slow
-def test_held_out_places_are_reconstructed_far_better_than_by_a_constant(tmp_path):
+def test_held_out_places_are_reconstructed_far_better_than_by_a_constant(tmp_path, optimised):
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real samples are not at {SHARED_DATA}")
     records = tmp_path / "records"

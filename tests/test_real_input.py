@@ -40,7 +40,7 @@ def losses(workdir: Path) -> list[float]:
 
 
 @pytest.mark.slow
-def test_base_pretrains_on_real_patches_and_goes_on_after_a_restart(tree, tmp_path):
+def test_base_pretrains_on_real_patches_and_goes_on_after_a_restart(tree, tmp_path, optimised):
     metadata = SHARED_DATA / "bigearthnet_v2" / "metadata_subset.parquet"
     records, workdir = tmp_path / "records", tmp_path / "run"
     command("data_prep/bigearthnet_v2.py", "--root", tree, "--metadata", metadata, "--out", records)

@@ -21,7 +21,7 @@ TINY = ["--device=cpu", "--tasks=inference", "--sizes=tiny", "--batches=2", "--p
 
 
 @pytest.fixture
-def start(tmp_path, compiled):
+def start(tmp_path):
     """Starts `python -m sarwmix_jax.cli bench` where only JAX and its companions are installed."""
     blocked = tmp_path / "blocked"
     blocked.mkdir()
@@ -29,9 +29,6 @@ def start(tmp_path, compiled):
     (blocked / "sitecustomize.py").write_text("\n".join(lines))
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(blocked), str(ROOT)]),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "JAX_COMPILATION_CACHE_DIR": str(compiled),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
     def begin(*arguments):

@@ -8,7 +8,7 @@ from sarwmix_jax.errors import UserError
 benchmark = importlib.import_module("benchmarks.attention_kernels")
 
 
-def test_check_compares_the_interpreted_kernel(quick_compilation):
+def test_check_compares_the_interpreted_kernel():
     assert benchmark.check() < 1e-5
 
 

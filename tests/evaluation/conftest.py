@@ -54,11 +54,6 @@ def scenes(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def quick(quick_compilation):
-    """Every test here compiles."""
-
-
 @pytest.fixture
 def training_scenes(scenes):
     return open_records(scenes, "train")

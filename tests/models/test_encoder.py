@@ -17,8 +17,6 @@ from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import merge_model
 from tests.support import TINY, at_size, golden, golden_autoencoder, model_arrays, standardised
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def written_out(stage: Stage, x: np.ndarray, token_bits: np.ndarray | None, window: int) -> jax.Array:
     """A stage without its merge on row-major tokens: attention over the whole grid, forbidden outside windows."""

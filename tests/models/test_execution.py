@@ -10,9 +10,7 @@ from flax import nnx
 from sarwmix_jax.models.mixing import draw_mask
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import flatten_names, merge_model, split_model, stack_blocks, unstack_blocks
-from tests.support import TINY
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
+from tests.support import TINY, model_arrays
 
 DEEP = replace(TINY, depths=(1, 1, 3, 1), decoder_depth=2, drop_path=0.3)
 IMAGES = jax.random.normal(jax.random.key(5), (3, 2, 128, 128))
@@ -20,7 +18,11 @@ MASK = draw_mask(jax.random.key(6), 16, 0.5)
 
 
 def loss_and_gradients(settings):
-    structure, params, fixed = split_model(MixMAE(settings, rngs=nnx.Rngs(0)))
+    def draw():
+        return split_model(MixMAE(settings, rngs=nnx.Rngs(0)))
+
+    structure = nnx.eval_shape(draw)[0]
+    params, fixed = jax.jit(lambda: draw()[1:])()
 
     def loss(params):
         model = merge_model(structure, params, fixed)
@@ -53,7 +55,7 @@ def test_a_loop_over_stacked_blocks_computes_the_same(one_by_one, changes):
 
 
 def test_stacking_is_undone_by_unstacking_also_inside_other_trees():
-    params = split_model(MixMAE(DEEP, rngs=nnx.Rngs(0)))[1]
+    params = model_arrays(MixMAE, DEEP)[1]
     both = (params, {"count": np.float32(3), "mu": params})
     stacked = stack_blocks(both)
     assert stacked[1]["mu"]["encoder"]["stages"][2]["blocks"]["norm1"]["scale"].shape == (3, 32)

@@ -105,7 +105,7 @@ def worst(found, expected):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_interpreted_kernel_gives_the_plain_values_and_gradients(case, quick_compilation):
+def test_interpreted_kernel_gives_the_plain_values_and_gradients(case):
     shape, biases = CASES[case]
     given = arrays(shape, 2, biases)
     expected = results(plain(2), *given)
@@ -119,7 +119,7 @@ def test_interpreted_kernel_gives_the_plain_values_and_gradients(case, quick_com
     assert max(worst(found, expected)) < 1e-5
 
 
-def test_chunks_change_nothing(quick_compilation):
+def test_chunks_change_nothing():
     given = arrays((7, 2, 16), 2, (2,))
     expected = results(plain(2), *given)
     with interpreted():
@@ -127,7 +127,7 @@ def test_chunks_change_nothing(quick_compilation):
     assert max(worst(found, expected)) < 1e-5
 
 
-def test_bfloat16_is_as_near_to_float32_as_the_plain_way(quick_compilation):
+def test_bfloat16_is_as_near_to_float32_as_the_plain_way():
     given = arrays((3, 2, 32), 2, (2,), jnp.bfloat16)
     exact = results(plain(2), *(x.astype(jnp.float32) for x in given))
     with interpreted():
@@ -138,7 +138,7 @@ def test_bfloat16_is_as_near_to_float32_as_the_plain_way(quick_compilation):
         assert error < 1.25 * of_plain
 
 
-def test_mix_groups_under_vmap(quick_compilation):
+def test_mix_groups_under_vmap():
     given = two_groups((3, 2, 16), 1)
     expected = results(jax.vmap(plain(1)), *given)
     with interpreted():
@@ -200,7 +200,7 @@ def test_the_model_uses_the_kernel():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("range_mask_ratio", [0.0, 0.1], ids=["gathered", "masked"])
-def test_gradient_of_a_whole_training_step(range_mask_ratio, quick_compilation):
+def test_gradient_of_a_whole_training_step(range_mask_ratio):
     given = drawn(TRAINED, 2)
     expected = flatten_names(step_gradient(TRAINED, 2, range_mask_ratio)(*given))
     with interpreted():

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 from flax import nnx
@@ -13,7 +14,8 @@ from tests.support import TINY
 
 @pytest.fixture(scope="module")
 def parameters() -> dict[str, np.ndarray]:
-    _, params, _ = split_model(MixMAE(replace(TINY, embed_dim=32, decoder_dim=64), rngs=nnx.Rngs(0)))
+    settings = replace(TINY, embed_dim=32, decoder_dim=64)
+    params = jax.jit(lambda: split_model(MixMAE(settings, rngs=nnx.Rngs(0)))[1])()
     return {name: np.asarray(value) for name, value in flatten_names(params).items()}
 
 

@@ -36,7 +36,7 @@ def records(tmp_path_factory):
 
 
 @pytest.fixture
-def run_settings(records, quick_compilation):
+def run_settings(records):
     """Settings of a tiny run, with changes."""
 
     def make(**changes):

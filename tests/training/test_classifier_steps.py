@@ -28,8 +28,6 @@ from tests.support import GOLDEN, TINY, V2, at_size, golden, golden_classifier, 
 FINETUNE = golden("finetune_tiny")
 STILL = ClassifierStepSettings(TINY, V2, horizontal_flip=0.0, vertical_flip=0.0)
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def one_device():
     return make_mesh(jax.devices()[:1])

@@ -229,6 +229,7 @@ TABLE = {
 """Alternative values and the observable that must differ."""
 CONTEXT = {
     "model.kernel": {"model.embed_dim": 16},  # heads deep enough for the kernel
+    "model.scan": {"model.scan": False, "model.depths": (1, 1, 3, 1)},  # None is one of both, by the device
     "checkpoint.keep": {"checkpoint.best": False},
     "checkpoint.best": {
         "checkpoint.keep": 1,
@@ -285,7 +286,7 @@ def settings_with(records, **changes):
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if look in SLOW else []) for name, (_, look) in TABLE.items()]
 )
-def test_setting_changes_something(name, two_record_sets, tmp_path, quick_compilation):
+def test_setting_changes_something(name, two_record_sets, tmp_path):
     values, look = TABLE[name]
     context = CONTEXT.get(name, {})
     if name == "data.mix_weights":

@@ -74,12 +74,10 @@ def test_a_run_goes_on_with_its_blocks_stacked_or_one_by_one(run_settings, tmp_p
 
 def test_another_run_in_the_workdir_is_refused_with_the_difference(run_settings, tmp_path):
     pretrain(run_settings(optimizer__stop_after_steps=1), tmp_path)
-    with pytest.raises(UserError, match=r"holds a run with other settings \(optimizer.weight_decay: 0.05 -> 0.1\)"):
-        pretrain(run_settings(optimizer__weight_decay=0.1), tmp_path)
-    progress = pretrain(
-        run_settings(optimizer__weight_decay=0.1, optimizer__stop_after_steps=2), tmp_path, override=True
-    )
-    assert progress.step == 2
+    other = {"optimizer__warmup_epochs": 1.0, "optimizer__stop_after_steps": 2}
+    with pytest.raises(UserError, match=r"holds a run with other settings \(optimizer.warmup_epochs: 0.5 -> 1.0\)"):
+        pretrain(run_settings(**other), tmp_path)
+    assert pretrain(run_settings(**other), tmp_path, override=True).step == 2
 
 
 def test_a_finished_run_has_nothing_to_do(run_settings, tmp_path, capsys):

@@ -14,8 +14,6 @@ from sarwmix_jax.training.steps import StepSettings, group_keys, group_mask, mic
 from sarwmix_jax.weighting import WeightSettings
 from tests.support import V2, at_size, model_arrays
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 MODEL = at_size(64, depths=(1, 1, 1, 1), decoder_depth=1)
 SETTINGS = StepSettings(MODEL, V2, WeightSettings(), 0.5, 0.0, True, 0.5, 0.5, mix_group=4, micro_batch=4, seed=7)
 
