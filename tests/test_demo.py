@@ -19,6 +19,7 @@ def tiny_demo(workdir):
     return demo(workdir, config, scenes={"train": 16, "validation": 6})
 
 
+@pytest.mark.slow
 def test_demo_leaves_checkpoint_pictures_and_figures(tmp_path):
     result = tiny_demo(tmp_path / "demo")
     told = tell(result)

@@ -16,7 +16,7 @@ def kept_groups(model, source):
         yield Group(*(np.asarray(part)[valid] for part in group))
 
 
-@pytest.mark.parametrize("norm_pix", [False, True])
+@pytest.mark.parametrize("norm_pix", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_held_out_loss_is_the_validation_loss(held_out_scenes, norm_pix):
     model = small_model(norm_pix=norm_pix)
     validate = make_validation(model.graphdef, model.steps, make_mesh(), (held_out_scenes,), DataSettings())

@@ -35,7 +35,7 @@ def records(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_settings(records):
     """Settings of a tiny run, with changes."""
 

@@ -241,7 +241,7 @@ CONTEXT = {
 }
 """What else a setting needs to show."""
 
-SLOW = (numbers, program, traced, kept)
+SLOW = (numbers, program, traced, kept, start)
 """Observables that compile."""
 
 

@@ -33,6 +33,7 @@ def quiet(tmp_path):
     return RunLog(tmp_path, 0, quiet=True)
 
 
+@pytest.mark.slow
 def test_two_steps_of_the_loader_and_two_of_records_held_equal_four_of_the_loader(run_settings, tmp_path):
     unvalidated = {"data__validation_split": None}
     loaded = pretrain(run_settings(**unvalidated), tmp_path / "loaded")

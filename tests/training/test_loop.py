@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -27,36 +28,59 @@ def losses(workdir):
     return {entry["step"]: entry["loss"] for entry in training_curve(read_log(workdir))}
 
 
-def test_a_run_leaves_checkpoints_settings_and_a_log(run_settings, tmp_path):
-    progress = pretrain(run_settings(), tmp_path)
+@pytest.fixture(scope="module")
+def finished(run_settings, tmp_path_factory):
+    """A run of four steps that is over: its workdir and its progress."""
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    return workdir, pretrain(run_settings(), workdir)
+
+
+@pytest.fixture
+def workdir(finished, tmp_path):
+    """A copy of its workdir to go on in."""
+    return shutil.copytree(finished[0], tmp_path / "run")
+
+
+def test_a_run_leaves_checkpoints_settings_and_a_log(finished):
+    workdir, progress = finished
     assert progress.step == 4
-    assert complete_steps(tmp_path / "checkpoints") == [2, 4]
-    entries = read_log(tmp_path)
+    assert complete_steps(workdir / "checkpoints") == [2, 4]
+    entries = read_log(workdir)
     assert [entry["event"] for entry in entries].count("train") == 4
     assert [entry["step"] for entry in entries if entry["event"] == "validation"] == [2, 4]
     assert "compile_time" in training_curve(entries)[0]
     wanted = {"loss", "loss_per_band", "weight_mean", "grad_norm", "learning_rate", "epoch"}
     assert wanted | {"images_per_second", "step_time", "data_wait"} <= training_curve(entries)[1].keys()
-    assert json.loads((tmp_path / "settings.json").read_text())["batch"]["global_batch"] == 8
-    loaded = load_parameters(tmp_path)
+    assert json.loads((workdir / "settings.json").read_text())["batch"]["global_batch"] == 8
+    loaded = load_parameters(workdir)
     same(loaded.params, unstack_blocks(progress.state.params))
     assert loaded.description["progress"]["mix_group"] == 8
     assert loaded.description["model"]["windows"] == [8, 8, 4, 2]
 
 
-def test_four_steps_equal_two_a_restart_and_two(run_settings, tmp_path):
-    changes = {"batch__micro_batch": 4, "batch__mix_group": 2, "model__drop_path": 0.3}
-    whole = pretrain(run_settings(**changes), tmp_path / "whole")
-    pretrain(run_settings(**changes, optimizer__stop_after_steps=2), tmp_path / "parts")
-    parts = pretrain(run_settings(**changes), tmp_path / "parts")
-    assert losses(tmp_path / "whole") == losses(tmp_path / "parts")
+def in_two_parts(changes, run_settings, workdir, whole_workdir, whole):
+    """A run stopped after two steps and started again, held to one that was not."""
+    pretrain(run_settings(**changes, optimizer__stop_after_steps=2), workdir)
+    parts = pretrain(run_settings(**changes), workdir)
+    assert losses(whole_workdir) == losses(workdir)
     same(whole.state, parts.state)
     # and the checkpoint of step 2, written while training went on, is that of the run that stopped there
     target = jax.tree.map(np.asarray, unstack_blocks(whole.state)._asdict())
     one, other = (
-        Checkpoints(tmp_path / name / "checkpoints", read_only=True).restore(target, 2) for name in ("whole", "parts")
+        Checkpoints(place / "checkpoints", read_only=True).restore(target, 2) for place in (whole_workdir, workdir)
     )
     same(one.state, other.state)
+
+
+def test_four_steps_equal_two_a_restart_and_two(run_settings, finished, tmp_path):
+    in_two_parts({}, run_settings, tmp_path, *finished)
+
+
+@pytest.mark.slow
+def test_the_same_with_accumulation_and_drop_path(run_settings, tmp_path):
+    changes = {"batch__micro_batch": 4, "batch__mix_group": 2, "model__drop_path": 0.3}
+    whole = pretrain(run_settings(**changes), tmp_path / "whole")
+    in_two_parts(changes, run_settings, tmp_path / "parts", tmp_path / "whole", whole)
 
 
 @pytest.mark.slow
@@ -72,19 +96,16 @@ def test_a_run_goes_on_with_its_blocks_stacked_or_one_by_one(run_settings, tmp_p
     np.testing.assert_allclose(list(parts.values()), list(whole.values()), rtol=2e-5)
 
 
-def test_another_run_in_the_workdir_is_refused_with_the_difference(run_settings, tmp_path):
-    pretrain(run_settings(optimizer__stop_after_steps=1), tmp_path)
-    other = {"optimizer__warmup_epochs": 1.0, "optimizer__stop_after_steps": 2}
+def test_another_run_in_the_workdir_is_refused_with_the_difference(run_settings, workdir):
+    other = run_settings(optimizer__warmup_epochs=1.0, optimizer__stop_after_epochs=2.5)
     with pytest.raises(UserError, match=r"holds a run with other settings \(optimizer.warmup_epochs: 0.5 -> 1.0\)"):
-        pretrain(run_settings(**other), tmp_path)
-    assert pretrain(run_settings(**other), tmp_path, override=True).step == 2
+        pretrain(other, workdir)
+    assert pretrain(other, workdir, override=True).step == 5
 
 
-def test_a_finished_run_has_nothing_to_do(run_settings, tmp_path, capsys):
-    settings = run_settings(optimizer__stop_after_steps=1)
-    pretrain(settings, tmp_path)
-    assert pretrain(settings, tmp_path).first_loss is None
-    assert "nothing to do: 1 of 1 steps are done" in capsys.readouterr().err
+def test_a_finished_run_has_nothing_to_do(run_settings, workdir, capsys):
+    assert pretrain(run_settings(), workdir).first_loss is None
+    assert "nothing to do: 4 of 4 steps are done" in capsys.readouterr().err
 
 
 def test_sigterm_saves_and_the_run_goes_on(run_settings, tmp_path):
@@ -102,25 +123,23 @@ def test_sigterm_saves_and_the_run_goes_on(run_settings, tmp_path):
     assert pretrain(run_settings(optimizer__stop_after_steps=progress.step), tmp_path).step == progress.step
 
 
-def test_loss_that_is_not_finite_stops_the_run_and_names_the_records(run_settings, tmp_path):
-    pretrain(run_settings(optimizer__stop_after_steps=2), tmp_path)
+def test_loss_that_is_not_finite_stops_the_run_and_names_the_records(run_settings, workdir):
     with pytest.raises(
-        UserError, match=r"not finite at step \d; last good checkpoint: step 2; records of the batch: synthetic_train_"
+        UserError, match=r"not finite at step \d; last good checkpoint: step 4; records of the batch: synthetic_train_"
     ) as caught:
-        pretrain(run_settings(optimizer__base_lr=1e30), tmp_path, override=True)
+        pretrain(run_settings(optimizer__base_lr=1e30, optimizer__stop_after_epochs=5.0), workdir, override=True)
     step = int(str(caught.value).split("at step ")[1][0])
-    told = json.loads((tmp_path / f"not_finite_step_{step}_process_0.json").read_text())
+    told = json.loads((workdir / f"not_finite_step_{step}_process_0.json").read_text())
     assert len(told["records"]) == 8
-    assert complete_steps(tmp_path / "checkpoints") == [2]
+    assert complete_steps(workdir / "checkpoints") == [2, 4]
 
 
-def test_a_run_starts_from_another_checkpoint_and_says_what_it_took(run_settings, tmp_path, capsys):
-    first = pretrain(run_settings(optimizer__stop_after_steps=1), tmp_path / "first")
-    settings = run_settings(init_from=str(tmp_path / "first"), optimizer__stop_after_steps=1)
-    second = pretrain(settings, tmp_path / "second")
+def test_a_run_starts_from_another_checkpoint_and_says_what_it_took(run_settings, finished, tmp_path, capsys):
+    workdir, first = finished
+    second = pretrain(run_settings(init_from=str(workdir), optimizer__stop_after_steps=1), tmp_path)
     same(first.state.params, second.state.params)  # the first step's learning rate is 0
     count = len(named(unstack_blocks(first.state.params)))
-    assert f"initialised from {tmp_path / 'first'} (step 1): took {count} parameters" in capsys.readouterr().err
+    assert f"initialised from {workdir} (step 4): took {count} parameters" in capsys.readouterr().err
 
 
 def test_too_few_records_are_refused_before_anything_is_written(run_settings, tmp_path):

@@ -90,6 +90,7 @@ def test_values_under_the_validity_mask_change_nothing():
     assert abs(before[0][0] - faithful) > 1e-4
 
 
+@pytest.mark.slow
 def test_all_valid_is_the_faithful_mode():
     run = compiled(SETTINGS)
     (faithful, _), _ = run({"image": records()}, jnp.array([0]))
