@@ -7,6 +7,7 @@ import time
 import tracemalloc
 import zipfile
 import zlib
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ def _audit(event: str, arguments: object) -> None:
         _events.append(event)
 
 
+@cache
 def layout(content: bytes) -> tuple[list[range], range, range]:
     """Byte ranges of the local headers, of the pickle, and of directory and end records."""
     with zipfile.ZipFile(SOURCE) as archive:
