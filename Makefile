@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# test processes; tests of one file share what they compile
+# test processes; tests of one file share what they compile, and the longest ones do not come last
 JOBS ?= 2
 # folder of the benchmark's results; one that holds results already is refused
 BENCH_OUT ?= runs/bench-$(shell date +%Y%m%d-%H%M%S)
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --durations=12
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --durations=12
 
 .PHONY: demo test test-slow check bench clean
 

@@ -20,8 +20,14 @@ ABSENT = ("ml_collections", "grain", "array_record", "tensorflow_datasets", "ras
 TINY = ["--device=cpu", "--tasks=inference", "--sizes=tiny", "--batches=2", "--peers=none", "--round_seconds=0.01"]
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """Programs of these commands, which may be killed while they write one."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path, compiled):
     """Starts `python -m sarwmix_jax.cli bench` where only JAX and its companions are installed."""
     blocked = tmp_path / "blocked"
     blocked.mkdir()
@@ -29,6 +35,7 @@ def start(tmp_path):
     (blocked / "sitecustomize.py").write_text("\n".join(lines))
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(blocked), str(ROOT)]),
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
     }
 
     def begin(*arguments):
