@@ -68,6 +68,15 @@ def plausible(params: Any):
     return unflatten_names(drawn)
 
 
+def drawn_arrays(kind: type, settings: ModelSettings):
+    """(graphdef, params, fixed) of a model as it draws them with seed 0."""
+
+    def draw():
+        return split_model(kind(settings, rngs=nnx.Rngs(0)))
+
+    return nnx.eval_shape(draw)[0], *jax.jit(lambda: draw()[1:])()
+
+
 def model_arrays(kind: type, settings: ModelSettings, *arguments: Any, weights: dict[str, np.ndarray] | None = None):
     """(graphdef, params, fixed) of a model with these weights, or with plausible ones: quicker than the model draws."""
 

@@ -2,20 +2,17 @@
 
 from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.models.state import flatten_names, split_model
-from tests.support import TINY
+from sarwmix_jax.models.state import flatten_names
+from tests.support import TINY, drawn_arrays
 
 
 @pytest.fixture(scope="module")
 def parameters() -> dict[str, np.ndarray]:
-    settings = replace(TINY, embed_dim=32, decoder_dim=64)
-    params = jax.jit(lambda: split_model(MixMAE(settings, rngs=nnx.Rngs(0)))[1])()
+    _, params, _ = drawn_arrays(MixMAE, replace(TINY, embed_dim=32, decoder_dim=64))
     return {name: np.asarray(value) for name, value in flatten_names(params).items()}
 
 

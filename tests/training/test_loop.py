@@ -58,7 +58,7 @@ def test_a_run_leaves_checkpoints_settings_and_a_log(finished):
     assert loaded.description["model"]["windows"] == [8, 8, 4, 2]
 
 
-def in_two_parts(changes, run_settings, workdir, whole_workdir, whole):
+def assert_two_parts_equal(changes, run_settings, workdir, whole_workdir, whole):
     """A run stopped after two steps and started again, held to one that was not."""
     pretrain(run_settings(**changes, optimizer__stop_after_steps=2), workdir)
     parts = pretrain(run_settings(**changes), workdir)
@@ -73,14 +73,14 @@ def in_two_parts(changes, run_settings, workdir, whole_workdir, whole):
 
 
 def test_four_steps_equal_two_a_restart_and_two(run_settings, finished, tmp_path):
-    in_two_parts({}, run_settings, tmp_path, *finished)
+    assert_two_parts_equal({}, run_settings, tmp_path, *finished)
 
 
 @pytest.mark.slow
 def test_the_same_with_accumulation_and_drop_path(run_settings, tmp_path):
     changes = {"batch__micro_batch": 4, "batch__mix_group": 2, "model__drop_path": 0.3}
     whole = pretrain(run_settings(**changes), tmp_path / "whole")
-    in_two_parts(changes, run_settings, tmp_path / "parts", tmp_path / "whole", whole)
+    assert_two_parts_equal(changes, run_settings, tmp_path / "parts", tmp_path / "whole", whole)
 
 
 @pytest.mark.slow
