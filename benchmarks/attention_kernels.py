@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Array
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.models.attention import self_attend
 from sarwmix_jax.models.fused_attention import LAUNCH, Launch, fused_attention, interpreted, unsupported
+from sarwmix_jax.models.layers import self_attend
 
 DEPTH = 32
 """Head depth of all published models."""

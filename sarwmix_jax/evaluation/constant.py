@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from sarwmix_jax.data.pipeline import EvaluationInput
 from sarwmix_jax.data.sources import RecordSource
 from sarwmix_jax.evaluation.forward import raw_batch
-from sarwmix_jax.models.losses import target_vectors
-from sarwmix_jax.models.patches import image_to_vectors
+from sarwmix_jax.models.mixmae import target_vectors
+from sarwmix_jax.models.tokens import image_to_vectors
 from sarwmix_jax.training.steps import StepSettings, prepare
 
 BATCH = 64

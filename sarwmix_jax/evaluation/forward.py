@@ -14,10 +14,9 @@ from jaxtyping import Array, Float
 from sarwmix_jax import sar
 from sarwmix_jax.data.pipeline import EvaluationInput
 from sarwmix_jax.data.sources import RecordSource
-from sarwmix_jax.models.losses import cell_statistics, target_vectors, valid_vectors
-from sarwmix_jax.models.mixing import fixed_masked_count, mix
-from sarwmix_jax.models.patches import image_to_vectors, vectors_to_image
+from sarwmix_jax.models.mixmae import cell_statistics, fixed_masked_count, mix, target_vectors, valid_vectors
 from sarwmix_jax.models.state import Tree, merge_model
+from sarwmix_jax.models.tokens import image_to_vectors, vectors_to_image
 from sarwmix_jax.training.steps import StepSettings, group_keys, group_mask, prepare
 
 

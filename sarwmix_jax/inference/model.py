@@ -22,11 +22,10 @@ from sarwmix_jax.inference.reconstruction import Reconstruction, mirrored_chunks
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.flood import PatchOp, Tiling, cut_tiles, pooled_difference
 from sarwmix_jax.models.layers import dense
-from sarwmix_jax.models.mixing import draw_mask
-from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.models.patches import vectors_to_image
+from sarwmix_jax.models.mixmae import MixMAE, draw_mask
 from sarwmix_jax.models.settings import CELL, ModelSettings, from_description
 from sarwmix_jax.models.state import merge_model, split_model
+from sarwmix_jax.models.tokens import vectors_to_image
 from sarwmix_jax.training.checkpoints import load_parameters
 
 BATCH = 32

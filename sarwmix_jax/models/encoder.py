@@ -2,18 +2,62 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from sarwmix_jax.models.attention import FORBIDDEN, Pairs, WindowAttention
-from sarwmix_jax.models.execution import Execution, keep, row, run_blocks
-from sarwmix_jax.models.layers import Key, Mlp, Rate, dense, drop_path, dropout, layer_norm, linear, numbered
-from sarwmix_jax.models.layout import StageLayout, inverse, stage_layout, z_order
-from sarwmix_jax.models.patches import PatchEmbed, sine_cosine_positions
+from sarwmix_jax.models.layers import (
+    Attention,
+    Key,
+    Mlp,
+    Rate,
+    dense,
+    drop_path,
+    dropout,
+    layer_norm,
+    linear,
+    numbered,
+)
 from sarwmix_jax.models.settings import STAGES, ModelSettings
-from sarwmix_jax.models.state import Fixed
+from sarwmix_jax.models.state import FORBIDDEN, Execution, Fixed, keep, row, run_blocks
+from sarwmix_jax.models.tokens import (
+    PatchEmbed,
+    StageLayout,
+    inverse,
+    sine_cosine_positions,
+    stage_layout,
+    z_order,
+)
+
+
+class Pairs(NamedTuple):
+    """Which (query, key) pairs one stage's windows have: the same for all its blocks.
+
+    Attributes:
+        rows: Row of the bias table for each pair, (windows or nothing, n, n).
+        forbidden: Bias that separates the two images, (windows, 1, n, n), or None where nothing needs it.
+    """
+
+    rows: Int[Array, "*windows n n"]
+    forbidden: Float[Array, "windows 1 n n"] | None
+
+
+class WindowAttention(Attention):
+    """Attention within windows, with a trained bias for every relative position."""
+
+    def __init__(self, width: int, heads: int, window: int, settings: ModelSettings, *, rngs: nnx.Rngs):
+        super().__init__(width, heads, settings, rngs=rngs)
+        # The published initialisation cuts at +-2, a hundred standard deviations.
+        draw = jax.random.truncated_normal(rngs.params(), -100, 100, ((2 * window - 1) ** 2, heads))
+        self.bias_table = nnx.Param(0.02 * draw)
+
+    def bias(self, pairs: Pairs) -> Float[Array, "#windows heads n n"]:
+        """The one bias of this block for a whole step: relative position and mask."""
+        relative = rearrange(self.bias_table[...][pairs.rows], "... q k head -> ... head q k")
+        return relative if pairs.forbidden is None else relative + pairs.forbidden
 
 
 class CellMask(NamedTuple):

@@ -1,14 +1,16 @@
-"""The small parts that every block uses."""
+"""The parts that blocks are made of: dense layers, LayerNorm, dropout, MLP, attention and what computes it."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sarwmix_jax.models.execution import keep
-from sarwmix_jax.models.settings import ModelSettings
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.models.settings import STAGES, Kernel, ModelSettings
+from sarwmix_jax.models.state import keep
 
 Key = Array
 Rate = float | Float[Array, ""] | None
@@ -100,3 +102,128 @@ class Mlp(nnx.Module):
         hidden = nnx.gelu(keep("hidden", dense(self.fc1, x)), approximate=False)
         hidden = dropout(hidden, self.dropout, numbered(key, 0))
         return dropout(dense(self.fc2, hidden), self.dropout, numbered(key, 1))
+
+
+def attend(
+    q: Float[Array, "*batch queries heads depth"],
+    k: Float[Array, "*batch keys heads depth"],
+    v: Float[Array, "*batch keys heads depth"],
+    bias: Float[Array, "... heads queries keys"] | None = None,
+    kernel: Kernel = "xla",
+) -> Float[Array, "*batch queries width"]:
+    """Scaled dot-product attention; logits and softmax in float32, `bias` broadcast over the batch.
+
+    Of the kernels only "cudnn" changes this form: "fused" knows packed arrays alone, see `self_attend`.
+    """
+    if kernel == "cudnn":
+        return _attend_cudnn(q, k, v, bias)
+    logits = jnp.einsum("...qhd,...khd->...hqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(logits if bias is None else logits + bias, axis=-1)
+    out = jnp.einsum("...hqk,...khd->...qhd", keep("weights", weights.astype(v.dtype)), v)
+    return out.reshape(*out.shape[:-2], -1)
+
+
+def _attend_cudnn(
+    q: Float[Array, "*batch queries heads depth"],
+    k: Float[Array, "*batch keys heads depth"],
+    v: Float[Array, "*batch keys heads depth"],
+    bias: Float[Array, "... heads queries keys"] | None,
+) -> Float[Array, "*batch queries width"]:
+    """The same by cuDNN, which takes one batch axis and gives the bias' gradient only where all of it shares the bias.
+
+    Windows with a bias of their own therefore count as more heads.
+    """
+    windows = 1 if bias is None or bias.ndim == 3 else bias.shape[0]
+    q4, k4, v4 = (rearrange(x.reshape(-1, windows, *x.shape[-3:]), "b w n h d -> b n (w h) d") for x in (q, k, v))
+    shared = None if bias is None else bias.reshape(1, -1, *bias.shape[-2:]).astype(q.dtype)
+    out = jax.nn.dot_product_attention(q4, k4, v4, shared, implementation="cudnn")
+    return rearrange(out, "b n (w h) d -> b w n (h d)", w=windows).reshape(*q.shape[:-2], -1)
+
+
+def self_attend(
+    qkv: Float[Array, "*batch tokens packed"],
+    heads: int,
+    bias: Float[Array, "... heads tokens tokens"] | None = None,
+    kernel: Kernel = "xla",
+) -> Float[Array, "*batch tokens width"]:
+    """Attention of tokens among themselves, from queries, keys and values packed (part, head, depth).
+
+    What the fused kernel does not support goes the plain way.
+    """
+    if kernel == "fused":
+        # Imported where it is needed: the plain way must not depend on Pallas.
+        from sarwmix_jax.models.fused_attention import fused_attention, unsupported
+
+        if unsupported(qkv, heads, bias) is None:
+            return fused_attention(qkv, heads, bias)
+    q, k, v = split_heads(qkv, 3, heads)
+    return attend(q, k, v, bias, kernel)
+
+
+def split_heads(x: Float[Array, "... parts_width"], parts: int, heads: int) -> tuple[Float[Array, "..."], ...]:
+    """Splits the last axis, laid out (part, head, depth), into `parts` arrays (..., heads, depth)."""
+    return tuple(rearrange(x, "... (part head depth) -> part ... head depth", part=parts, head=heads))
+
+
+class Attention(nnx.Module):
+    """Self-attention without position bias."""
+
+    def __init__(self, width: int, heads: int, settings: ModelSettings, *, rngs: nnx.Rngs):
+        self.qkv = linear(width, 3 * width, settings, rngs=rngs)
+        self.proj = linear(width, width, settings, rngs=rngs)
+        self.heads = heads
+        self.dropout = settings.dropout
+        self.kernel = settings.kernel
+
+    def __call__(
+        self,
+        x: Float[Array, "*batch tokens width"],
+        bias: Float[Array, "... heads tokens tokens"] | None = None,
+        key: Key | None = None,
+    ) -> Float[Array, "*batch tokens width"]:
+        """Attends within the second last axis."""
+        seen = keep("attended", self_attend(keep("qkv", dense(self.qkv, x)), self.heads, bias, self.kernel))
+        return dropout(dense(self.proj, seen), self.dropout, key)
+
+
+def check_kernel(settings: ModelSettings, platform: str) -> None:
+    """Refuses a kernel that this machine lacks, or that would serve no part of the model.
+
+    Args:
+        settings: Shape and arithmetic of the model.
+        platform: That of the devices, such as "cpu" or "gpu".
+
+    Raises:
+        UserError: The line says what is missing and what to use.
+    """
+    if settings.kernel == "xla":
+        return
+    if platform != "gpu":
+        raise UserError(f"model.kernel {settings.kernel} needs a GPU and this machine computes on {platform}; use xla")
+    reason = _no_fused(settings) if settings.kernel == "fused" else _no_cudnn(settings)
+    if reason is not None:
+        raise UserError(f"model.kernel {settings.kernel} cannot serve this model: {reason}; use xla")
+
+
+def head_depths(settings: ModelSettings) -> tuple[int, ...]:
+    """Width of a head in each stage, then in the decoder."""
+    stages = (settings.embed_dim * 2**stage // settings.num_heads[stage] for stage in range(STAGES))
+    return (*stages, settings.decoder_dim // settings.decoder_heads)
+
+
+def _no_cudnn(settings: ModelSettings) -> str | None:
+    odd = [depth for depth in head_depths(settings) if depth % 8 or depth > 128]
+    return f"a head depth of {odd[0]} is not a multiple of 8 up to 128" if odd else None
+
+
+def _no_fused(settings: ModelSettings) -> str | None:
+    """Why not one stage can go through the fused kernel, or None where one can."""
+    try:
+        from sarwmix_jax.models.fused_attention import unsupported
+    except ImportError:
+        return f"jax {jax.__version__} no longer has Pallas' Triton backend"
+    reasons = []
+    for stage, (window, heads) in enumerate(zip(settings.windows, settings.num_heads, strict=True)):
+        shape = (1, 1, window**2, 3 * settings.embed_dim * 2**stage)
+        reasons.append(unsupported(jax.ShapeDtypeStruct(shape, jnp.dtype(settings.dtype)), heads))
+    return None if None in reasons else reasons[0]

@@ -1,17 +1,157 @@
-"""The masked autoencoder: mixing, encoder, decoder."""
+"""The masked autoencoder: masks, mixing, the decoder, the whole model, and its weighted reconstruction loss.
+
+Image i of a mix group of B images is mixed with image B-1-i; the middle one of an odd group is its own partner.
+Mixing pixels is the same as mixing embedded tokens, since the mask is constant in a cell and the patch embedding
+acts on each patch alone, and it moves far less memory.
+"""
 
 import functools
+import math
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from sarwmix_jax.models.decoder import Decoder
 from sarwmix_jax.models.encoder import Encoder
-from sarwmix_jax.models.layers import Key, numbered
-from sarwmix_jax.models.mixing import Mask, mix, swap_partners, unmix
-from sarwmix_jax.models.settings import ModelSettings
-from sarwmix_jax.models.state import split_model
+from sarwmix_jax.models.layers import (
+    Attention,
+    Key,
+    Mlp,
+    attend,
+    dense,
+    dense_columns,
+    dropout,
+    layer_norm,
+    linear,
+    numbered,
+    split_heads,
+)
+from sarwmix_jax.models.settings import CELL, ModelSettings
+from sarwmix_jax.models.state import Execution, Fixed, Row, keep, row, run_blocks, split_last, split_model
+from sarwmix_jax.models.tokens import image_to_vectors, sine_cosine_positions
+
+Mask = Float[Array, " cells"]
+
+
+def fixed_masked_count(cells: int, ratio: float, range_mask_ratio: float) -> int | None:
+    """The number of masked cells where every mask has the same, else None."""
+    return math.floor(cells * ratio) if range_mask_ratio == 0 else None
+
+
+def draw_mask(key: Key, cells: int, ratio: float, range_mask_ratio: float = 0.0) -> Mask:
+    """Draws a 0/1 mask with exactly floor(cells * (ratio + u)) ones, u uniform in [0, range_mask_ratio]."""
+    count_key, order_key = jax.random.split(key)
+    count: int | Array | None = fixed_masked_count(cells, ratio, range_mask_ratio)
+    if count is None:
+        count = jnp.floor(cells * (ratio + range_mask_ratio * jax.random.uniform(count_key)))
+    return (jax.random.permutation(order_key, cells) < count).astype(jnp.float32)
+
+
+def mix(images: Float[Array, "batch band height width"], mask: Mask) -> Float[Array, "batch band height width"]:
+    """Image i where the mask is 0, its partner where it is 1."""
+    side = round(mask.size**0.5)
+    pixels = jnp.repeat(jnp.repeat(mask.reshape(side, side), CELL, axis=0), CELL, axis=1)
+    return jnp.where(pixels == 1, images[::-1], images)
+
+
+def unmix(reconstruction: Float[Array, "2 batch cells values"], mask: Mask) -> Float[Array, "batch cells values"]:
+    """Every cell of every image, each from the sequence in which it was missing."""
+    return jnp.where(mask[:, None] == 1, reconstruction[0], reconstruction[1][::-1])
+
+
+def swap_partners(x: Float[Array, "batch cells values"], mask: Mask) -> Float[Array, "batch cells values"]:
+    """Keeps masked cells and exchanges the others with the partner; its own inverse.
+
+    Brings per-image cells into the order of the half decoder's output and back.
+    """
+    return jnp.where(mask[:, None] == 1, x, x[::-1])
+
+
+Tokens = Float[Array, "batch cells width"]
+
+
+class DecoderBlock(nnx.Module):
+    """Pre-norm attention over all cells, and MLP."""
+
+    def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
+        width = settings.decoder_dim
+        self.norm1 = layer_norm(width, settings, rngs=rngs)
+        self.attention = Attention(width, settings.decoder_heads, settings, rngs=rngs)
+        self.norm2 = layer_norm(width, settings, rngs=rngs)
+        self.mlp = Mlp(width, settings, rngs=rngs)
+
+    def __call__(self, x: Tokens, key: Key | None = None) -> Tokens:
+        """Transforms whole sequences."""
+        x = keep("residual", x + self.attention(self.norm1(x), key=numbered(key, 0)))
+        return x + self.mlp(self.norm2(x), numbered(key, 1))
+
+    def half(self, x: Float[Array, "2 batch cells width"], mask: Mask, key: Key | None = None) -> Tokens:
+        """The same, computed only where it will be read: sequence 1 at masked cells, sequence 2 at the others.
+
+        Queries, projection and MLP run on one token a cell instead of two; keys and values come from each query's own
+        sequence. Exact for any mask.
+        """
+        normed = self.norm1(x)
+        qkv, width, heads, kernel = self.attention.qkv, x.shape[-1], self.attention.heads, self.attention.kernel
+        (q,) = split_heads(dense_columns(qkv, select(normed, mask), slice(width)), 1, heads)
+        k, v = split_heads(dense_columns(qkv, normed, slice(width, None)), 2, heads)
+        seen = select(jnp.stack([attend(q, k[own], v[own], kernel=kernel) for own in (0, 1)]), mask)
+        out = select(x, mask) + dropout(dense(self.attention.proj, seen), self.attention.dropout, numbered(key, 0))
+        return out + self.mlp(self.norm2(out), numbered(key, 1))
+
+
+def select(sequences: Float[Array, "2 batch cells width"], mask: Mask) -> Tokens:
+    """Sequence 1 where the mask is 1, sequence 2 elsewhere."""
+    return jnp.where(mask[:, None] == 1, sequences[0], sequences[1])
+
+
+class Decoder(nnx.Module):
+    """Un-mixes the encoded sequence into two and reconstructs each one's missing cells."""
+
+    def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
+        width = settings.decoder_dim
+        self.embed = linear(settings.features, width, settings, rngs=rngs)
+        self.mask_token = nnx.Param(0.02 * jax.random.truncated_normal(rngs.params(), -100, 100, (width,)))
+        self.position = Fixed(jnp.asarray(sine_cosine_positions(settings.image_size // CELL, width)))
+        self.execution = Execution(settings.recompute, settings.scan)
+        self.depth = settings.decoder_depth
+        self.blocks = row(lambda rngs: DecoderBlock(settings, rngs=rngs), self.depth, self.execution, rngs=rngs)
+        self.norm = layer_norm(width, settings, rngs=rngs)
+        self.predict = linear(width, settings.cell_values, settings, rngs=rngs)
+
+    def full(
+        self, encoded: Float[Array, "batch cells features"], mask: Mask, *, key: Key | None = None
+    ) -> Float[Array, "2 batch cells values"]:
+        """Both sequences with every cell reconstructed; sequence 1 belongs to image i, sequence 2 to B-1-i."""
+        x = self._sequences(encoded, mask)
+        x, shape = x.reshape(-1, *x.shape[2:]), x.shape
+        x = self._run(self.blocks, x, self.depth, key)
+        return dense(self.predict, self.norm(x)).reshape(*shape[:-1], -1)
+
+    def half(
+        self, encoded: Float[Array, "batch cells features"], mask: Mask, *, key: Key | None = None
+    ) -> Float[Array, "batch cells values"]:
+        """What the loss reads of `full`: sequence 1 at masked cells, sequence 2 at the others."""
+        x = self._sequences(encoded, mask)
+        x, shape = x.reshape(-1, *x.shape[2:]), x.shape
+        all_but_last, last = split_last(self.blocks, self.execution)
+        x = self._run(all_but_last, x, self.depth - 1, key)
+        x = last.half(x.reshape(shape), mask, numbered(key, self.depth - 1))
+        return dense(self.predict, self.norm(x))
+
+    def _run(self, blocks: Row, x: Tokens, count: int, key: Key | None) -> Tokens:
+        return run_blocks(blocks, x, (), [(numbered(key, number),) for number in range(count)], self.execution)
+
+    def _sequences(
+        self, encoded: Float[Array, "batch cells features"], mask: Mask
+    ) -> Float[Array, "2 batch cells width"]:
+        x = dense(self.embed, encoded)
+        token, own = self.mask_token[...].astype(x.dtype), mask[:, None] == 0
+        sequences = jnp.stack([jnp.where(own, x, token), jnp.where(own, token, x)])
+        return sequences + self.position[...].astype(x.dtype)
+
 
 Images = Float[Array, "batch band height width"]
 
@@ -64,3 +204,50 @@ class MixMAE(nnx.Module):
 def abstract_model(settings: ModelSettings) -> tuple[nnx.GraphDef, Any, Any]:
     """Structure, and shapes of trained parameters and fixed tables; seconds for the large sizes, so done once."""
     return split_model(nnx.eval_shape(lambda: MixMAE(settings, rngs=nnx.Rngs(0))))
+
+
+Vectors = Float[Array, "batch cells values"]
+Valid = Bool[Array, "batch 1 height width"]
+
+
+def target_vectors(
+    images: Float[Array, "batch band height width"], *, norm_pix: bool, valid: Valid | None = None
+) -> Vectors:
+    """What the decoder predicts: a cell's values, standardised by their own mean and deviation if `norm_pix`."""
+    vectors = image_to_vectors(images)
+    if not norm_pix:
+        return vectors
+    mean, deviation = cell_statistics(images, valid=valid)
+    return (vectors - mean) / deviation
+
+
+def cell_statistics(
+    images: Float[Array, "batch band height width"], *, valid: Valid | None = None
+) -> tuple[Float[Array, "batch cells 1"], Float[Array, "batch cells 1"]]:
+    """Mean and deviation per cell over all its valid values: unbiased variance, 1e-6 inside the root."""
+    vectors = image_to_vectors(images)
+    used = jnp.ones_like(vectors) if valid is None else valid_vectors(valid, images)
+    count = used.sum(axis=-1, keepdims=True)
+    mean = (vectors * used).sum(axis=-1, keepdims=True) / jnp.maximum(count, 1)
+    variance = ((vectors - mean) ** 2 * used).sum(axis=-1, keepdims=True) / jnp.maximum(count - 1, 1)
+    return mean, jnp.sqrt(variance + 1e-6)
+
+
+def valid_vectors(valid: Valid, images: Float[Array, "batch band height width"]) -> Vectors:
+    """1 for the values of valid pixels, 0 for the others, as cell vectors."""
+    return image_to_vectors(jnp.broadcast_to(valid, images.shape).astype(jnp.float32))
+
+
+def weighted_errors(
+    reconstruction: Vectors, target: Vectors, weights: Float[Array, "batch band height width"]
+) -> Vectors:
+    """Weighted squared error of every value, in float32."""
+    return image_to_vectors(weights) * (reconstruction.astype(jnp.float32) - target) ** 2
+
+
+def loss_per_band(errors: Vectors, bands: int, used: Vectors | None = None) -> Float[Array, " band"]:
+    """Mean error of each band over images, cells and pixels, or over the valid ones only."""
+    by_band = errors.reshape(-1, bands)
+    if used is None:
+        return by_band.mean(axis=0)
+    return (by_band * used.reshape(-1, bands)).sum(axis=0) / jnp.maximum(used.reshape(-1, bands).sum(axis=0), 1)

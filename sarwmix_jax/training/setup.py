@@ -14,7 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sarwmix_jax.data.order import steps_per_epoch
 from sarwmix_jax.data.sources import RecordSource
-from sarwmix_jax.models.kernels import check_kernel
+from sarwmix_jax.models.layers import check_kernel
 from sarwmix_jax.models.mixmae import MixMAE, abstract_model
 from sarwmix_jax.models.state import split_model, stack_blocks, unstack_blocks
 from sarwmix_jax.settings import PretrainingSettings, as_json

@@ -19,8 +19,15 @@ from jaxtyping import Array, Float, Int
 from sarwmix_jax import sar
 from sarwmix_jax.facts.bands import BandStatistics
 from sarwmix_jax.models.layers import Key
-from sarwmix_jax.models.losses import Vectors, loss_per_band, target_vectors, valid_vectors, weighted_errors
-from sarwmix_jax.models.mixing import draw_mask, fixed_masked_count
+from sarwmix_jax.models.mixmae import (
+    Vectors,
+    draw_mask,
+    fixed_masked_count,
+    loss_per_band,
+    target_vectors,
+    valid_vectors,
+    weighted_errors,
+)
 from sarwmix_jax.models.settings import CELL, ModelSettings
 from sarwmix_jax.models.state import Tree, merge_model
 from sarwmix_jax.training.parallel import DATA_AXIS

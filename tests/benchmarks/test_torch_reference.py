@@ -11,10 +11,10 @@ from flax import nnx
 from sarwmix_jax.conversion.table import LAYOUTS, Extent, entries, to_ours
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.encoder import cell_mask
-from sarwmix_jax.models.layout import inverse, z_order
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.settings import ModelSettings
 from sarwmix_jax.models.state import flatten_names, merge_model
+from sarwmix_jax.models.tokens import inverse, z_order
 from tests.support import GOLDEN, TINY, golden, model_arrays, standardised
 
 torch = pytest.importorskip("torch")
@@ -158,7 +158,7 @@ def layers(model, traced, images, mask):
 def test_loss_and_every_gradient(settings, masked_count):
     import jax
 
-    from sarwmix_jax.models.losses import target_vectors, weighted_errors
+    from sarwmix_jax.models.mixmae import target_vectors, weighted_errors
 
     torch_model = drawn(reference().TorchMixMAE(settings), 1)
     images = np.random.default_rng(1).standard_normal((3, 2, 128, 128), np.float32)

@@ -11,10 +11,9 @@ from flax import nnx
 
 from sarwmix_jax.models.encoder import Stage, cell_mask
 from sarwmix_jax.models.layers import dense
-from sarwmix_jax.models.layout import inverse, z_order
-from sarwmix_jax.models.mixing import draw_mask
-from sarwmix_jax.models.mixmae import MixMAE
+from sarwmix_jax.models.mixmae import MixMAE, draw_mask
 from sarwmix_jax.models.state import merge_model, split_model
+from sarwmix_jax.models.tokens import inverse, z_order
 from tests.support import TINY, at_size, golden, golden_autoencoder, model_arrays, plausible, standardised
 
 

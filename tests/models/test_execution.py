@@ -6,8 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from sarwmix_jax.models.mixing import draw_mask
-from sarwmix_jax.models.mixmae import MixMAE
+from sarwmix_jax.models.mixmae import MixMAE, draw_mask
 from sarwmix_jax.models.state import flatten_names, merge_model, stack_blocks, unstack_blocks
 from tests.support import TINY, drawn_arrays, model_arrays
 

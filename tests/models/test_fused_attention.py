@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sarwmix_jax.models.attention import FORBIDDEN, self_attend
 from sarwmix_jax.models.fused_attention import LAUNCH, Launch, fused_attention, interpreted, unsupported
+from sarwmix_jax.models.layers import self_attend
 from sarwmix_jax.models.settings import published
-from sarwmix_jax.models.state import flatten_names, unflatten_names
+from sarwmix_jax.models.state import FORBIDDEN, flatten_names, unflatten_names
 from sarwmix_jax.training.parallel import make_mesh
 from sarwmix_jax.training.setup import abstract_model
 from sarwmix_jax.training.steps import StepSettings, TrainState, make_gradients

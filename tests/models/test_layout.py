@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from einops import rearrange
 
-from sarwmix_jax.models.layout import inverse, relative_index, stage_layout, z_order
+from sarwmix_jax.models.tokens import inverse, relative_index, stage_layout, z_order
 
 
 def test_z_order_of_a_four_by_four_grid():

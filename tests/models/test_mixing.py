@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sarwmix_jax.models.mixing import draw_mask, fixed_masked_count, mix, swap_partners, unmix
-from sarwmix_jax.models.patches import image_to_vectors, sine_cosine_positions, vectors_to_image
+from sarwmix_jax.models.mixmae import draw_mask, fixed_masked_count, mix, swap_partners, unmix
+from sarwmix_jax.models.tokens import image_to_vectors, sine_cosine_positions, vectors_to_image
 
 
 @pytest.mark.parametrize(("ratio", "count"), [(0.5, 8), (5 / 16, 5), (0.6, 9)])
