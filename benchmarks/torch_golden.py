@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.torch_reference import TorchMixMAE, per_channel_weights, pretraining_loss
 from benchmarks.torch_strong import StrongMixMAE
 from sarwmix_jax.facts.bands import STATISTICS
-from sarwmix_jax.models.settings import ModelSettings
+from sarwmix_jax.settings.model import ModelSettings
 
 GOLDEN_SETTINGS = ModelSettings(
     embed_dim=8,

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sarwmix_jax.models.settings import CELL, STAGES, ModelSettings
+from sarwmix_jax.settings.model import CELL, PATCH, STAGES, ModelSettings
 
 FORBIDDEN = -1e9
 """Added to the logits of pairs of tokens that came from different images."""
@@ -141,7 +141,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, settings: ModelSettings):
         super().__init__()
-        self.proj = nn.Conv2d(settings.bands, settings.embed_dim, settings.patch_size, settings.patch_size)
+        self.proj = nn.Conv2d(len(settings.bands), settings.embed_dim, PATCH, PATCH)
         self.norm = nn.LayerNorm(settings.embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -171,7 +171,7 @@ class Stage(nn.Module):
 
     def __init__(self, stage: int, settings: ModelSettings):
         super().__init__()
-        width, heads, window = settings.embed_dim * 2**stage, settings.num_heads[stage], settings.windows[stage]
+        width, heads, window = settings.embed_dim * 2**stage, settings.num_heads[stage], settings.window_sides[stage]
         self.start, last = sum(settings.depths[:stage]), max(sum(settings.depths) - 1, 1)
         rates = [settings.drop_path * (self.start + block) / last for block in range(settings.depths[stage])]
         self.blocks = nn.ModuleList([Block(width, heads, settings.mlp_ratio, window, rate) for rate in rates])

@@ -27,7 +27,7 @@ from benchmarks.torch_reference import (
     WindowAttention,
     drop_path,
 )
-from sarwmix_jax.models.settings import CELL, STAGES, ModelSettings
+from sarwmix_jax.settings.model import CELL, STAGES, ModelSettings
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -68,7 +68,7 @@ def in_rows(x: Tensor, window: int) -> Tensor:
 
 def forbidden_pairs(mask: Tensor | None, settings: ModelSettings, stage: int) -> Tensor | None:
     """(windows, n, n) to add to the logits of a stage; None where each of its windows lies in one mask cell."""
-    cell_side, window = 2 ** (STAGES - 1 - stage), settings.windows[stage]
+    cell_side, window = 2 ** (STAGES - 1 - stage), settings.window_sides[stage]
     if mask is None or cell_side % window == 0:
         return None
     side = settings.image_size // CELL
@@ -130,7 +130,7 @@ def encode(
     model: "StrongMixMAE | StrongClassifier", images: Tensor, mask: Tensor | None = None, draws: Tensor | None = None
 ) -> Tensor:
     """(batch, cells, features), row-major; the arguments are those of the plain model."""
-    windows = model.settings.windows
+    windows = model.settings.window_sides
     images = images if mask is None else mixed(images, mask)
     x = embedded(model.patch_embed, images, windows[0])
     x = x + in_windows(model.absolute_pos_embed, windows[0]).to(x.dtype)

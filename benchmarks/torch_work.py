@@ -27,7 +27,7 @@ from benchmarks.torch_optimizer import (
 )
 from benchmarks.torch_reference import TorchClassifier, TorchMixMAE, per_channel_weights, pretraining_loss
 from benchmarks.torch_strong import StrongClassifier, StrongMixMAE
-from sarwmix_jax.models.settings import ModelSettings
+from sarwmix_jax.settings.model import ModelSettings
 
 Task = Literal["pretrain", "finetune", "inference"]
 CHOICES = {

@@ -17,7 +17,7 @@ from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.models.settings import ModelSettings, windows_for
+from sarwmix_jax.settings.model import ModelSettings, windows_for
 from sarwmix_jax.models.state import flatten_names, split_model, unflatten_names
 
 GOLDEN = Path(__file__).parent / "golden"

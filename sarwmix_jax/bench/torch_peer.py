@@ -13,7 +13,7 @@ import numpy as np
 from sarwmix_jax.bench.ours import WARM_STEPS, process_peak_bytes
 from sarwmix_jax.bench.programs import tiny
 from sarwmix_jax.bench.work import Unavailable
-from sarwmix_jax.models.settings import ModelSettings, published, windows_for
+from sarwmix_jax.settings.model import ModelSettings, published, windows_for
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden"

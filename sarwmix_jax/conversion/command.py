@@ -11,7 +11,7 @@ from sarwmix_jax.conversion.identity import listing
 from sarwmix_jax.conversion.recognition import Hints
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.released import TILINGS
-from sarwmix_jax.models.settings import STAGES
+from sarwmix_jax.settings.model import STAGES
 
 MISTAKE = 2
 """Exit code after a `UserError`; also argparse's own."""
@@ -133,7 +133,7 @@ def report(converted: Converted) -> list[str]:
     lines = [f"sha256 {converted.sha256}: {known}"]
     lines.append(
         f"kind {found.kind}, {settings.image_size} px, width {settings.embed_dim}, depths {settings.depths}, "
-        f"heads {settings.num_heads}, windows {settings.windows}"
+        f"heads {settings.num_heads}, windows {settings.window_sides}"
     )
     if found.kind == "pretraining":
         depth, width, heads = settings.decoder_depth, settings.decoder_dim, settings.decoder_heads

@@ -16,7 +16,7 @@ from sarwmix_jax.conversion.torch_file import TorchCheckpoint, read_checkpoint, 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.facts.released import Released
-from sarwmix_jax.models.settings import CELL, ModelSettings, windows_for
+from sarwmix_jax.settings.model import ModelSettings, windows_for
 
 _SHOWN_ARGS = 100
 
@@ -88,7 +88,7 @@ def convert(request: Request) -> Converted:
     absent = account(published, found, request.allow_missing, request.allow_nonfinite)
     settings = _resized_settings(found.settings, request)
     tensors, rounded = _parameters(published, found)
-    resized = resize_tables(tensors, settings.image_size, CELL, settings.patch_size, settings.windows)
+    resized = resize_tables(tensors, settings.image_size, settings.window_sides)
     moments = _moments(file, found, request, bool(resized or absent))
     missing = [entry.ours for entry in entries(found.extent) if entry.published in absent]
     tensors.update(_drawn(settings, found, missing))

@@ -13,7 +13,7 @@ from sarwmix_jax.conversion.recognition import published_shape
 from sarwmix_jax.conversion.table import Extent, entries, relative_position_index, to_published
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.inference.quiet import quiet
-from sarwmix_jax.models.settings import ModelSettings, from_description
+from sarwmix_jax.settings.model import ModelSettings, described_model
 from sarwmix_jax.models.state import flatten_names
 from sarwmix_jax.training.checkpoints import load_parameters
 
@@ -38,7 +38,7 @@ def export(checkpoint: Path, step: int | None = None) -> Exported:
     with quiet():
         loaded = load_parameters(checkpoint, step)
     ours = {name: np.asarray(a) for name, a in (flatten_names(loaded.params) | flatten_names(loaded.fixed)).items()}
-    settings, kind = from_description(loaded.description["model"]), loaded.description["kind"]
+    settings, kind = described_model(loaded.description["model"]), loaded.description["kind"]
     extent = Extent(settings.depths, settings.decoder_depth if kind == "pretraining" else None)
     tensors = dict(published_tensors(ours, settings, extent, loaded.description.get("classes")))
     return Exported(tensors, loaded.description, loaded.step)
@@ -64,7 +64,7 @@ def published_tensors(
             )
         yield entry.published, array
         if entry.stage is not None and entry.published.endswith("bias_table"):
-            yield entry.published.replace("bias_table", "index"), relative_position_index(settings.windows[entry.stage])
+            yield entry.published.replace("bias_table", "index"), relative_position_index(settings.window_sides[entry.stage])
 
 
 def notes(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS, STATISTICS, BandStatistics
 from sarwmix_jax.facts.released import KINDS, TILINGS, Released
 from sarwmix_jax.facts.sizes import SIZES
-from sarwmix_jax.models.settings import STAGES, ModelSettings
+from sarwmix_jax.settings.model import PATCH, STAGES, ModelSettings, windows_for
 
 _LISTED = 8
 
@@ -147,6 +147,8 @@ def _settings(tensors: Mapping[str, np.ndarray], extent: Extent, decoder_heads: 
     width, bands, patch, _ = _sides(tensors, "patch_embed.proj.weight", 4)
     if bands != len(BANDS):
         raise UserError(f"the model takes {bands} bands; only {len(BANDS)} ({', '.join(BANDS)}) are supported")
+    if patch != PATCH:
+        raise UserError(f"the model's patches are {patch} pixels wide; only {PATCH} is supported")
     windows, heads = zip(*(_window_and_heads(tensors, stage) for stage in range(STAGES)), strict=True)
     tokens = _sides(tensors, "absolute_pos_embed", 3)[1]
     image_size = math.isqrt(tokens) * patch
@@ -164,9 +166,8 @@ def _settings(tensors: Mapping[str, np.ndarray], extent: Extent, decoder_heads: 
         embed_dim=width,
         depths=extent.depths,
         num_heads=heads,
-        windows=windows,
+        windows=None if windows == windows_for(image_size) else windows,
         image_size=image_size,
-        patch_size=patch,
         **decoder,
     )
 
@@ -192,8 +193,8 @@ def published_shape(entry: Entry, settings: ModelSettings, classes: int | None) 
     """Published shape of a tensor of a model with these settings."""
     sizes = {
         "C": settings.embed_dim,
-        "I": settings.bands,
-        "p": settings.patch_size,
+        "I": len(settings.bands),
+        "p": PATCH,
         "N": settings.grids[0] ** 2,
         "n": settings.cells,
         "F": settings.features,
@@ -203,9 +204,9 @@ def published_shape(entry: Entry, settings: ModelSettings, classes: int | None) 
     }
     stages = tuple(
         {
-            "C": settings.embed_dim * 2**stage,
+            "C": settings.widths[stage],
             "H": settings.num_heads[stage],
-            "T": (2 * settings.windows[stage] - 1) ** 2,
+            "T": (2 * settings.window_sides[stage] - 1) ** 2,
         }
         for stage in range(STAGES)
     )
@@ -268,7 +269,7 @@ def _listed(problems: Mapping[str, list[str]]) -> str:
 def _buffers(found: Recognised) -> dict[str, int]:
     """Window side of every index buffer that the published model has."""
     return {
-        entry.published.replace("bias_table", "index"): found.settings.windows[entry.stage]
+        entry.published.replace("bias_table", "index"): found.settings.window_sides[entry.stage]
         for entry in entries(found.extent)
         if entry.stage is not None and entry.published.endswith("relative_position_bias_table")
     }

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
+from sarwmix_jax.settings.model import CELL, PATCH
+
 _A = -0.75
 """PyTorch's cubic coefficient."""
 
@@ -33,21 +35,19 @@ def resize_table(table: Float[np.ndarray, "cells width"], new: int) -> Float[np.
 
 
 def resize_tables(
-    tensors: dict[str, np.ndarray], image_size: int, cell: int, patch_size: int, windows: tuple[int, ...]
+    tensors: dict[str, np.ndarray], image_size: int, windows: tuple[int, ...]
 ) -> list[str]:
     """Resize every position and bias table in place to an image size and its windows.
 
     Args:
         tensors: our flat names; the entries concerned are replaced.
         image_size: new side in pixels.
-        cell: side of a mask cell in pixels.
-        patch_size: side of a patch in pixels.
         windows: new window sides per stage.
 
     Returns:
         Names of the tables that changed.
     """
-    sides = {"encoder/position": image_size // patch_size, "decoder/position": image_size // cell}
+    sides = {"encoder/position": image_size // PATCH, "decoder/position": image_size // CELL}
     for name in tensors:
         if name.endswith("/bias_table"):
             sides[name] = 2 * windows[int(name.split("/")[2])] - 1

@@ -9,7 +9,7 @@ import numpy as np
 
 from sarwmix_jax.conversion.moments import Moments
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.models.settings import windows_for
+from sarwmix_jax.settings.model import windows_for
 from sarwmix_jax.models.state import unflatten_names
 from sarwmix_jax.settings import DataSettings, ModelSection, PretrainingSettings
 from sarwmix_jax.training.checkpoints import named

@@ -8,7 +8,7 @@ import jax
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.forward import Pretrained
 from sarwmix_jax.facts.bands import BANDS, BandStatistics
-from sarwmix_jax.models.settings import from_description
+from sarwmix_jax.settings.model import described_model
 from sarwmix_jax.settings import PretrainingSettings, as_json, to_dataclass
 from sarwmix_jax.training.checkpoints import Parameters, load_parameters
 from sarwmix_jax.training.plan import weight_settings
@@ -47,7 +47,7 @@ def step_settings(loaded: Parameters, mix_group: int | None) -> StepSettings:
     statistics = {name: tuple(described["statistics"][name]) for name in ("mean_db", "std_db")}
     norm_pix = described.get("norm_pix")
     return StepSettings(
-        model=from_description(described["model"], dtype="float32"),
+        model=described_model(described["model"], dtype="float32"),
         statistics=BandStatistics(**statistics),
         weighting=weight_settings(settings),
         mask_ratio=settings.mask.ratio,

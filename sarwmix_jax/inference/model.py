@@ -23,7 +23,7 @@ from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.flood import PatchOp, Tiling, cut_tiles, pooled_difference
 from sarwmix_jax.models.layers import dense
 from sarwmix_jax.models.mixmae import MixMAE, draw_mask
-from sarwmix_jax.models.settings import CELL, ModelSettings, from_description
+from sarwmix_jax.settings.model import CELL, ModelSettings, described_model
 from sarwmix_jax.models.state import merge_model, split_model
 from sarwmix_jax.models.tokens import vectors_to_image
 from sarwmix_jax.training.checkpoints import load_parameters
@@ -240,6 +240,6 @@ def load(path: str | Path, statistics: str | None = None, step: int | None = Non
         )
     own = described["statistics"]
     chosen = STATISTICS[statistics] if statistics else BandStatistics(tuple(own["mean_db"]), tuple(own["std_db"]))
-    settings = from_description(described["model"])
+    settings = described_model(described["model"])
     model = model_from(described["kind"], settings, described.get("classes"), loaded.params, loaded.fixed)
     return LoadedModel(described["kind"], settings, chosen, described, model)

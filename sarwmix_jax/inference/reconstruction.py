@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from sarwmix_jax import sar
 from sarwmix_jax.facts.bands import BANDS, BandStatistics
 from sarwmix_jax.models.mixmae import cell_statistics
-from sarwmix_jax.models.settings import CELL
+from sarwmix_jax.settings.model import CELL
 from sarwmix_jax.models.tokens import vectors_to_image
 
 

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from sarwmix_jax.models.encoder import Encoder
 from sarwmix_jax.models.layers import Key, dense, linear
-from sarwmix_jax.models.settings import ModelSettings
+from sarwmix_jax.settings.model import ModelSettings
 
 Images = Float[Array, "batch band height width"]
 

@@ -21,7 +21,7 @@ from sarwmix_jax.models.layers import (
     linear,
     numbered,
 )
-from sarwmix_jax.models.settings import STAGES, ModelSettings
+from sarwmix_jax.settings.model import STAGES, ModelSettings
 from sarwmix_jax.models.state import FORBIDDEN, Execution, Fixed, keep, row, run_blocks
 from sarwmix_jax.models.tokens import (
     PatchEmbed,
@@ -84,9 +84,9 @@ class Block(nnx.Module):
     """Pre-norm window attention and MLP, each behind a residual."""
 
     def __init__(self, stage: int, settings: ModelSettings, *, rngs: nnx.Rngs):
-        width, heads = settings.embed_dim * 2**stage, settings.num_heads[stage]
+        width, heads = settings.widths[stage], settings.num_heads[stage]
         self.norm1 = layer_norm(width, settings, rngs=rngs)
-        self.attention = WindowAttention(width, heads, settings.windows[stage], settings, rngs=rngs)
+        self.attention = WindowAttention(width, heads, settings.window_sides[stage], settings, rngs=rngs)
         self.norm2 = layer_norm(width, settings, rngs=rngs)
         self.mlp = Mlp(width, settings, rngs=rngs)
 
@@ -117,12 +117,12 @@ class Stage(nnx.Module):
     """The blocks of one resolution, then PatchMerging except after the last."""
 
     def __init__(self, stage: int, rates: list[float], settings: ModelSettings, *, rngs: nnx.Rngs):
-        self.execution = Execution(settings.recompute, settings.scan)
+        self.execution = Execution(settings.recompute, bool(settings.scan))
         self.blocks = row(lambda rngs: Block(stage, settings, rngs=rngs), len(rates), self.execution, rngs=rngs)
         self.rates: tuple[float | None, ...] = tuple(rates) if any(rates) else (None,) * len(rates)
         last = stage == STAGES - 1
-        self.merge = None if last else PatchMerging(settings.embed_dim * 2**stage, settings, rngs=rngs)
-        self.grid, self.window = settings.grids[stage], settings.windows[stage]
+        self.merge = None if last else PatchMerging(settings.widths[stage], settings, rngs=rngs)
+        self.grid, self.window = settings.grids[stage], settings.window_sides[stage]
         self.cell_side = 2 ** (STAGES - 1 - stage)
         self.shortcuts = settings.attention == "auto"
 

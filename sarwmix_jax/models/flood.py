@@ -1,18 +1,17 @@
 """Flood detection from a pair of dates: tiles, feature differences, pooling, two logits."""
 
-from typing import Literal
-
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.classifier import Classifier
-from sarwmix_jax.models.layers import dense
+from sarwmix_jax.models.layers import Key, dense
+from sarwmix_jax.settings.sections import FloodSettings, PatchOp, Tiling
 
 Images = Float[Array, "batch band height width"]
-Tiling = Literal["released", "two_band"]
-PatchOp = Literal["avg", "max"]
+Pairs = Float[Array, "batch 2 band height width"]
 
 
 def cut_tiles(images: Images, side: int, tiling: Tiling) -> Float[Array, "batch tiles band side side"]:
@@ -56,14 +55,26 @@ def pooled_difference(
 
 
 def flood_logits(
-    model: Classifier, before: Images, after: Images, *, side: int, tiling: Tiling, patch_op: PatchOp = "avg"
+    model: Classifier, pairs: Pairs, side: int, settings: FloodSettings, *, key: Key | None = None
 ) -> Float[Array, "batch classes"]:
     """Logits (no flood, flood) of pairs of standardised images of the same place.
 
+    The tiles of both dates go through the encoder as one batch.
+
+    Args:
+        model: The classifier.
+        pairs: Earlier and later date; height and width at least `side`.
+        side: Side of a tile in pixels.
+        settings: Tiling and pooling.
+        key: Randomness of dropout and drop path, one for each pair; without it there is none.
+
     Source: reference page section 2, flood path.
     """
-    dates = [cut_tiles(images, side, tiling) for images in (before, after)]
-    batch, tiles = dates[0].shape[:2]
-    both = jnp.concatenate([rearrange(date, "b tile c y x -> (b tile) c y x") for date in dates])
-    first, second = model.features(both).reshape(2, batch, tiles, -1)
-    return dense(model.head, pooled_difference(first, second, patch_op)).astype(jnp.float32)
+    tiles = jnp.stack([cut_tiles(pairs[:, date], side, settings.tiling) for date in (0, 1)], axis=1)
+    shape = tiles.shape[:3]
+    if key is not None:
+        numbers = jnp.arange(shape[1] * shape[2])
+        key = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(key, numbers).reshape(-1)
+    features = model.features(tiles.reshape(-1, *tiles.shape[3:]), key=key).reshape(*shape, -1)
+    pooled = pooled_difference(features[:, 0], features[:, 1], settings.patch_op)
+    return dense(model.head, pooled).astype(jnp.float32)

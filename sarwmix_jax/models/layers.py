@@ -9,10 +9,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.models.settings import STAGES, Kernel, ModelSettings
+from sarwmix_jax.settings.model import Kernel, ModelSettings
 from sarwmix_jax.models.state import keep
 
 Key = Array
+"""A key of randomness; where samples must not depend on their batch, one for each of them."""
+
 Rate = float | Float[Array, ""] | None
 """Probability of dropping: a number, an array inside a loop over blocks, or None for never."""
 
@@ -80,13 +82,18 @@ def drop_path(branch: Float[Array, "batch ..."], rate: Rate, key: Key | None) ->
 def _drop(x: Float[Array, "..."], rate: Rate, key: Key, shape: tuple[int, ...]) -> Float[Array, "..."]:
     if rate is None or (isinstance(rate, float) and rate == 0):
         return x
-    kept = jax.random.bernoulli(key, 1 - rate, shape)
+    if key.ndim:
+        kept = jax.vmap(lambda own: jax.random.bernoulli(own, 1 - rate, shape[1:]))(key)
+    else:
+        kept = jax.random.bernoulli(key, 1 - rate, shape)
     return jnp.where(kept, x / (1 - rate), 0).astype(x.dtype)
 
 
 def numbered(key: Key | None, number: int) -> Key | None:
-    """The key of the part with this number, or none without a key."""
-    return None if key is None else jax.random.fold_in(key, number)
+    """The key of the part with this number (keys for a batch of keys), or none without a key."""
+    if key is None:
+        return None
+    return jax.vmap(jax.random.fold_in, (0, None))(key, number) if key.ndim else jax.random.fold_in(key, number)
 
 
 class Mlp(nnx.Module):
@@ -207,7 +214,7 @@ def check_kernel(settings: ModelSettings, platform: str) -> None:
 
 def head_depths(settings: ModelSettings) -> tuple[int, ...]:
     """Width of a head in each stage, then in the decoder."""
-    stages = (settings.embed_dim * 2**stage // settings.num_heads[stage] for stage in range(STAGES))
+    stages = (width // heads for width, heads in zip(settings.widths, settings.num_heads, strict=True))
     return (*stages, settings.decoder_dim // settings.decoder_heads)
 
 
@@ -223,7 +230,7 @@ def _no_fused(settings: ModelSettings) -> str | None:
     except ImportError:
         return f"jax {jax.__version__} no longer has Pallas' Triton backend"
     reasons = []
-    for stage, (window, heads) in enumerate(zip(settings.windows, settings.num_heads, strict=True)):
-        shape = (1, 1, window**2, 3 * settings.embed_dim * 2**stage)
+    for stage, (window, heads) in enumerate(zip(settings.window_sides, settings.num_heads, strict=True)):
+        shape = (1, 1, window**2, 3 * settings.widths[stage])
         reasons.append(unsupported(jax.ShapeDtypeStruct(shape, jnp.dtype(settings.dtype)), heads))
     return None if None in reasons else reasons[0]

@@ -5,9 +5,7 @@ Mixing pixels is the same as mixing embedded tokens, since the mask is constant 
 acts on each patch alone, and it moves far less memory.
 """
 
-import functools
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +26,8 @@ from sarwmix_jax.models.layers import (
     numbered,
     split_heads,
 )
-from sarwmix_jax.models.settings import CELL, ModelSettings
-from sarwmix_jax.models.state import Execution, Fixed, Row, keep, row, run_blocks, split_last, split_model
+from sarwmix_jax.settings.model import CELL, ModelSettings
+from sarwmix_jax.models.state import Execution, Fixed, Row, keep, row, run_blocks, split_last
 from sarwmix_jax.models.tokens import image_to_vectors, sine_cosine_positions
 
 Mask = Float[Array, " cells"]
@@ -115,7 +113,7 @@ class Decoder(nnx.Module):
         self.embed = linear(settings.features, width, settings, rngs=rngs)
         self.mask_token = nnx.Param(0.02 * jax.random.truncated_normal(rngs.params(), -100, 100, (width,)))
         self.position = Fixed(jnp.asarray(sine_cosine_positions(settings.image_size // CELL, width)))
-        self.execution = Execution(settings.recompute, settings.scan)
+        self.execution = Execution(settings.recompute, bool(settings.scan))
         self.depth = settings.decoder_depth
         self.blocks = row(lambda rngs: DecoderBlock(settings, rngs=rngs), self.depth, self.execution, rngs=rngs)
         self.norm = layer_norm(width, settings, rngs=rngs)
@@ -198,12 +196,6 @@ class MixMAE(nnx.Module):
             return unmix(self.sequences(images, mask, masked_count=masked_count, key=key), mask)
         encoded = self.encode(images, mask, masked_count=masked_count, key=key)
         return swap_partners(self.decoder.half(encoded, mask, key=numbered(key, 1)), mask)
-
-
-@functools.cache
-def abstract_model(settings: ModelSettings) -> tuple[nnx.GraphDef, Any, Any]:
-    """Structure, and shapes of trained parameters and fixed tables; seconds for the large sizes, so done once."""
-    return split_model(nnx.eval_shape(lambda: MixMAE(settings, rngs=nnx.Rngs(0))))
 
 
 Vectors = Float[Array, "batch cells values"]

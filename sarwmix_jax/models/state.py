@@ -4,6 +4,7 @@ A row of blocks runs one after the other or as a loop, and its backward pass may
 changes what is computed.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,6 +30,12 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
     split: tuple[Any, ...] = nnx.split(model, nnx.Param, Fixed)
     graphdef, params, fixed = split
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(fixed)
+
+
+@functools.cache
+def abstract_model(make: Callable[..., nnx.Module], *arguments: Any) -> tuple[nnx.GraphDef, Tree, Tree]:
+    """What `split_model` gives of `make(*arguments, rngs=...)`, shapes for arrays; seconds for large ones, so once."""
+    return split_model(nnx.eval_shape(lambda: make(*arguments, rngs=nnx.Rngs(0))))
 
 
 def merge_model(graphdef: nnx.GraphDef, params: Tree, fixed: Tree) -> Any:

@@ -15,7 +15,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from sarwmix_jax.models.layers import dense, layer_norm, linear
-from sarwmix_jax.models.settings import CELL, ModelSettings
+from sarwmix_jax.settings.model import CELL, PATCH, ModelSettings
 
 
 @lru_cache
@@ -111,10 +111,9 @@ class PatchEmbed(nnx.Module):
     """4x4 patches to tokens: a dense layer over a patch's values (the published convolution), then LayerNorm."""
 
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
-        values = settings.patch_size**2 * settings.bands
+        values = PATCH**2 * len(settings.bands)
         self.proj = linear(values, settings.embed_dim, settings, bound=values**-0.5, rngs=rngs)
         self.norm = layer_norm(settings.embed_dim, settings, rngs=rngs)
-        self.patch_size = settings.patch_size
         self.grid = settings.grids[0]
 
     @property
@@ -124,5 +123,5 @@ class PatchEmbed(nnx.Module):
 
     def __call__(self, images: Float[Array, "batch band height width"]) -> Float[Array, "batch tokens width"]:
         """Tokens in Z-order."""
-        patches = image_to_vectors(images, self.patch_size)[:, self.order]
+        patches = image_to_vectors(images, PATCH)[:, self.order]
         return self.norm(dense(self.proj, patches))

@@ -1,20 +1,21 @@
-"""What a run tells: JSON lines in its work directory, and a progress line on the terminal."""
+"""What a run writes down: means and speed of its steps, JSON lines in its work directory, progress on a terminal."""
 
 import json
 import logging
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from sarwmix_jax.facts.bands import BANDS
 
 FILE_NAME = "log.jsonl"
 
@@ -32,16 +33,94 @@ def _unraisable(told: "sys.UnraisableHookArgs") -> None:
         sys.__unraisablehook__(told)
 
 
+class NonFiniteLoss(Exception):
+    """The loss or the gradient norm of a step is not a number.
+
+    Attributes:
+        step: the step, counted from 0.
+        records: numbers of the records of this process's part of its batch.
+        values: the step's metrics.
+    """
+
+    def __init__(self, step: int, records: np.ndarray, values: dict[str, Any]) -> None:
+        super().__init__(f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}")
+        self.step, self.records, self.values = step, records, values
+
+
+@dataclass
+class Throughput:
+    """Means and speed of the steps between two log lines.
+
+    The device is asked for its numbers only when a line is due.
+    """
+
+    global_batch: int
+    devices: int
+    flops_per_image: float | None = None
+    peak_flops: float | None = None
+    _pending: list[tuple[int, dict[str, Any], np.ndarray]] = field(default_factory=list)
+    _cold: bool = True
+    _waited: float = 0.0
+    _since: float = field(default_factory=time.perf_counter)
+
+    def waited(self, seconds: float) -> None:
+        """Add time spent waiting for data."""
+        self._waited += seconds
+
+    def add(self, step: int, metrics: dict[str, Any], records: np.ndarray) -> None:
+        """Note a step that was started."""
+        self._pending.append((step, metrics, records))
+
+    def restart(self) -> None:
+        """Leave out the time since the last line, after a checkpoint, a validation or a compilation."""
+        self._waited, self._since = 0.0, time.perf_counter()
+
+    def flush(self) -> dict[str, Any]:
+        """Means over the noted steps, with speed; empty when there are none.
+
+        The first result of a start has no speed: its time, `compile_time`, is mostly that of the compiler.
+
+        Raises:
+            NonFiniteLoss: one of them went wrong.
+        """
+        if not self._pending:
+            return {}
+        steps = [(step, jax.device_get(metrics), records) for step, metrics, records in self._pending]
+        elapsed = max(time.perf_counter() - self._since, 1e-9)
+        for step, metrics, records in steps:
+            if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
+                raise NonFiniteLoss(
+                    step, records, {name: np.asarray(value).tolist() for name, value in metrics.items()}
+                )
+        means = {name: np.mean([metrics[name] for _, metrics, _ in steps], axis=0).tolist() for name in steps[0][1]}
+        speed = {"compile_time": elapsed} if self._cold else self._speed(len(steps), elapsed)
+        self._pending, self._cold = [], False
+        self.restart()
+        return means | speed
+
+    def _speed(self, steps: int, elapsed: float) -> dict[str, float]:
+        images_per_second = steps * self.global_batch / elapsed
+        speed = {
+            "images_per_second": images_per_second,
+            "step_time": elapsed / steps,
+            "data_wait": self._waited / elapsed,
+        }
+        if self.flops_per_image and self.peak_flops:
+            speed["mfu"] = images_per_second * self.flops_per_image / (self.peak_flops * self.devices)
+        return speed
+
+
 class RunLog:
     """JSON lines, and a progress bar on a terminal or plain lines elsewhere; silent where `quiet`.
 
     Every line has `event` and `time` (seconds since 1970). Numbers that are not finite become text: JSON has none.
     """
 
-    def __init__(self, workdir: Path, total_steps: int, *, quiet: bool = False, stream: TextIO | None = None):
+    def __init__(self, workdir: Path, total_steps: int, *, quiet: bool = False, bands: Sequence[str] = (), stream: TextIO | None = None):
         """Open the log of a run of `total_steps`; processes other than the first are `quiet` and write nothing."""
         self._file = None if quiet else (workdir / FILE_NAME).open("a", buffering=1)
         self._board = None if quiet else tensorboard_writer(workdir)
+        self._bands = bands
         self._stream = sys.stderr if stream is None else stream
         self._quiet = quiet
         self._total = total_steps
@@ -67,7 +146,7 @@ class RunLog:
         if self._file is not None:
             self._file.write(json.dumps({"event": event, "time": round(time.time(), 3)} | _finite(values)) + "\n")
         if self._board is not None and event in ("train", "validation"):
-            for name, value in scalars(values):
+            for name, value in scalars(values, self._bands):
                 self._board.add_scalar(f"{event}/{name}", value, values["step"])
 
     def say(self, text: str) -> None:
@@ -101,11 +180,11 @@ class RunLog:
             self.say(f"step {step}/{self._total}  {text}")
 
 
-def scalars(values: dict[str, Any]) -> Iterator[tuple[str, float]]:
+def scalars(values: dict[str, Any], bands: Sequence[str]) -> Iterator[tuple[str, float]]:
     """Finite numbers of a log line by name; those per band with the band's name."""
     for name, value in values.items():
         if name.endswith("_per_band"):
-            yield from scalars({f"{name}/{band}": part for band, part in zip(BANDS, value, strict=True)})
+            yield from scalars({f"{name}/{band}": part for band, part in zip(bands, value, strict=True)}, bands)
         elif isinstance(value, int | float) and name != "step" and math.isfinite(value):
             yield name, value
 

@@ -1,38 +1,34 @@
-"""The only training loop: set up, initialise, restore, iterate."""
+"""The only training loop: set up, restore or initialise, iterate. It knows no task."""
 
 import dataclasses
 import json
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from sarwmix_jax.checkpoints import restore
+from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints, describe
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.facts.bands import BANDS
-from sarwmix_jax.settings import PretrainingSettings
-from sarwmix_jax.training import cost, inputs, resume
-from sarwmix_jax.training.checkpoints import FOLDER, Checkpoints, describe
-from sarwmix_jax.training.dry_run import check_disk, check_resident
-from sarwmix_jax.training.feed import Feed, training_input
-from sarwmix_jax.training.interrupt import Interrupt
-from sarwmix_jax.training.logs import RunLog
-from sarwmix_jax.training.meter import Meter, NonFiniteLoss
-from sarwmix_jax.training.parallel import replicate
-from sarwmix_jax.training.setup import (
-    Run,
-    abstract_stored_state,
-    in_memory,
-    initialise,
-    set_up,
-    settings_json,
-    stored,
-)
-from sarwmix_jax.training.steps import TrainState
+from sarwmix_jax.settings.config import as_json
+from sarwmix_jax.settings.sections import RunSettings
+from sarwmix_jax.tasks.gradients import TrainState
+from sarwmix_jax.training import resources
+from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
+from sarwmix_jax.training.logs import NonFiniteLoss, RunLog, Throughput
+from sarwmix_jax.training.run import LoaderFeed, Run, abstract_state, describe_sources, first_state, set_up, stored
 from sarwmix_jax.version import __version__
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+Feed = LoaderFeed | ResidentFeed
 
 
 @dataclass
@@ -40,20 +36,18 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        state: parameters, optimiser state, step.
-        step: optimiser steps done, as a plain number (the state's own would have to be waited for).
-        best_step: step with the lowest validation loss so far.
-        best_loss: that loss.
-        saved: step of the last checkpoint of this start, or the one it came from.
-        first_loss: loss of this start's first step.
-        last_loss: loss of its last logged steps.
-        interrupted: name of the signal that ended it early.
+        state: Parameters, optimiser state, step.
+        step: Optimiser steps done, as a plain number (the state's own would have to be waited for).
+        best: Step and figures of the best validation so far.
+        saved: Step of the last checkpoint of this start, or the one it came from.
+        first_loss: Loss of this start's first step.
+        last_loss: Loss of its last logged steps.
+        interrupted: Name of the signal that ended it early.
     """
 
     state: TrainState
     step: int = 0
-    best_step: int | None = None
-    best_loss: float | None = None
+    best: dict[str, Any] | None = None
     saved: int | None = None
     first_loss: float | None = None
     last_loss: float | None = None
@@ -61,7 +55,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Desk:
+class Output:
     """Where a run writes."""
 
     workdir: Path
@@ -69,188 +63,216 @@ class Desk:
     log: RunLog
 
 
-def pretrain(settings: PretrainingSettings, workdir: Path, *, override: bool = False) -> Progress:
-    """Run or continue a pretraining run in `workdir`.
+def train(settings: RunSettings, workdir: Path, *, override: bool = False) -> Progress:
+    """Run or continue a run in `workdir`.
 
     Args:
-        settings: checked settings (`plan.resolve`).
-        workdir: folder of the run; created when missing. A run that has checkpoints there goes on.
-        override: go on although settings differ from those of the checkpoint.
+        settings: Checked settings (`config.resolve`).
+        workdir: Folder of the run; created when missing. A run that has checkpoints there goes on.
+        override: Go on although settings differ from those of the checkpoint.
 
     Raises:
-        UserError: settings, records, device count or checkpoints do not fit; the loss is not finite.
+        UserError: Settings, records, device count or checkpoints do not fit; the loss is not finite.
     """
-    previous = resume.previous_run(workdir / FOLDER)
-    changed = resume.check_same(previous, settings, workdir, override=override)
-    run = set_up(settings, None if previous is None else previous.mix_group)
-    with open_desk(run, workdir) as desk:
+    previous = restore.previous_run(workdir / FOLDER)
+    changed = restore.check_same(previous, settings, workdir, override=override)
+    run = set_up(settings, previous)
+    with open_output(run, workdir) as output:
         for line in changed:
-            desk.log.say(f"changed by --override: {line}")
-        progress = restore(run, desk) or Progress(initialise(run, desk.log))
-        return iterate(run, desk, progress)
+            output.log.say(f"changed by --override: {line}")
+        return iterate(run, output, begin(run, output))
 
 
 @contextmanager
-def open_desk(run: Run, workdir: Path) -> Iterator[Desk]:
+def open_output(run: Run, workdir: Path) -> Iterator[Output]:
     """Make the work directory, write the settings into it, open log and checkpoints."""
-    check_resident(run)
-    check_disk(run, workdir)
+    state = resources.tree_bytes(abstract_state(run))
+    resources.check_records_fit(bytes_per_device(run) if run.settings.data.resident else 0, state, run.mesh.size)
+    resources.check_disk(state, workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "settings.json").write_text(json.dumps(settings_json(run.settings), indent=2) + "\n")
+        (workdir / "settings.json").write_text(json.dumps(as_json(run.settings), indent=2) + "\n")
     except OSError as error:
         raise UserError(f"cannot write in {workdir}: {error.strerror}; choose another --workdir") from error
-    settings = run.settings.checkpoint
-    checkpoints = Checkpoints(workdir / FOLDER, keep=settings.keep, milestones=run.calendar.milestones(settings))
+    keep, milestones = run.settings.checkpoint.keep, run.schedule.milestones()
+    checkpoints = Checkpoints(workdir / FOLDER, keep=keep, milestones=milestones)
+    bands, quiet = run.settings.model.bands, jax.process_index() != 0
     try:
-        with RunLog(workdir, run.calendar.total_steps, quiet=jax.process_index() != 0) as run_log:
-            yield Desk(workdir, checkpoints, run_log)
+        with RunLog(workdir, run.schedule.total_steps, quiet=quiet, bands=bands) as run_log:
+            yield Output(workdir, checkpoints, run_log)
     finally:
         checkpoints.close()
 
 
-def restore(run: Run, desk: Desk) -> Progress | None:
-    """The newest usable checkpoint of the work directory; None where there is none."""
-    restored = desk.checkpoints.restore_latest(abstract_stored_state(run)._asdict())
-    if restored is None:
-        return None
-    step = replicate(jnp.asarray(restored.step, jnp.int32), run.mesh)
-    best = restored.description["progress"].get("best") or {}
-    desk.log.say(f"continuing at step {restored.step} from {desk.checkpoints.directory / str(restored.step)}")
-    state = in_memory(TrainState(**restored.state, step=step), run)
-    return Progress(state, restored.step, best.get("step"), best.get("validation_loss"), saved=restored.step)
+def begin(run: Run, output: Output) -> Progress:
+    """The progress with which this start begins: that of the newest usable checkpoint, or none."""
+    state, start = first_state(run, output.checkpoints)
+    if start.report is not None:
+        output.log.say(start.report[0])
+        output.log.write("begin", **start.report[1])
+    best = (start.progress.get("best") or {}).get("loss")
+    return Progress(state, start.step, best, saved=start.step if start.progress else None)
 
 
-def iterate(run: Run, desk: Desk, progress: Progress) -> Progress:
-    """Train to the end of the run, or to a signal; saves, validates and logs when the calendar says so."""
-    start, total = progress.step, run.calendar.total_steps
-    tell_start(run, desk, start)
+@contextmanager
+def noted_signals() -> Iterator[list[str]]:
+    """Names of signals so far: SIGTERM and Ctrl-C are only noted, once; a second one acts as it always did."""
+    received: list[str] = []
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers nowhere else
+        yield received
+        return
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(signal.Signals(number).name)
+        give_back()
+
+    def give_back() -> None:
+        while previous:
+            signal.signal(*previous.popitem())
+
+    previous: dict[signal.Signals, Any] = {}
+    previous |= {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield received
+    finally:
+        give_back()
+
+
+def iterate(run: Run, output: Output, progress: Progress) -> Progress:
+    """Train to the end of the run, or to a signal; saves, validates and logs when the schedule says so."""
+    start, total, log = progress.step, run.schedule.total_steps, output.log
+    flops = write_start(run, output, start)
     if start >= total:
-        desk.log.say(f"nothing to do: {start} of {total} steps are done")
+        log.say(f"nothing to do: {start} of {total} steps are done")
         return progress
-    flops, peak = cost.training_flops(run.steps.model), cost.peak_flops(jax.devices()[0])
-    batches = training_input(run, start, desk.log)
-    meter = Meter(run.settings.batch.global_batch, run.mesh.size, flops, peak)
-    with Interrupt() as interrupt:
+    feed: Feed = ResidentFeed(run, start, log) if run.settings.data.resident else LoaderFeed(run, start)
+    peak = resources.peak_flops(jax.devices()[0])
+    throughput = Throughput(run.settings.batch.global_batch, run.mesh.size, flops, peak)
+    with noted_signals() as signals:
         try:
             while progress.step < total and not progress.interrupted:
-                take_step(run, progress, batches, meter)
-                progress.interrupted = interrupt.name
-                look_after(run, desk, progress, meter, first=start + 1)
+                take_step(run, progress, feed, throughput)
+                progress.interrupted = next(iter(signals), None)
+                after_step(run, output, progress, throughput, first=start + 1)
         except NonFiniteLoss as error:
-            raise not_finite(run, desk, error) from error
+            raise not_finite(run, output, error) from error
         finally:
-            batches.close()
-    desk.checkpoints.wait()
+            feed.close()
+    output.checkpoints.wait()
     if progress.interrupted:
         where = progress.step
-        desk.log.say(f"{progress.interrupted}: saved and stopped at step {where}; the same command goes on from there")
-    desk.log.write("end", step=progress.step, interrupted=progress.interrupted)
+        log.say(f"{progress.interrupted}: saved and stopped at step {where}; the same command goes on from there")
+    log.write("end", step=progress.step, interrupted=progress.interrupted)
     return progress
 
 
-def look_after(run: Run, desk: Desk, progress: Progress, meter: Meter, *, first: int) -> None:
-    """After a step: log, validate, save, as far as they are due or a signal asks for it."""
-    done, calendar = progress.step, run.calendar
-    pause = calendar.validation_due(done) or calendar.checkpoint_due(done) or progress.interrupted is not None
-    if pause or calendar.log_due(done, first):
-        report(run, desk, progress, meter)
-    desk.log.advance(done)
-    if pause:
-        validate_and_save(run, desk, progress)
-        meter.restart()
-
-
-def tell_start(run: Run, desk: Desk, start: int) -> None:
-    """Write down settings, devices and what the model costs."""
-    parts = cost.pretraining_parts(run.steps.model)
-    desk.log.say(cost.table(parts))
-    desk.log.write(
+def write_start(run: Run, output: Output, start: int) -> float:
+    """Write down settings, devices and what the model costs; gives the operations of one image in training."""
+    parts = resources.parts_of(run.task)
+    output.log.say(resources.table(parts))
+    output.log.write(
         "start",
         step=start,
         devices=[device.device_kind for device in jax.devices()],
         versions={"sarwmix_jax": __version__, "jax": jax.__version__},
-        mix_group=run.steps.mix_group,
+        mix_group=run.task.group,
         parts=[dataclasses.asdict(part) for part in parts],
-        settings=settings_json(run.settings),
+        settings=as_json(run.settings),
     )
+    return resources.training_flops(parts)
 
 
-def take_step(run: Run, progress: Progress, batches: Feed, meter: Meter) -> None:
+def take_step(run: Run, progress: Progress, feed: Feed, throughput: Throughput) -> None:
     """Start one optimiser step on the next batch."""
-    batch = next(batches)
-    meter.waited(batch.waited)
-    rate = run.calendar.rate(progress.step)
+    asked = time.perf_counter()
+    batch = next(feed)
+    throughput.waited(time.perf_counter() - asked)
+    rate = run.schedule.rate(progress.step)
     progress.state, metrics = run.train_step(progress.state, batch.arrays, np.float32(rate))
-    meter.add(progress.step, metrics, batch.records)
+    throughput.add(progress.step, metrics, batch.records)
     progress.step += 1
 
 
-def report(run: Run, desk: Desk, progress: Progress, meter: Meter) -> None:
-    """Log the means over the steps since the last report.
+def after_step(run: Run, output: Output, progress: Progress, throughput: Throughput, *, first: int) -> None:
+    """After a step: log, validate, save, as far as they are due or a signal asks for it."""
+    done, schedule = progress.step, run.schedule
+    pause = schedule.validation_due(done) or schedule.checkpoint_due(done) or progress.interrupted is not None
+    if pause or schedule.log_due(done, first):
+        write_step(run, output, progress, throughput)
+    output.log.advance(done)
+    if pause:
+        validate_and_save(run, output, progress)
+        throughput.restart()
+
+
+def write_step(run: Run, output: Output, progress: Progress, throughput: Throughput) -> None:
+    """Log the means over the steps since the last line.
 
     Raises:
-        NonFiniteLoss: one of them went wrong.
+        NonFiniteLoss: One of them went wrong.
     """
-    desk.checkpoints.check()
-    values, done = meter.flush(), progress.step
+    output.checkpoints.check()
+    values, done = throughput.flush(), progress.step
     progress.first_loss = values["loss"] if progress.first_loss is None else progress.first_loss
     progress.last_loss = values["loss"]
-    values |= {"epoch": run.calendar.epoch(done), "learning_rate": run.calendar.rate(done - 1)}
-    desk.log.write("train", step=done, **values)
-    desk.log.advance(done, values)
+    values |= {"epoch": run.schedule.epoch(done), "learning_rate": run.schedule.rate(done - 1)}
+    output.log.write("train", step=done, **values)
+    output.log.advance(done, values)
 
 
-def validate_and_save(run: Run, desk: Desk, progress: Progress) -> None:
-    """Validation loss when due; a checkpoint when due, at a signal, or when the loss is the best so far."""
+def validate_and_save(run: Run, output: Output, progress: Progress) -> None:
+    """Validation when due; a checkpoint when due, at a signal, or when the validation loss is the lowest so far."""
     better, done = False, progress.step
-    if run.validate is not None and run.calendar.validation_due(done):
+    if run.validate is not None and run.schedule.validation_due(done):
         values = run.validate(progress.state.params, progress.state.fixed)
-        better = progress.best_loss is None or values["loss"] < progress.best_loss
+        better = progress.best is None or values["loss"] < progress.best["values"]["loss"]
         if better:
-            progress.best_step, progress.best_loss = done, values["loss"]
-        desk.log.write("validation", step=done, epoch=run.calendar.epoch(done), **values)
-        desk.log.say(f"step {done}: validation loss {values['loss']:.4f}{' (best)' if better else ''}")
-    keep_best = run.settings.checkpoint.best
-    if progress.interrupted or run.calendar.checkpoint_due(done) or (better and keep_best):
-        save(run, desk, progress)
-        desk.log.write("checkpoint", step=done)
+            progress.best = {"step": done, "values": values}
+        output.log.write("validation", step=done, epoch=run.schedule.epoch(done), **values)
+        output.log.say(f"step {done}: validation loss {values['loss']:.4f}{' (best)' if better else ''}")
+    if progress.interrupted or run.schedule.checkpoint_due(done) or (better and run.settings.checkpoint.best):
+        save(run, output, progress)
+        output.log.write("checkpoint", step=done)
 
 
-def save(run: Run, desk: Desk, progress: Progress) -> None:
+def save(run: Run, output: Output, progress: Progress) -> None:
     """Write a checkpoint of the present state with everything a restart needs."""
-    best = {"step": progress.best_step, "validation_loss": progress.best_loss}
-    known = run.settings.checkpoint.best and progress.best_step is not None
+    best = {"loss": progress.best} if run.settings.checkpoint.best and progress.best is not None else {}
+    step, group = progress.step, run.task.group
     description = describe(
-        "pretraining",
-        run.steps.model,
-        bands=BANDS,
-        unit="dB",
-        statistics={"name": run.settings.data.statistics, **dataclasses.asdict(run.steps.statistics)},
-        source=inputs.describe_sources(run.settings, run.sources),
-        settings=settings_json(run.settings),
-        progress={
-            "step": progress.step,
-            "epoch": run.calendar.epoch(progress.step),
-            "mix_group": run.steps.mix_group,
-            "best": best if known else None,
-        },
+        run.task.kind,
+        run.task.settings.model,
+        run.task.statistics,
+        run.settings.data.statistics,
+        source=describe_sources(run),
+        settings=as_json(run.settings),
+        progress={"step": step, "epoch": run.schedule.epoch(step), "mix_group": group, "best": best},
+        **run.task.description,
     )
-    kept = progress.best_step if known else None
-    desk.checkpoints.save(progress.step, stored(progress.state, run)._asdict(), description, best=kept)
-    progress.saved = progress.step
+    kept = [each["step"] for each in best.values()]
+    output.checkpoints.save(step, stored(progress.state, run)._asdict(), description, best=kept)
+    progress.saved = step
 
 
-def not_finite(run: Run, desk: Desk, error: NonFiniteLoss) -> UserError:
-    """What to tell about a loss that is not a number: step, last good checkpoint, the batch's records."""
-    names = inputs.record_names(run.sources, error.records)
-    place = desk.workdir / f"not_finite_step_{error.step}_process_{jax.process_index()}.json"
+def not_finite(run: Run, output: Output, error: NonFiniteLoss) -> UserError:
+    """What to report about a loss that is not a number: step, last good checkpoint, the batch's records."""
+    names = [name_of(run, int(number)) for number in error.records]
+    place = output.workdir / f"not_finite_step_{error.step}_process_{jax.process_index()}.json"
     place.write_text(json.dumps({"step": error.step, "metrics": error.values, "records": names}, indent=2) + "\n")
-    desk.log.write("not_finite", step=error.step, metrics=error.values, records=names)
-    desk.checkpoints.wait()
-    good = desk.checkpoints.steps()
+    output.log.write("not_finite", step=error.step, metrics=error.values, records=names)
+    output.checkpoints.wait()
+    good = output.checkpoints.steps()
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return UserError(
         f"the loss is not finite at step {error.step}; last good checkpoint: {f'step {good[-1]}' if good else 'none'}; "
         f"records of the batch: {shown} (all in {place}); look at them, or lower optimizer.base_lr or set clip_grad"
     )
+
+
+def name_of(run: Run, number: int) -> str:
+    """Name of a record by its number, which counts through all sets."""
+    for source in run.sources:
+        if number < len(source):
+            return str(source.name_of(number))
+        number -= len(source)
+    raise IndexError(number)

@@ -1,17 +1,20 @@
-"""Learning-rate schedule, decay groups and AdamW, equal to the published recipe's.
+"""Schedule, decay groups and AdamW, equal to the published recipes'.
 
 The learning rate is not part of the optax chain: the host computes it in float64 from the fractional epoch and
 hands it to the compiled step, which multiplies the chain's updates by minus that number.
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from sarwmix_jax.settings import OptimizerSettings
+from sarwmix_jax.settings.model import STAGES
+from sarwmix_jax.settings.sections import FinetuningOptimizerSettings, OptimizerSettings, RunSettings
 
 REFERENCE_BATCH = 256
 """Base learning rates are quoted for this global batch."""
@@ -86,14 +89,129 @@ def clip_by_norm(limit: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
 
 
-def make_optimizer(settings: OptimizerSettings) -> optax.GradientTransformation:
-    """AdamW without its learning rate: clipping (when set), Adam moments, decoupled weight decay by group.
+@dataclass(frozen=True)
+class Schedule:
+    """When a run does what; a step's number is the count of steps done before it."""
+
+    steps_per_epoch: int
+    settings: RunSettings
+
+    @property
+    def total_steps(self) -> int:
+        """Steps at which the run ends."""
+        optimizer = self.settings.optimizer
+        by_epochs = max(1, math.ceil(round(optimizer.stop_after_epochs * self.steps_per_epoch, 6)))
+        return by_epochs if optimizer.stop_after_steps is None else min(by_epochs, optimizer.stop_after_steps)
+
+    def epoch(self, step: int) -> float:
+        """Epochs done after `step` steps, with fraction."""
+        return step / self.steps_per_epoch
+
+    def rate(self, step: int) -> float:
+        """Learning rate of the step that follows `step` steps."""
+        batch = self.settings.batch.global_batch
+        return scheduled_rate(step, self.steps_per_epoch, batch, self.settings.optimizer)
+
+    def step_at(self, epoch: float) -> int:
+        """Steps done after `epoch` epochs, at least 1."""
+        return max(1, round(epoch * self.steps_per_epoch))
+
+    def _every(self, step: int, epochs: float) -> bool:
+        count = round(self.epoch(step) / epochs)
+        return any(number >= 1 and self.step_at(number * epochs) == step for number in (count, count + 1))
+
+    def log_due(self, step: int, first: int) -> bool:
+        """Whether to log after `step` steps: the first of this start, every so many, the last."""
+        return step in (first, self.total_steps) or step % self.settings.log.every_steps == 0
+
+    def checkpoint_due(self, step: int) -> bool:
+        """Whether to save after `step` steps: periodic ones, milestones, the last."""
+        settings = self.settings.checkpoint
+        return step == self.total_steps or self._every(step, settings.every_epochs) or step in self.milestones()
+
+    def validation_due(self, step: int) -> bool:
+        """Whether to validate after `step` steps; always before a run ends."""
+        return step == self.total_steps or self._every(step, self.settings.validation.every_epochs)
+
+    def milestones(self) -> frozenset[int]:
+        """Steps whose checkpoints stay: listed epochs, and 1, 2, 4, ... epochs."""
+        epochs = list(self.settings.checkpoint.at_epochs)
+        if self.settings.checkpoint.powers_of_two:
+            end = self.settings.optimizer.stop_after_epochs
+            epochs += [2.0**power for power in range(math.floor(math.log2(max(end, 1.0))) + 1)]
+        return frozenset(self.step_at(epoch) for epoch in epochs)
+
+
+def make_optimizer(settings: OptimizerSettings, depths: tuple[int, ...]) -> optax.GradientTransformation:
+    """AdamW without its learning rate: clipping (when set), Adam moments, decoupled weight decay by group, layer decay.
 
     The caller applies `params - lr * update`.
+
+    Args:
+        settings: The optimiser's settings.
+        depths: Blocks per stage of the encoder.
     """
-    return optax.chain(
+    parts = [
         # always one part, so that a state fits whether clipping is set or not
         optax.identity() if settings.clip_grad is None else clip_by_norm(settings.clip_grad),
         optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2, eps=settings.eps),
         optax.add_decayed_weights(settings.weight_decay, mask=decay_mask),
-    )
+    ]
+    if isinstance(settings, FinetuningOptimizerSettings):
+        parts.append(scale_by_layer(depths, settings.layer_decay))
+    return optax.chain(*parts)
+
+
+def layer_of(name: str, depths: tuple[int, ...]) -> int:
+    """Layer number of a classifier's parameter: 0 for the patch embedding, k for block k counted from 1.
+
+    A PatchMerging belongs to the first block of the next stage, the final norm and the head to the last block. Stacked
+    blocks (`model.scan`) have the number of their first.
+
+    Args:
+        name: Such as `encoder/stages/0/blocks/1/norm1/scale`.
+        depths: Blocks per stage.
+
+    Raises:
+        KeyError: The name is not a classifier's.
+    """
+    part, *rest = name.removeprefix("encoder/").split("/")
+    if part == "patch_embed":
+        return 0
+    if part in ("norm", "head"):
+        return sum(depths)
+    if part != "stages" or not 0 <= int(rest[0]) < STAGES:
+        raise KeyError(f"no layer is known for parameter {name}")
+    stage, inside = int(rest[0]), rest[1]
+    number = depths[stage] if inside != "blocks" else int(rest[2]) if rest[2].isdigit() else 0
+    return sum(depths[:stage]) + number + 1
+
+
+def layer_factors(params: Any, depths: tuple[int, ...], decay: float) -> Any:
+    """Tree like `params`: what multiplies each parameter's learning rate, decay^(blocks + 1 - layer).
+
+    Stacked blocks have an array of factors, one for each block.
+
+    Source: reference page section 3 (the head's factor is `decay`, so nothing trains at the full rate).
+    """
+    layers = sum(depths) + 1
+
+    def factor(path: tuple[Any, ...], leaf: Any) -> Any:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        first = layer_of(name, depths)
+        if "/blocks/" not in name or name.split("/blocks/")[1][0].isdigit():
+            return decay ** (layers - first)
+        numbers = first + np.arange(leaf.shape[0], dtype=np.float32)
+        return (decay ** (layers - numbers)).reshape(-1, *(1,) * (leaf.ndim - 1))
+
+    return jax.tree_util.tree_map_with_path(factor, params)
+
+
+def scale_by_layer(depths: tuple[int, ...], decay: float) -> optax.GradientTransformation:
+    """Multiplies every update, weight decay included, by its layer's factor."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        del params
+        return jax.tree.map(lambda u, f: u * f, updates, layer_factors(updates, depths, decay)), state
+
+    return optax.GradientTransformation(lambda _: optax.EmptyState(), update)

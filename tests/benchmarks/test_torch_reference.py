@@ -12,7 +12,7 @@ from sarwmix_jax.conversion.table import LAYOUTS, Extent, entries, to_ours
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.encoder import cell_mask
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.models.settings import ModelSettings
+from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.models.state import flatten_names, merge_model
 from sarwmix_jax.models.tokens import inverse, z_order
 from tests.support import GOLDEN, TINY, golden, model_arrays, standardised
@@ -198,7 +198,7 @@ def test_classifier():
     [("base", 113_686_264, 86_901_515), ("large", 222_270_068, 195_232_903), ("huge", 682_964_778, 655_296_573)],
 )
 def test_published_parameter_counts(size, pretraining, classifier):
-    from sarwmix_jax.models.settings import published
+    from sarwmix_jax.settings.model import published
 
     with torch.device("meta"):
         counted = [reference().TorchMixMAE(published(size)), reference().TorchClassifier(published(size), 19)]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sarwmix_jax.models.settings import published
+from sarwmix_jax.settings.model import published
 from tests.support import GOLDEN, TINY, golden, standardised
 
 torch = pytest.importorskip("torch")

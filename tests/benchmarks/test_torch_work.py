@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sarwmix_jax import sar
-from sarwmix_jax.models.settings import CELL, ModelSettings, published
+from sarwmix_jax.settings.model import CELL, ModelSettings, published
 from sarwmix_jax.weighting import WeightSettings, backscatter_weights
 from tests.support import GOLDEN, TINY, V2, golden, standardised
 

@@ -12,7 +12,7 @@ from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.facts.released import RELEASED, Released
-from sarwmix_jax.models.settings import published
+from sarwmix_jax.settings.model import published
 from tests.support import GOLDEN, TINY
 
 V1 = Hints(statistics="bigearthnet_v1")

@@ -9,7 +9,7 @@ from tests.support import golden, published_weights
 def test_golden_tables():
     expected = golden("resize_128_to_256")
     tensors = published_weights("finetune_tiny")
-    changed = resize_tables(tensors, 256, 32, 4, (16, 16, 16, 8))
+    changed = resize_tables(tensors, 256, (16, 16, 16, 8))
     assert len(changed) == 6
     block = "encoder/stages/{}/blocks/0/attention/bias_table"
     np.testing.assert_allclose(tensors["encoder/position"], expected["absolute_pos_embed"][0], rtol=0, atol=1e-6)
@@ -20,7 +20,7 @@ def test_golden_tables():
 def test_the_same_size_changes_nothing():
     tensors = published_weights("pretrain_tiny")
     before = dict(tensors)
-    assert resize_tables(tensors, 128, 32, 4, (8, 8, 8, 4)) == []
+    assert resize_tables(tensors, 128, (8, 8, 8, 4)) == []
     assert all(tensors[name] is before[name] for name in before)
 
 

@@ -22,7 +22,7 @@ from sarwmix_jax.conversion.table import (
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.models.settings import published
+from sarwmix_jax.settings.model import published
 from sarwmix_jax.models.state import flatten_names, split_model
 from tests.support import GOLDEN, TINY
 

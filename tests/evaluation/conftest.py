@@ -9,7 +9,7 @@ from sarwmix_jax.data.synthetic import write_synthetic_records
 from sarwmix_jax.evaluation.forward import Pretrained
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.models.settings import ModelSettings
+from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.training.steps import StepSettings
 from sarwmix_jax.weighting import WeightSettings
 from tests.support import model_arrays

@@ -177,14 +177,14 @@ def test_reconstruction_needs_to_know_the_targets(tmp_path):
 
 def test_a_checkpoint_that_does_not_fit_its_description(classifier):
     from sarwmix_jax.inference.build import model_from
-    from sarwmix_jax.models.settings import from_description
+    from sarwmix_jax.settings.model import described_model
     from sarwmix_jax.models.state import split_model
 
     _, params, fixed = split_model(classifier._model)
-    settings = from_description(classifier.description["model"])
+    settings = described_model(classifier.description["model"])
     with pytest.raises(UserError, match="head/bias"):
         model_from("classifier", settings, 18, params, fixed)
     with pytest.raises(UserError, match="unknown model settings"):
-        from_description(classifier.description["model"] | {"novelty": 1})
+        described_model(classifier.description["model"] | {"novelty": 1})
     with pytest.raises(UserError, match="cannot be used here"):
         model_from("segmentation", settings, 18, params, fixed)

@@ -13,7 +13,7 @@ import pytest
 
 from sarwmix_jax.models.fused_attention import LAUNCH, Launch, fused_attention, interpreted, unsupported
 from sarwmix_jax.models.layers import self_attend
-from sarwmix_jax.models.settings import published
+from sarwmix_jax.settings.model import published
 from sarwmix_jax.models.state import FORBIDDEN, flatten_names, unflatten_names
 from sarwmix_jax.training.parallel import make_mesh
 from sarwmix_jax.training.setup import abstract_model

@@ -4,7 +4,7 @@ import pytest
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.layers import check_kernel
-from sarwmix_jax.models.settings import from_description, published
+from sarwmix_jax.settings.model import described_model, published
 from tests.support import TINY
 
 BFLOAT16 = published("base", dtype="bfloat16")
@@ -59,4 +59,4 @@ def test_plain_attention_runs_everywhere():
 @pytest.mark.parametrize("kernel", ["cudnn", "fused"])
 def test_a_checkpoint_is_evaluated_anywhere(kernel):
     described = asdict(published("base", dtype="bfloat16", kernel=kernel))
-    assert from_description(described, dtype="float32") == published("base")
+    assert described_model(described, dtype="float32") == published("base")

@@ -10,7 +10,7 @@ from flax import nnx
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.models.settings import ModelSettings, published, windows_for
+from sarwmix_jax.settings.model import ModelSettings, published, windows_for
 from sarwmix_jax.models.state import Fixed
 from tests.support import TINY
 

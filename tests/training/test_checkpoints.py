@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.models.settings import ModelSettings
+from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.settings import OptimizerSettings
 from sarwmix_jax.training.checkpoints import Checkpoints, describe, load_parameters, locate
 from sarwmix_jax.training.optimizer import make_optimizer

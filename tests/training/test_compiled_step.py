@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.models.settings import ModelSettings
+from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.settings import OptimizerSettings
 from sarwmix_jax.training.optimizer import make_optimizer
 from sarwmix_jax.training.parallel import make_mesh, replicate, shard_batch

@@ -7,6 +7,8 @@ last marker is no checkpoint. Nothing is ever restored silently at another dtype
 
 import dataclasses
 import logging
+import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,39 +20,31 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.models.state import unflatten_names
-from sarwmix_jax.settings import as_json
-from sarwmix_jax.training.checkpoint_parts import compare, complete_steps, first_line, named
+from sarwmix_jax.facts.bands import BandStatistics
+from sarwmix_jax.settings.config import as_json
+from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.version import __version__
 
 FOLDER = "checkpoints"
 """Name of the checkpoints' folder in a work directory."""
 
-FORMAT = 1
+FORMAT = 2
 
 log = logging.getLogger(__name__)
 
 
 def describe(
-    kind: str,
-    model: Any,
-    *,
-    bands: Sequence[str],
-    unit: str,
-    statistics: Mapping[str, Any],
-    source: Mapping[str, Any],
-    **more: Any,
+    kind: str, model: ModelSettings, statistics: BandStatistics, statistics_name: str, **more: Any
 ) -> dict[str, Any]:
     """Description of a checkpoint, as plain values for JSON.
 
     Args:
-        kind: what the parameters are: `pretraining`, `classifier` or `flood`.
-        model: the model's settings, a dataclass.
-        bands: band order of the input.
-        unit: unit of the input before standardisation, such as `dB`.
-        statistics: `name`, `mean_db` and `std_db` of the standardisation.
-        source: where the parameters come from: the records of a run, or the file that was converted.
-        more: further entries (`settings`, `progress`).
+        kind: What the parameters are: `pretraining`, `classifier` or `flood`.
+        model: Settings of the model.
+        statistics: What standardises the input, backscatter in dB.
+        statistics_name: Their name, or `records`.
+        more: Further entries: `source` (where the parameters come from: the records of a run, or the converted file),
+            `settings`, `progress`, and what the kind needs.
     """
     return as_json(
         {
@@ -58,29 +52,42 @@ def describe(
             "package": __version__,
             "kind": kind,
             "model": dataclasses.asdict(model),
-            "bands": list(bands),
-            "unit": unit,
-            "statistics": dict(statistics),
-            "source": dict(source),
+            "unit": "dB",
+            "statistics": {"name": statistics_name, **dataclasses.asdict(statistics)},
             **more,
         }
     )
 
 
+def upgraded(description: dict[str, Any]) -> dict[str, Any]:
+    """A description in the present form, from that of any version."""
+    if description["format"] >= FORMAT:
+        return description
+    new = {name: value for name, value in description.items() if name != "bands"}
+    new["model"] = {name: value for name, value in description["model"].items() if name != "patch_size"}
+    new["model"]["bands"] = description["bands"]
+    if description["kind"] == "pretraining" and "settings" in description:
+        new.setdefault("norm_pix", description["settings"]["loss"]["norm_pix"])
+    if best := description.get("progress", {}).get("best"):
+        best = {"step": best["step"], "values": {"loss": best["validation_loss"]}}
+        new["progress"] = description["progress"] | {"best": {"loss": best}}
+    return new
+
+
 @dataclass
 class Keep(PreservationPolicy):
-    """Which checkpoints stay: the last few, milestones, and the best one."""
+    """Which checkpoints stay: the last few, milestones, and the best ones."""
 
     last: int | None
     milestones: Collection[int] = ()
-    best: int | None = None
+    best: Collection[int] = ()
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         """One flag per checkpoint, oldest first."""
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
         last = set(steps if self.last is None else steps[-self.last :])
-        return [step in last or step in self.milestones or step == self.best for step in steps]
+        return [step in last or step in self.milestones or step in self.best for step in steps]
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ class Checkpoints:
         return sorted(self._manager.all_steps())
 
     def save(
-        self, step: int, state: Mapping[str, Any], description: dict[str, Any], *, best: int | None = None
+        self, step: int, state: Mapping[str, Any], description: dict[str, Any], *, best: Collection[int] = ()
     ) -> None:
         """Start writing a checkpoint; it is complete after `wait`.
 
@@ -128,7 +135,7 @@ class Checkpoints:
             step: optimiser steps done.
             state: trees `params`, `fixed` and, for a run that goes on, `opt_state`.
             description: see `describe`.
-            best: step of the best checkpoint so far, which stays.
+            best: steps of the best checkpoints so far, which stay.
 
         Raises:
             UserError: this or the write before it failed.
@@ -194,7 +201,7 @@ class Checkpoints:
             for item, tree in wanted.items()
         }
         state = {"params": trees["params"], "fixed": trees["fixed"], "opt_state": trees["optimizer"]}
-        return Restored(step, state, read["description"])
+        return Restored(step, state, upgraded(read["description"]))
 
     def restore_latest(self, target: Mapping[str, Any]) -> Restored | None:
         """Read the newest checkpoint that can be read; a damaged one is passed over with a logged reason.
@@ -215,7 +222,8 @@ class Checkpoints:
 
     def description(self, step: int) -> dict[str, Any]:
         """Description of one checkpoint, without its arrays."""
-        return self._manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))["description"]
+        read = self._manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))
+        return upgraded(read["description"])
 
     def parameters(self, step: int) -> dict[str, Any]:
         """Host arrays of `params` and `fixed` of one checkpoint, by item and name."""
@@ -245,55 +253,46 @@ class Checkpoints:
             raise self._failed(error) from error
 
 
-@dataclass(frozen=True)
-class Parameters:
-    """Parameters of a checkpoint, as nested dicts of host arrays."""
-
-    params: dict[Any, Any]
-    fixed: dict[Any, Any]
-    description: dict[str, Any]
-    step: int
-
-
-def load_parameters(path: str | Path, step: int | None = None) -> Parameters:
-    """Parameters and description of a checkpoint, for evaluation, inference or a new run.
-
-    Args:
-        path: a work directory, its `checkpoints` folder, or one checkpoint's folder.
-        step: which one; the newest when not given.
-
-    Raises:
-        UserError: there is no such checkpoint, or it cannot be read.
-    """
-    directory, step = locate(Path(path), step)
-    checkpoints = Checkpoints(directory, read_only=True)
-    try:
-        arrays, description = checkpoints.parameters(step), checkpoints.description(step)
-    except Exception as error:
-        raise UserError(
-            f"checkpoint {directory / str(step)} cannot be read: {first_line(error)}; use another"
-        ) from error
-    finally:
-        checkpoints.close()
-    return Parameters(unflatten_names(arrays["params"]), unflatten_names(arrays["fixed"]), description, step)
-
-
-def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
-    """Folder of checkpoints and step that `path` and `step` name.
-
-    Raises:
-        UserError: there is none.
-    """
-    if path.name.isdigit() and step is None:
-        path, step = path.parent, int(path.name)
-    directory = path / FOLDER if (path / FOLDER).is_dir() else path
-    steps = complete_steps(directory)
-    if not steps:
-        raise UserError(f"no checkpoint in {path}; give a work directory or a checkpoint folder")
-    if step is not None and step not in steps:
-        raise UserError(f"no checkpoint at step {step} in {directory}; there are {', '.join(map(str, steps))}")
-    return directory, steps[-1] if step is None else step
-
-
 def _like(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """Leaves of a tree by path, names joined by `/`."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def complete_steps(directory: Path) -> list[int]:
+    """Steps with a complete checkpoint, ascending, from folder names alone."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in directory.iterdir() if entry.is_dir() and entry.name.isdigit())
+
+
+def compare(item: str, stored: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> None:
+    """Refuse stored arrays whose names, shapes or dtypes are not the wanted ones.
+
+    Raises:
+        ValueError: the first difference, in words.
+    """
+    if stored is None:
+        raise ValueError(f"it holds no {item}")
+    if missing := sorted(set(wanted) - set(stored)):
+        raise ValueError(f"{item} lacks {missing[0]} ({len(missing)} missing)")
+    if extra := sorted(set(stored) - set(wanted)):
+        raise ValueError(f"{item} has the unknown {extra[0]} ({len(extra)} unknown)")
+    for name, leaf in wanted.items():
+        found = stored[name]
+        if tuple(found.shape) != tuple(leaf.shape) or found.dtype != leaf.dtype:
+            raise ValueError(
+                f"{item} {name} is {found.dtype}{list(found.shape)}, the run needs {leaf.dtype}{list(leaf.shape)}"
+            )
+
+
+def first_line(error: BaseException) -> str:
+    """First line of an error's text, or its kind where it has none; the system's own words where those are in it."""
+    if system := re.search(r"os_error_code='(\d+)'", str(error)):
+        return os.strerror(int(system[1]))
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

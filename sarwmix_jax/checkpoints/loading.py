@@ -1,0 +1,143 @@
+"""The one way from a checkpoint to a model."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints, complete_steps, first_line
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.bands import BandStatistics
+from sarwmix_jax.models.classifier import Classifier
+from sarwmix_jax.models.mixmae import MixMAE
+from sarwmix_jax.models.state import Tree, abstract_model, flatten_names, split_model, unflatten_names
+from sarwmix_jax.settings.model import ModelSettings, described_model
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Parameters of a checkpoint, as nested dicts of host arrays, and what it says of itself."""
+
+    params: Tree
+    fixed: Tree
+    description: dict[str, Any]
+    step: int
+
+    @property
+    def kind(self) -> str:
+        """`pretraining`, `classifier` or `flood`."""
+        return str(self.description["kind"])
+
+    @property
+    def statistics(self) -> BandStatistics:
+        """What standardises the input."""
+        own = self.description["statistics"]
+        return BandStatistics(tuple(own["mean_db"]), tuple(own["std_db"]))
+
+    @cached_property
+    def settings(self) -> ModelSettings:
+        """Settings of the model, for using it.
+
+        Raises:
+            UserError: The checkpoint is younger than this version of the package.
+        """
+        return described_model(self.description["model"])
+
+    @cached_property
+    def structure(self) -> nnx.GraphDef:
+        """The model without its arrays, every one of which is accounted for.
+
+        Raises:
+            UserError: Arrays are missing, unknown or misshapen, or the kind of model is unknown.
+        """
+        graphdef, *wanted = abstract_model(*model_of(self.kind, self.settings, self.description.get("classes")))
+        for expected, given in zip(wanted, (self.params, self.fixed), strict=True):
+            shapes = {name: tuple(leaf.shape) for name, leaf in flatten_names(expected).items()}
+            found = {name: tuple(leaf.shape) for name, leaf in flatten_names(given).items()}
+            if wrong := sorted(name for name in shapes | found if shapes.get(name) != found.get(name)):
+                raise UserError(
+                    f"the checkpoint does not fit its own description: {wrong[0]} is "
+                    f"{found.get(wrong[0], 'missing')}, {shapes.get(wrong[0], 'nothing')} is needed "
+                    f"({len(wrong)} such tensors)"
+                )
+        return graphdef
+
+
+def model_of(kind: str, settings: ModelSettings, classes: int | None) -> tuple[Any, ...]:
+    """What makes a model of a checkpoint's kind, and its arguments.
+
+    Raises:
+        UserError: The kind is unknown, or a classifier has no number of classes.
+    """
+    if kind == "pretraining":
+        return MixMAE, settings
+    if kind not in ("classifier", "flood") or not classes:
+        raise UserError(f"a checkpoint of kind {kind!r} with {classes} classes cannot be used here")
+    return Classifier, settings, classes
+
+
+def drawn_tensors(kind: str, settings: ModelSettings, classes: int | None) -> dict[str, np.ndarray]:
+    """Freshly drawn arrays of a model by flat name, from seed 0."""
+    make, *arguments = model_of(kind, settings, classes)
+    params, fixed = jax.jit(lambda: split_model(make(*arguments, rngs=nnx.Rngs(0)))[1:])()
+    return {name: np.asarray(array) for name, array in (flatten_names(params) | flatten_names(fixed)).items()}
+
+
+def load_parameters(path: str | Path, step: int | None = None) -> Loaded:
+    """Parameters and description of a checkpoint, for evaluation, inference or a new run.
+
+    Args:
+        path: A work directory, its `checkpoints` folder, or one checkpoint's folder.
+        step: Which one; the newest when not given.
+
+    Raises:
+        UserError: There is no such checkpoint, or it cannot be read.
+    """
+    directory, step = locate(Path(path), step)
+    with quiet():
+        checkpoints = Checkpoints(directory, read_only=True)
+        try:
+            arrays, description = checkpoints.parameters(step), checkpoints.description(step)
+        except Exception as error:
+            raise UserError(
+                f"checkpoint {directory / str(step)} cannot be read: {first_line(error)}; use another"
+            ) from error
+        finally:
+            checkpoints.close()
+    return Loaded(unflatten_names(arrays["params"]), unflatten_names(arrays["fixed"]), description, step)
+
+
+def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
+    """Folder of checkpoints and step that `path` and `step` name.
+
+    Raises:
+        UserError: There is none.
+    """
+    if path.name.isdigit() and step is None:
+        path, step = path.parent, int(path.name)
+    directory = path / FOLDER if (path / FOLDER).is_dir() else path
+    steps = complete_steps(directory)
+    if not steps:
+        raise UserError(f"no checkpoint in {path}; give a work directory or a checkpoint folder")
+    if step is not None and step not in steps:
+        raise UserError(f"no checkpoint at step {step} in {directory}; there are {', '.join(map(str, steps))}")
+    return directory, steps[-1] if step is None else step
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let only errors of Orbax through, for a while: it remarks on matters that are as they should be."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(max(level, logging.ERROR))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,219 @@
+"""Where a run starts from: its own last checkpoint, the parameters of another one, or scratch; decided here alone."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps, first_line
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.models.state import Tree, flatten_names, unflatten_names
+from sarwmix_jax.settings.config import as_json, differences, stored_settings
+from sarwmix_jax.settings.sections import PretrainingSettings, RunSettings
+
+FREE = (
+    "model.kernel",
+    "data.threads",
+    "data.workers",
+    "data.prefetch",
+    "data.resident",
+    "batch.micro_batch",
+    "batch.odd_group",
+    "model.recompute",
+    "model.scan",
+    "optimizer.stop_after_epochs",
+    "optimizer.stop_after_steps",
+    "checkpoint.",
+    "log.",
+    "validation.every_epochs",
+)
+"""Settings that may change between starts: they decide when a run stops, saves, logs and how it reads, cuts and
+multiplies, not what it computes (the mix group is frozen in the checkpoint)."""
+
+
+@dataclass(frozen=True)
+class Previous:
+    """What the newest checkpoint whose description can be read says of its run."""
+
+    step: int
+    kind: str
+    settings: dict[str, Any]
+    progress: dict[str, Any]
+
+
+def previous_run(checkpoints: Path) -> Previous | None:
+    """What the checkpoints of a work directory say about their run; None when there are none.
+
+    Raises:
+        UserError: There are checkpoints, but none says what it is, or they are not those of a run.
+    """
+    steps = complete_steps(checkpoints)
+    if not steps:
+        return None
+    reader = Checkpoints(checkpoints, read_only=True)
+    try:
+        for step in reversed(steps):
+            try:
+                found = reader.description(step)
+                return Previous(step, found["kind"], found["settings"], found["progress"])
+            except Exception as error:  # Orbax raises many kinds for damaged files
+                reason = first_line(error)
+    finally:
+        reader.close()
+    raise UserError(
+        f"checkpoints in {checkpoints} are not those of a run that can go on ({reason}); use another workdir"
+    )
+
+
+def changes(previous: Previous, settings: RunSettings) -> list[str]:
+    """Settings that differ from the previous run's and change what is computed.
+
+    Raises:
+        UserError: The previous run is of another kind, or its settings cannot be understood.
+    """
+    if (previous.kind == "pretraining") != isinstance(settings, PretrainingSettings):
+        raise UserError(f"its run is of kind {previous.kind}")
+    lines = differences(as_json(stored_settings(previous.settings, type(settings))), as_json(settings))
+    return [line for line in lines if not line.startswith(FREE)]
+
+
+def check_same(previous: Previous | None, settings: RunSettings, workdir: Path, *, override: bool) -> list[str]:
+    """Refuse to go on with other settings, unless `override`; gives the differences.
+
+    Raises:
+        UserError: They differ; the line shows how.
+    """
+    if previous is None:
+        return []
+    try:
+        found = changes(previous, settings)
+    except UserError as error:
+        raise UserError(f"{workdir} holds another run ({error}); use another workdir") from None
+    if found and not override:
+        raise UserError(
+            f"{workdir} holds a run with other settings ({'; '.join(found)}); "
+            "use another workdir, the same settings, or --override to go on with the new ones"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run starts.
+
+    Attributes:
+        state: `params`, `fixed` and, of a run that goes on, `opt_state`.
+        step: Optimiser steps done.
+        progress: What the run's checkpoint says of its progress.
+        report: What was done, for the log: a line, and plain values.
+    """
+
+    state: dict[str, Any]
+    step: int = 0
+    progress: Mapping[str, Any] = field(default_factory=dict)
+    report: tuple[str, dict[str, Any]] | None = None
+
+
+def find_start(
+    checkpoints: Checkpoints, target: Mapping[str, Any], init_from: str | None, draw: Callable[[], tuple[Tree, Tree]]
+) -> Start | None:
+    """The run's newest usable checkpoint; else drawn parameters with those of `init_from`; None for scratch.
+
+    Args:
+        checkpoints: Those of the run.
+        target: Shapes, dtypes and places of `params`, `fixed` and `opt_state`, one entry a block.
+        init_from: Another checkpoint.
+        draw: Draws parameters and fixed tables.
+
+    Raises:
+        UserError: No checkpoint of the run can be read, or that of `init_from` does not fit.
+    """
+    restored = checkpoints.restore_latest(target)
+    if restored is not None:
+        place = checkpoints.directory / str(restored.step)
+        report = (f"continuing at step {restored.step} from {place}", {"from": "own checkpoint"})
+        return Start(restored.state, restored.step, restored.description["progress"], report)
+    if init_from is None:
+        return None
+    params, fixed, taken = take_parameters(*draw(), init_from)
+    return Start({"params": params, "fixed": fixed}, report=(taken.text, taken.as_json()))
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Which parameters came from another checkpoint, and which kept their drawn values.
+
+    Attributes:
+        checkpoint: What `init_from` named.
+        step: The checkpoint's step.
+        taken: Names of parameters that were taken.
+        kept: The others, each with the reason.
+        unused: Names that only the checkpoint has.
+    """
+
+    checkpoint: str
+    step: int
+    taken: list[str]
+    kept: dict[str, str]
+    unused: list[str]
+
+    @property
+    def text(self) -> str:
+        """The report in one line."""
+        parts = [f"initialised from {self.checkpoint} (step {self.step}): took {len(self.taken)} parameters"]
+        parts += [f"kept the drawn {name} ({reason})" for name, reason in list(self.kept.items())[:3]]
+        if len(self.kept) > 3:
+            parts.append(f"and {len(self.kept) - 3} more")
+        if self.unused:
+            parts.append(f"did not use {len(self.unused)}, such as {self.unused[0]}")
+        return "; ".join(parts)
+
+    def as_json(self) -> dict[str, Any]:
+        """The report for the log."""
+        return {
+            "checkpoint": self.checkpoint,
+            "at_step": self.step,
+            "taken": len(self.taken),
+            "kept": self.kept,
+            "unused": self.unused,
+        }
+
+
+def take_parameters(params: Tree, fixed: Tree, path: str) -> tuple[Tree, Tree, Taken]:
+    """Parameters and fixed tables with those of the checkpoint at `path` where name and shape agree.
+
+    Raises:
+        UserError: There is no checkpoint, or it does not hold every parameter of the encoder.
+    """
+    from sarwmix_jax.checkpoints.loading import load_parameters
+
+    loaded = load_parameters(path)
+    offered, wanted = flatten_names(loaded.params), flatten_names(params)
+    reasons = {name: _reason_to_keep(offered.get(name), value) for name, value in wanted.items()}
+    kept = {name: reason for name, reason in reasons.items() if reason}
+    if lost := [name for name in kept if name.startswith("encoder/")]:
+        raise UserError(
+            f"init_from {path}: the encoder is not loaded in full ({len(lost)} parameters, such as {lost[0]}: "
+            f"{kept[lost[0]]}); use a checkpoint of the same sizes and image side"
+        )
+    taken = Taken(
+        path, loaded.step, [name for name in wanted if name not in kept], kept, sorted(set(offered) - set(wanted))
+    )
+    return _with_offered(params, offered), _with_offered(fixed, flatten_names(loaded.fixed)), taken
+
+
+def _reason_to_keep(found: Any, drawn: Any) -> str | None:
+    """Why a drawn array stays, or None where the one found fits."""
+    if found is None:
+        return "not in the checkpoint"
+    return None if found.shape == drawn.shape else f"shape {list(found.shape)}, needed {list(drawn.shape)}"
+
+
+def _with_offered(tree: Tree, offered: dict[str, Any]) -> Tree:
+    """The tree with the offered arrays that fit."""
+    named = flatten_names(tree).items()
+    return unflatten_names(
+        {n: v if _reason_to_keep(offered.get(n), v) else jnp.asarray(offered[n], v.dtype) for n, v in named}
+    )

@@ -1,0 +1,1 @@
+"""Every setting once: declared in sections, read and checked in config."""

@@ -1,0 +1,242 @@
+"""From a config to checked settings and back: types, ranges, and what must fit together."""
+
+import dataclasses
+import math
+import types
+import typing
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.bands import STATISTICS
+from sarwmix_jax.settings.model import published
+from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings, RunSettings
+
+if TYPE_CHECKING:
+    from ml_collections import config_dict
+
+T = TypeVar("T")
+Run = TypeVar("Run", bound=RunSettings)
+
+RECORDS = "records"
+"""`data.statistics` by this name are those that the record set states about itself."""
+
+RANGES = {
+    "positive": (lambda value: value > 0, "a number above 0"),
+    "not negative": (lambda value: value >= 0, "0 or more"),
+    "below one": (lambda value: 0 <= value < 1, "a number from 0 to below 1"),
+    "probability": (lambda value: 0 <= value <= 1, "a probability from 0 to 1"),
+    "share": (lambda value: 0 < value <= 1, "a number above 0, up to 1"),
+}
+
+RENAMED = {
+    "data.validation_split": "validation.split",
+    "log.validate_every_epochs": "validation.every_epochs",
+}
+"""Settings by the names under which older versions stored them."""
+
+
+def pretraining_config(size: str = "base") -> "config_dict.ConfigDict":
+    """Defaults of every pretraining setting for a published size: a `ConfigDict` that refuses unknown names and types.
+
+    Raises:
+        UserError: No published model has this size.
+    """
+    return _config_of_size(PretrainingSettings(), size)
+
+
+def finetuning_config(size: str = "base") -> "config_dict.ConfigDict":
+    """The same of every finetuning setting.
+
+    Raises:
+        UserError: No published model has this size.
+    """
+    return _config_of_size(FinetuningSettings(), size)
+
+
+def _config_of_size(settings: RunSettings, size: str) -> "config_dict.ConfigDict":
+    model = dataclasses.replace(published(size), drop_path=settings.model.drop_path)
+    return _to_config(dataclasses.replace(settings, model=model)).lock()
+
+
+def _to_config(settings: Any) -> "config_dict.ConfigDict":
+    from ml_collections import config_dict
+
+    config = config_dict.ConfigDict()
+    for name, hint in _hints(type(settings)).items():
+        value = getattr(settings, name)
+        if dataclasses.is_dataclass(value):
+            config[name] = _to_config(value)
+        else:
+            config[name] = config_dict.placeholder(_Type.of(hint).kind) if value is None else value
+    return config
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    """Type of every setting, by name, in order."""
+    hints = typing.get_type_hints(kind, include_extras=True)
+    return {item.name: hints[item.name] for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+
+
+class _Type(typing.NamedTuple):
+    """What a type hint says: plain type, type of a tuple's parts, range, and whether it may be unset."""
+
+    kind: Any
+    part: Any
+    range: str | None
+    optional: bool
+
+    @classmethod
+    def of(cls, hint: Any) -> "_Type":
+        optional = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        if optional:
+            hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
+        limits = getattr(hint, "__metadata__", (None,))[0]
+        hint = typing.get_args(hint)[0] if limits else hint
+        if typing.get_origin(hint) is typing.Literal:
+            return cls(type(typing.get_args(hint)[0]), None, limits, optional)
+        return cls(typing.get_origin(hint) or hint, next(iter(typing.get_args(hint)), None), limits, optional)
+
+
+def setting_names(kind: type, where: str = "") -> list[str]:
+    """Dotted names of all settings of a kind of run."""
+    return [
+        name
+        for own, hint in _hints(kind).items()
+        for name in (setting_names(hint, f"{where}{own}.") if dataclasses.is_dataclass(hint) else [where + own])
+    ]
+
+
+def to_dataclass(config: Any, kind: type[T], where: str = "") -> T:
+    """Frozen dataclass of `kind` from a mapping that has exactly its names.
+
+    Raises:
+        UserError: A name is missing or unknown, or a value has another type or lies where it cannot.
+    """
+    hints = _hints(kind)
+    unknown, missing = sorted(set(config) - set(hints)), sorted(set(hints) - set(config))
+    if unknown or missing:
+        problem = f"unknown setting {where}{unknown[0]}" if unknown else f"missing setting {where}{missing[0]}"
+        raise UserError(f"{problem}; known here: {', '.join(hints)}")
+    return kind(**{name: _value(config[name], hint, where + name) for name, hint in hints.items()})
+
+
+def _value(value: Any, hint: Any, name: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return to_dataclass(value, typing.cast(type, hint), f"{name}.")
+    expected = _Type.of(hint)
+    if expected.optional and value in (None, ""):
+        return None  # an empty text on the command line unsets a setting
+    if expected.kind is tuple and isinstance(value, list | tuple):
+        return tuple(_value(each, expected.part, f"{name}[{number}]") for number, each in enumerate(value))
+    if expected.kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, expected.kind) or (expected.kind is int and isinstance(value, bool)):
+        raise UserError(f"setting {name} is {value!r}, a {type(value).__name__}; give a {expected.kind.__name__}")
+    if expected.range is not None:
+        allowed, words = RANGES[expected.range]
+        if not (math.isfinite(value) and allowed(value)):
+            raise UserError(f"{name} is {value}; give {words}")
+    return value
+
+
+def as_json(settings: Any) -> dict[str, Any]:
+    """Settings as plain values for JSON (tuples become lists)."""
+    return {
+        name: as_json(value) if isinstance(value, dict) else list(value) if isinstance(value, tuple) else value
+        for name, value in (settings if isinstance(settings, dict) else dataclasses.asdict(settings)).items()
+    }
+
+
+def stored_settings(stored: dict[str, Any], kind: type[Run]) -> Run:
+    """Settings as a checkpoint has them; one that is younger than the checkpoint has its default."""
+    values = {name: dict(part) if isinstance(part, dict) else part for name, part in stored.items()}
+    for old, new in RENAMED.items():
+        (group, name), (new_group, new_name) = old.split("."), new.split(".")
+        if name in values.get(group, {}):
+            values.setdefault(new_group, {})[new_name] = values[group].pop(name)
+    if isinstance(values.get("model", {}).get("recompute"), bool):  # as the first checkpoints have it
+        values["model"]["recompute"] = "block" if values["model"]["recompute"] else "none"
+    defaults = as_json(kind())
+    filled = {name: defaults.get(name, {}) | part if isinstance(part, dict) else part for name, part in values.items()}
+    return to_dataclass(defaults | filled, kind)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], where: str = "") -> list[str]:
+    """Lines `name: old -> new` for every setting that differs between two `as_json` results."""
+    lines = []
+    for name in sorted(set(old) | set(new)):
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            lines += differences(before, after, f"{where}{name}.")
+        elif before != after:
+            lines.append(f"{where}{name}: {before!r} -> {after!r}")
+    return lines
+
+
+def resolve(config: Any, kind: type[Run]) -> Run:
+    """Settings from a config (or a plain nested mapping), checked.
+
+    Raises:
+        UserError: A name, type or range is wrong, or values do not fit together; one line says what and what to do.
+    """
+    settings = to_dataclass(config, kind)
+    if isinstance(settings, PretrainingSettings):
+        _check_mask(settings)
+    _check_batch(settings)
+    _check_schedule(settings)
+    _check_data(settings)
+    return settings
+
+
+def _check_mask(settings: PretrainingSettings) -> None:
+    """At least one cell is masked and at least one is not, whatever is drawn."""
+    cells, ratio, extra = settings.model.cells, settings.mask.ratio, settings.mask.range_mask_ratio
+    if math.floor(cells * ratio) < 1 or math.floor(cells * (ratio + extra)) >= cells:
+        raise UserError(
+            f"mask.ratio {ratio} with range_mask_ratio {extra} can mask none or all of the {cells} cells; use 0.5 and 0"
+        )
+
+
+def _check_batch(settings: RunSettings) -> None:
+    """The global batch is whole micro-batches, a micro-batch is whole mix groups."""
+    batch = dataclasses.asdict(settings.batch)
+    for small, large in (("micro_batch", "global_batch"), ("mix_group", "micro_batch"), ("mix_group", "global_batch")):
+        inner, outer = batch.get(small), batch[large]
+        if inner is not None and outer is not None and outer % inner:
+            raise UserError(f"batch.{large} {outer} is not a multiple of batch.{small} {inner}; {remedy(outer, inner)}")
+
+
+def remedy(value: int, unit: int) -> str:
+    """Words that name the multiples of `unit` beside `value`."""
+    below = value // unit * unit
+    return f"use {below} or {below + unit}" if below else f"use {unit}"
+
+
+def _check_schedule(settings: RunSettings) -> None:
+    """Warm-up, end and schedule are in order."""
+    optimizer = settings.optimizer
+    length = f"optimizer.schedule_epochs {optimizer.schedule_epochs:g}"
+    if optimizer.warmup_epochs >= optimizer.schedule_epochs:
+        raise UserError(
+            f"optimizer.warmup_epochs {optimizer.warmup_epochs:g} is not below {length}; shorten the warm-up"
+        )
+    if optimizer.stop_after_epochs > optimizer.schedule_epochs:
+        raise UserError(
+            f"optimizer.stop_after_epochs {optimizer.stop_after_epochs:g} is beyond {length}; "
+            "lower it or lengthen the schedule"
+        )
+
+
+def _check_data(settings: RunSettings) -> None:
+    """Records are named and their statistics known."""
+    if settings.data.statistics not in {*STATISTICS, RECORDS}:
+        known = ", ".join([*sorted(STATISTICS), RECORDS])
+        raise UserError(f"data.statistics is {settings.data.statistics!r}; use one of {known}")
+    sets, weights = len(settings.data.records), settings.data.mix_weights
+    if not sets:
+        raise UserError("data.records is not set; give the folder of a record set, --config.data.records=FOLDER")
+    if (sets if sets > 1 else 0) != len(weights or ()):
+        raise UserError(
+            f"data.mix_weights has {len(weights or ())} numbers for {sets} record sets; "
+            f"{'give one for each' if sets > 1 else 'leave it unset'}"
+        )

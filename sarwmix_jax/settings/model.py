@@ -1,0 +1,194 @@
+"""Shape and arithmetic of a model: its settings, checked as soon as they are put together."""
+
+import typing
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal
+
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.bands import BANDS
+from sarwmix_jax.facts.sizes import SIZES, WINDOWS
+
+CELL = 32
+"""Side of a mask cell in pixels, which is also the encoder's stride."""
+
+STAGES = 4
+PATCH = CELL // 2 ** (STAGES - 1)
+"""Side of a patch in pixels."""
+
+Kernel = Literal["xla", "cudnn", "fused"]
+
+_BASE = SIZES["base"]
+
+
+class Section:
+    """A part of the settings; refuses values that are none of a setting's choices.
+
+    Raises:
+        UserError: The line names the setting, its value and the choices.
+    """
+
+    section: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            allowed = typing.get_args(hint) if typing.get_origin(hint) is Literal else None
+            if allowed and getattr(self, name) not in allowed:
+                raise UserError(f"{self.section}{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}")
+
+
+@dataclass(frozen=True)
+class ModelSettings(Section):
+    """Shape and arithmetic of one model; the defaults are the published base model.
+
+    Parameters, LayerNorm statistics, softmax and loss are float32 whatever `dtype`. `attention="plain"` and
+    `decoder="full"` switch off the exact shortcuts (skipped masks, gathered groups, half decoder).
+
+    Raises:
+        UserError: If the values do not make a model; the line says which and what would.
+    """
+
+    section: ClassVar[str] = "model."
+
+    bands: tuple[str, ...] = BANDS  # polarisations of the input, in order
+    image_size: int = 128  # side in pixels that records are resized to; a multiple of 32
+    embed_dim: int = _BASE.embed_dim  # width of the first stage; each of the next three doubles it
+    depths: tuple[int, ...] = _BASE.depths  # blocks per stage
+    num_heads: tuple[int, ...] = _BASE.num_heads  # attention heads per stage
+    windows: tuple[int, ...] | None = None  # window side in tokens per stage; unset: by image size
+    mlp_ratio: int = 4
+    decoder_dim: int = _BASE.decoder_dim
+    decoder_depth: int = _BASE.decoder_depth
+    decoder_heads: int = _BASE.decoder_heads
+    drop_path: float = 0.0  # rate of the last block, linear from 0 at the first
+    dropout: float = 0.0
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matrix products
+    recompute: Literal["none", "elementwise", "block"] = "none"  # in the backward pass: LayerNorm and GELU, or all
+    scan: bool | None = None  # loop over equal blocks, compiled once: starts faster; unset: on CPUs, as fast there
+    attention: Literal["auto", "plain"] = "auto"  # auto: half-length groups where exact; plain: always the bias path
+    decoder: Literal["auto", "full"] = "auto"  # auto: only masked cells for the loss where exact; full: every cell
+    kernel: Kernel = "xla"  # what computes attention: xla; on an NVIDIA GPU also cudnn (bfloat16 only) or fused
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_image_size(self.image_size)
+        self._check_lengths()
+        self._check_widths()
+        self._check_windows()
+        self._check_values()
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        """Grid side in tokens per stage."""
+        return tuple(self.image_size // (PATCH * 2**stage) for stage in range(STAGES))
+
+    @property
+    def window_sides(self) -> tuple[int, ...]:
+        """Window side in tokens per stage: as set, or by image size."""
+        return self.windows or windows_for(self.image_size)
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each stage."""
+        return tuple(self.embed_dim * 2**stage for stage in range(STAGES))
+
+    @property
+    def cells(self) -> int:
+        """Number of mask cells of an image."""
+        return (self.image_size // CELL) ** 2
+
+    @property
+    def features(self) -> int:
+        """Width of the encoder's output."""
+        return self.widths[-1]
+
+    @property
+    def cell_values(self) -> int:
+        """Number of values in one cell of an image, all bands."""
+        return CELL * CELL * len(self.bands)
+
+    def on(self, platform: str) -> "ModelSettings":
+        """The same with what depends on the devices' platform, such as "cpu" or "gpu", set."""
+        return self if self.scan is not None else replace(self, scan=platform == "cpu")
+
+    def _check_lengths(self) -> None:
+        for name, values in (("depths", self.depths), ("num_heads", self.num_heads), ("windows", self.window_sides)):
+            if len(values) != STAGES or min(values) < 1:
+                raise UserError(f"model.{name} is {values}; give {STAGES} positive numbers, one a stage")
+
+    def _check_widths(self) -> None:
+        named = [(f"stage {s + 1}", *pair) for s, pair in enumerate(zip(self.widths, self.num_heads, strict=True))]
+        for place, width, heads in [*named, ("the decoder", self.decoder_dim, self.decoder_heads)]:
+            if width < 4 or width % 4:
+                raise UserError(
+                    f"width {width} of {place} is not a positive multiple of 4; change embed_dim or decoder_dim"
+                )
+            if heads < 1 or width % heads:
+                raise UserError(
+                    f"{heads} heads do not divide the width {width} of {place}; change the heads or the width"
+                )
+
+    def _check_windows(self) -> None:
+        for stage, (window, grid) in enumerate(zip(self.window_sides, self.grids, strict=True)):
+            if window > grid or grid % window:
+                raise UserError(
+                    f"window {window} of stage {stage + 1} does not divide its grid of {grid} tokens at "
+                    f"{self.image_size} px; use {window_for(window, grid)}"
+                )
+
+    def _check_values(self) -> None:
+        if self.kernel == "cudnn" and self.dtype == "float32":
+            raise UserError("model.kernel cudnn cannot compute in model.dtype float32; use bfloat16, or kernel xla")
+        for name in ("drop_path", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"model.{name} is {getattr(self, name)}; use a rate from 0 to below 1")
+        if min(len(self.bands), self.mlp_ratio, self.decoder_depth) < 1 or len(set(self.bands)) < len(self.bands):
+            raise UserError("model.bands, mlp_ratio and decoder_depth must be at least 1, each band once")
+
+
+def check_image_size(image_size: int) -> None:
+    """Raises UserError unless the side in pixels is a positive multiple of the cell."""
+    if image_size < CELL or image_size % CELL:
+        below = max(image_size // CELL, 1) * CELL
+        raise UserError(f"image side {image_size} is not a multiple of {CELL}; use {below} or {below + CELL}")
+
+
+def window_for(wanted: int, grid: int) -> int:
+    """The wanted window side if it divides the grid, else the largest divisor of the grid below it."""
+    return next(w for w in range(min(wanted, grid), 0, -1) if grid % w == 0)
+
+
+def windows_for(image_size: int) -> tuple[int, ...]:
+    """Window side per stage: the published table, or for another side the 128-px windows cut to divisors."""
+    check_image_size(image_size)
+    if image_size in WINDOWS:
+        return WINDOWS[image_size]
+    grids = (image_size // (PATCH * 2**stage) for stage in range(STAGES))
+    return tuple(window_for(w, g) for w, g in zip(WINDOWS[128], grids, strict=True))
+
+
+def published(size: str, image_size: int = 128, **changes: Any) -> ModelSettings:
+    """Settings of a published size ("base", "large", "huge") at an image side in pixels.
+
+    Raises:
+        UserError: If the size has no such name or the side does not fit.
+    """
+    if size not in SIZES:
+        raise UserError(f"model size {size!r} is unknown; use one of {', '.join(SIZES)}")
+    return ModelSettings(**asdict(SIZES[size]) | {"image_size": image_size} | changes)
+
+
+def described_model(described: Mapping[str, Any], **changes: Any) -> ModelSettings:
+    """Settings from a checkpoint's description, for using the trained model.
+
+    There is no dropout and no drop path then, no scan (stored parameters have one entry a block), and attention that
+    runs anywhere.
+
+    Raises:
+        UserError: It has other names than this version of the package knows.
+    """
+    if unknown := sorted(set(described) - set(ModelSettings.__dataclass_fields__)):
+        raise UserError(f"the checkpoint has unknown model settings ({', '.join(unknown)}); update sarwmix_jax")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in described.items()}
+    trained = {"drop_path": 0.0, "dropout": 0.0, "scan": False, "recompute": "none", "kernel": "xla"}
+    return ModelSettings(**values | trained | changes)

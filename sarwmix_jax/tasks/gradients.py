@@ -1,0 +1,137 @@
+"""From a task's loss to an update: micro-batches, devices, one all-reduce, the optimiser; the same for every task.
+
+The devices form one mesh with a single axis, over which a batch is spread. A step's loss follows from the global
+batch alone: what is random belongs to a place in it, never to a device or process.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.models.state import Tree, merge_model
+from sarwmix_jax.tasks.task import Batch, Metrics, Task
+
+DATA_AXIS = "data"
+
+
+class TrainState(NamedTuple):
+    """Everything that a step changes, and the fixed tables."""
+
+    params: Tree
+    fixed: Tree
+    opt_state: Any
+    step: Int[Array, ""]
+
+
+TrainStep = Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
+
+
+def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices (of all processes), one axis: data."""
+    devices = jax.devices() if devices is None else devices
+    return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Puts every array of the tree on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
+    """Splits host arrays on their leading axis over the devices; each process gives its own contiguous block.
+
+    Raises:
+        UserError: If the rows do not divide by the devices of this process.
+    """
+    sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    local = len(mesh.local_devices)
+    for name, array in batch.items():
+        if len(array) % local:
+            raise UserError(f"{len(array)} rows of {name!r} do not divide by {local} devices; change the batch")
+    return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+
+
+def over_devices(function: Callable[..., Any], mesh: Mesh, *split: bool, reduced: bool = False) -> Callable[..., Any]:
+    """`function` of each device's share: arguments marked in `split` are cut on their leading axis, others whole.
+
+    Results are split too or, where `reduced`, the same on every device.
+    """
+    whole, cut = PartitionSpec(), PartitionSpec(DATA_AXIS)
+    specs = tuple(cut if marked else whole for marked in split)
+    # With check_vma=True gradients would come out multiplied by the number of devices.
+    return jax.shard_map(function, mesh=mesh, in_specs=specs, out_specs=whole if reduced else cut, check_vma=False)
+
+
+def _share_gradients(
+    task: Task, graphdef: nnx.GraphDef, state: TrainState, batch: Batch, first: Int[Array, ""]
+) -> tuple[Tree, Metrics]:
+    """Gradients and metrics of one device's share of the batch, averaged over its micro-batches."""
+    rows, micro_batch = len(next(iter(batch.values()))), task.settings.batch.micro_batch
+    assert micro_batch is not None
+    steps = rows // micro_batch
+
+    def gradients(number: Int[Array, ""], micro: Batch) -> tuple[Tree, Metrics]:
+        def loss(params: Tree) -> tuple[Array, Metrics]:
+            model = merge_model(graphdef, params, state.fixed)
+            value, metrics = task.loss(model, micro, state.step, first + number * micro_batch)
+            return value, {"loss": value, **metrics}
+
+        return jax.grad(loss, has_aux=True)(state.params)
+
+    if steps == 1:
+        return gradients(jnp.int32(0), batch)
+    cut = jax.tree.map(lambda x: x.reshape(steps, -1, *x.shape[1:]), batch)
+    shapes = jax.eval_shape(gradients, jnp.int32(0), jax.tree.map(lambda x: x[0], cut))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+    def add(total: Any, numbered: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, gradients(*numbered)), None
+
+    total, _ = jax.lax.scan(add, zeros, (jnp.arange(steps), cut))
+    return jax.tree.map(lambda x: x / steps, total)
+
+
+def make_gradients(
+    task: Task, graphdef: nnx.GraphDef, mesh: Mesh
+) -> Callable[[TrainState, Batch], tuple[Tree, Metrics]]:
+    """Gradients of the mean loss over the global batch: each device its share, then one all-reduce."""
+
+    def share(state: TrainState, batch: Batch) -> tuple[Tree, Metrics]:
+        first = jax.lax.axis_index(DATA_AXIS) * len(next(iter(batch.values())))
+        return jax.lax.pmean(_share_gradients(task, graphdef, state, batch, first), DATA_AXIS)
+
+    return over_devices(share, mesh, False, True, reduced=True)
+
+
+def make_train_step(
+    task: Task, graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainStep:
+    """The compiled training step (state, batch, learning rate) -> (state, metrics); it consumes the state.
+
+    The batch holds the task's columns, sharded over the mesh; metrics are `loss`, those of the task, and `grad_norm`
+    (before any clipping).
+    """
+    gradients = make_gradients(task, graphdef, mesh)
+
+    def train_step(state: TrainState, batch: Batch, rate: Float[Array, ""]) -> tuple[TrainState, Metrics]:
+        grads, metrics = gradients(state, batch)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        metrics["grad_norm"] = optax.global_norm(grads)
+        return TrainState(params, state.fixed, opt_state, state.step + 1), metrics
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+def sample_keys(seed: int, step: Int[Array, ""], first: Int[Array, ""], count: int) -> Array:
+    """A key for each of `count` consecutive samples; it follows from (seed, step, place in the global batch) alone."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))

@@ -1,0 +1,68 @@
+"""What a task says of itself to the loop, which knows no task."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int
+
+from sarwmix_jax.facts.bands import BandStatistics
+from sarwmix_jax.models.state import Tree
+from sarwmix_jax.settings.sections import RunSettings
+
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+
+
+class Task(Protocol):
+    """A task: `pretraining`, `multilabel` or `flood`."""
+
+    @property
+    def kind(self) -> str:
+        """Kind of its checkpoints."""
+
+    @property
+    def settings(self) -> RunSettings:
+        """Settings of the run, the micro-batch set."""
+
+    @property
+    def statistics(self) -> BandStatistics:
+        """What standardises the images."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What a batch holds."""
+
+    @property
+    def group(self) -> int:
+        """Consecutive samples of the global batch that must stay together, as they mix; 1 where none do."""
+
+    @property
+    def model(self) -> tuple[Any, ...]:
+        """What makes the model, and its arguments but for random numbers."""
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint says besides settings and statistics."""
+
+    @property
+    def open(self) -> Callable[..., Any]:
+        """Opens a split of a record set: (folder, split)."""
+
+    def loss(
+        self, model: Any, batch: Batch, step: Int[Array, ""], first: Int[Array, ""]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Mean loss of a micro-batch, and metrics to log.
+
+        Args:
+            model: The model.
+            batch: Consecutive samples of the global batch.
+            step: Optimiser steps done.
+            first: Place of the first sample in the global batch.
+        """
+
+    def make_validation(
+        self, graphdef: nnx.GraphDef, mesh: Mesh, sources: Sequence[Any]
+    ) -> Callable[[Tree, Tree], dict[str, Any]]:
+        """A function (params, fixed) -> figures over all records of `sources`, `loss` among them."""

@@ -1,0 +1,260 @@
+"""A training set held in device memory: read once, spread over the devices, gathered anew for every step.
+
+A record is one row of 32-bit words, as collectives of some devices know no 16-bit integers: its columns one after the
+other, as they are stored, masks with one bit for each pixel. Every device holds a block of consecutive records.
+"""
+
+import functools
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, Int32, UInt32
+
+from sarwmix_jax.data.pipeline import mixed_order, process_block, read_mixed
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.tasks.gradients import DATA_AXIS, over_devices
+from sarwmix_jax.tasks.task import Batch
+from sarwmix_jax.training.logs import RunLog
+from sarwmix_jax.training.run import DeviceBatch, Run
+
+WORD_BITS = 32
+CHUNK_BYTES = 2**25
+"""Bytes that a thread reads before they go to a device."""
+
+Rows = UInt32[Array, "records words"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one column of a record lies in its row.
+
+    Attributes:
+        name: Its name in a batch.
+        dtype: Type of its values; truth values take one bit each.
+        shape: Shape of one record's values.
+    """
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def words(self) -> int:
+        """Words that it takes."""
+        bits = 1 if self.dtype == np.bool_ else 8 * self.dtype.itemsize
+        return -(-math.prod(self.shape) * bits // WORD_BITS)
+
+    def pack(self, values: np.ndarray) -> UInt32[np.ndarray, "records words"]:
+        """Values of several records as words."""
+        flat = np.ascontiguousarray(values.reshape(len(values), -1))
+        data = np.packbits(flat, axis=1, bitorder="little") if self.dtype == np.bool_ else flat.view(np.uint8)
+        rows = np.zeros((len(values), self.words), np.uint32)
+        rows.view(np.uint8)[:, : data.shape[1]] = data
+        return rows
+
+    def unpack(self, words: Rows) -> Array:
+        """Undoes `pack`, on the device."""
+        if self.dtype == np.bool_:
+            values = words[..., None] >> jnp.arange(WORD_BITS, dtype=jnp.uint32) & jnp.uint32(1)
+        else:
+            values = jax.lax.bitcast_convert_type(words, self.dtype)
+        values = values.reshape(len(words), -1)[:, : math.prod(self.shape)]
+        return values.reshape(-1, *self.shape).astype(self.dtype)
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """How a record lies in its row: column after column."""
+
+    columns: tuple[Column, ...]
+
+    @property
+    def words(self) -> int:
+        """Words of a row."""
+        return sum(column.words for column in self.columns)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.words * WORD_BITS // 8
+
+    def pack(self, batch: dict[str, np.ndarray]) -> UInt32[np.ndarray, "records words"]:
+        """Rows of host records, as `read_mixed` gives them."""
+        return np.concatenate([column.pack(batch[column.name]) for column in self.columns], axis=1)
+
+    def unpack(self, rows: Rows) -> Batch:
+        """What the compiled steps take."""
+        batch, first = {}, 0
+        for column in self.columns:
+            batch[column.name] = column.unpack(rows[:, first : first + column.words])
+            first += column.words
+        return batch
+
+
+def row_layout(sources: Sequence[Any], columns: Sequence[str]) -> RowLayout:
+    """How the records of alike `sources` lie in rows."""
+    one = read_mixed(sources, np.zeros(1, np.int64), columns)
+    return RowLayout(tuple(Column(name, one[name].dtype, one[name].shape[1:]) for name in columns))
+
+
+def records_per_device(sources: Sequence[Any], devices: int) -> int:
+    """Records in the block of a device; blocks are equal, so the last ones end in empty rows."""
+    return -(-sum(map(len, sources)) // devices)
+
+
+def bytes_per_device(run: Run) -> int:
+    """Bytes of training records that each device holds during a run with `data.resident`."""
+    layout = row_layout(run.sources, run.task.columns)
+    return records_per_device(run.sources, run.mesh.size) * layout.row_bytes
+
+
+class ResidentFeed(Iterator[DeviceBatch]):
+    """Batches gathered from records that lie on the devices; only record numbers go there.
+
+    They are those of `run.LoaderFeed`, bit for bit.
+    """
+
+    def __init__(self, run: Run, start: int, log: RunLog) -> None:
+        """Load the training records onto the devices, with progress in the log, and begin at step `start`.
+
+        Raises:
+            UserError: The record sets cannot be mixed, do not fit into the devices' memory or cannot be read.
+        """
+        data, batch = run.settings.data, run.settings.batch.global_batch
+        self._order = mixed_order(run.sources, data.mix_weights, batch, run.settings.seed, run.task.group)
+        self._block = process_block(batch, jax.process_index(), jax.process_count())
+        self._step = start
+        layout, total = row_layout(run.sources, run.task.columns), sum(map(len, run.sources))
+        count = records_per_device(run.sources, run.mesh.size)
+        with log.task("loading records", min(count * len(run.mesh.local_devices), total)) as advance:
+            self._rows = load_rows(run.sources, layout, run.mesh, threads=data.threads, advance=advance)
+        self._gather = make_gather(layout, run.mesh)
+        log.say(f"{total:,} records lie on {run.mesh.size} devices, {count * layout.row_bytes / 2**30:.2f} GiB on each")
+        log.write("resident", records=total, bytes_per_device=count * layout.row_bytes)
+
+    def __next__(self) -> DeviceBatch:
+        numbers = self._order(self._step)
+        self._step += 1
+        return DeviceBatch(self._gather(self._rows, numbers.astype(np.int32)), numbers[self._block])
+
+    def close(self) -> None:
+        """Free the device memory."""
+        self._rows.delete()
+
+
+def make_gather(layout: RowLayout, mesh: Mesh) -> Callable[[Rows, Any], Batch]:
+    """The compiled function (rows of all devices, record numbers of the global batch) -> its arrays, sharded.
+
+    It is a program of its own, so that the training step is the same whatever feeds it.
+    """
+
+    def own_rows(block: Rows, numbers: Int32[Array, " global_batch"]) -> Rows:
+        if mesh.size == 1:
+            return block[numbers]
+        places = numbers - jax.lax.axis_index(DATA_AXIS) * block.shape[0]
+        here = (places >= 0) & (places < block.shape[0])
+        found = jnp.where(here[:, None], block[jnp.where(here, places, 0)], jnp.uint32(0))
+        # A record lies on one device, the others add zero bits: the sum is the record, whatever its bits mean.
+        return jax.lax.psum_scatter(found, DATA_AXIS, tiled=True)
+
+    def share(block: Rows, numbers: Int32[Array, " global_batch"]) -> Batch:
+        return layout.unpack(own_rows(block, numbers))
+
+    mapped = over_devices(share, mesh, True, False)
+    return jax.jit(mapped, out_shardings=NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
+
+
+def load_rows(
+    sources: Sequence[Any],
+    layout: RowLayout,
+    mesh: Mesh,
+    *,
+    threads: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Rows:
+    """Read all records, each process those of its own devices.
+
+    Args:
+        sources: Alike record sets; records count through all of them.
+        layout: How they lie in rows.
+        mesh: The devices.
+        threads: Threads that read.
+        advance: Called with the number of records that came to lie on a device of this process.
+
+    Raises:
+        UserError: The records do not fit into a device's memory, or cannot be read.
+    """
+    total = sum(map(len, sources))
+    shape = (records_per_device(sources, mesh.size) * mesh.size, layout.words)
+    sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
+    places = sharding.devices_indices_map(shape)
+    spans = {device: places[device][0] for device in mesh.local_devices}
+    blocks = {device: allocate((shape[0] // mesh.size, shape[1]), device) for device in spans}
+    read = functools.partial(read_rows, sources, layout)
+    with ThreadPoolExecutor(threads) as pool:
+        for device, span in spans.items():
+            first, last, _ = span.indices(total)
+            chunks = cut(first, last, max(1, CHUNK_BYTES // layout.row_bytes))
+            for chunk, rows in zip(chunks, read_ahead(pool, read, chunks, threads), strict=True):
+                # Waiting keeps what is read but not yet on the device from piling up.
+                blocks[device] = jax.block_until_ready(_put(blocks[device], rows, np.int32(chunk.start - first)))
+                advance(len(rows))
+    return jax.make_array_from_single_device_arrays(shape, sharding, list(blocks.values()))
+
+
+def read_rows(
+    sources: Sequence[Any], layout: RowLayout, numbers: range
+) -> UInt32[np.ndarray, "records words"]:
+    """Rows of consecutive records."""
+    return layout.pack(
+        read_mixed(sources, np.arange(numbers.start, numbers.stop), [column.name for column in layout.columns])
+    )
+
+
+def cut(first: int, last: int, length: int) -> list[range]:
+    """The numbers from `first` to before `last`, in runs of `length`."""
+    return [range(start, min(start + length, last)) for start in range(first, last, length)]
+
+
+def read_ahead(
+    pool: ThreadPoolExecutor, read: Callable[[range], np.ndarray], chunks: Iterable[range], ahead: int
+) -> Iterator[np.ndarray]:
+    """`read` of every chunk in order, at most `ahead` of them begun before they are asked for."""
+    waiting: deque[Future[np.ndarray]] = deque()
+    for chunk in chunks:
+        waiting.append(pool.submit(read, chunk))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def allocate(shape: tuple[int, int], device: jax.Device) -> Rows:
+    """Empty rows on a device.
+
+    Raises:
+        UserError: It has not enough memory.
+    """
+    try:
+        return jax.block_until_ready(jnp.zeros(shape, jnp.uint32, device=device))
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        size = math.prod(shape) * WORD_BITS // 8
+        raise UserError(
+            f"{shape[0]:,} training records, {size / 2**30:.2f} GiB, do not fit into the free memory of {device}; "
+            "unset data.resident, use more devices or fewer records (data.split)"
+        ) from error
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(block: Rows, rows: Rows, first: Int32[Array, ""]) -> Rows:
+    return jax.lax.dynamic_update_slice_in_dim(block, rows, first, axis=0)

@@ -1,0 +1,194 @@
+"""What a run takes: parameters and arithmetic of its model, memory, disk, and compiled programs that are kept."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.models.state import abstract_model, flatten_names
+from sarwmix_jax.settings.model import PATCH, STAGES, ModelSettings
+from sarwmix_jax.tasks.task import Task
+
+GIB = 2**30
+
+PEAK_FLOPS = {
+    "NVIDIA H200": 989e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA GH200": 989e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA B200": 2250e12,
+    "TPU v4": 275e12,
+    "TPU v5 lite": 197e12,
+    "TPU v5": 459e12,
+    "TPU v6 lite": 918e12,
+}
+"""Dense bfloat16 operations per second that the makers state, by the beginning of the device's name."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One part of a model: its trained parameters, and operations of one image forward."""
+
+    name: str
+    parameters: int
+    flops: float
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Operations per second that the device could do at best; `None` where it is not known."""
+    known = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
+    return PEAK_FLOPS[max(known, key=len)] if known else None
+
+
+def parts_of(task: Task) -> list[Part]:
+    """Parts of a task's model with their cost.
+
+    Operations are two per multiplication, of matrix products and attention; both decoded sequences count whole, so
+    that shortcuts show as speed and not as less work.
+    """
+    counts: dict[str, int] = {}
+    for name, leaf in flatten_names(abstract_model(*task.model)[1]).items():
+        part = part_of(name)
+        counts[part] = counts.get(part, 0) + int(np.prod(leaf.shape))
+    flops = forward_flops(task.settings.model)
+    return [Part(name, count, flops.get(name, 2.0 * count)) for name, count in counts.items()]
+
+
+def part_of(name: str) -> str:
+    """Part that a parameter belongs to; the encoder's last norm counts to its last stage."""
+    if name.startswith(("decoder/", "head/")):
+        return name.split("/")[0]
+    if name.startswith("encoder/patch_embed/"):
+        return "patches"
+    return f"stage {int(name.split('/')[2]) + 1}" if name.startswith("encoder/stages/") else f"stage {STAGES}"
+
+
+def forward_flops(settings: ModelSettings) -> dict[str, float]:
+    """Operations of one image forward, by part."""
+    grid = settings.grids[0]
+    result = {"patches": 2.0 * PATCH**2 * len(settings.bands) * settings.embed_dim * grid**2}
+    for stage, (depth, window) in enumerate(zip(settings.depths, settings.window_sides, strict=True)):
+        tokens, width = settings.grids[stage] ** 2, settings.widths[stage]
+        flops = depth * block_flops(tokens, width, window**2, settings.mlp_ratio)
+        merge = 0.0 if stage == STAGES - 1 else 2.0 * (tokens / 4) * (4 * width) * (2 * width)
+        result[f"stage {stage + 1}"] = flops + merge
+    cells, width = settings.cells, settings.decoder_dim
+    blocks = settings.decoder_depth * block_flops(2 * cells, width, cells, settings.mlp_ratio)
+    ends = 2.0 * cells * settings.features * width + 2.0 * 2 * cells * width * settings.cell_values
+    return result | {"decoder": blocks + ends}
+
+
+def block_flops(tokens: int, width: int, attended: int, mlp_ratio: int) -> float:
+    """Operations of one transformer block: qkv, projection, MLP, and attention over `attended` tokens each."""
+    return 2.0 * tokens * width**2 * (4 + 2 * mlp_ratio) + 4.0 * tokens * attended * width
+
+
+def training_flops(parts: list[Part]) -> float:
+    """Operations of one image forward and backward."""
+    return 3 * sum(part.flops for part in parts)
+
+
+def table(parts: list[Part]) -> str:
+    """Parts, parameters and operations as text."""
+    total = Part("all", sum(part.parameters for part in parts), sum(part.flops for part in parts))
+    lines = [f"{'part':10} {'parameters':>13} {'GFLOP forward':>14}"]
+    lines += [f"{part.name:10} {part.parameters:13,} {part.flops / 1e9:14.3f}" for part in [*parts, total]]
+    return "\n".join(lines)
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays (or shapes) of a tree."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def device_memory() -> int | None:
+    """Bytes of memory that one device may use; None where it does not tell."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return (device.memory_stats() or {}).get("bytes_limit")
+
+
+def check_records_fit(held: int, state: int, devices: int) -> None:
+    """Refuse to start where the records cannot lie beside the state, without the time that the compiler takes.
+
+    Args:
+        held: Bytes of training records on each device.
+        state: Bytes of the run's state.
+        devices: Number of devices.
+
+    Raises:
+        UserError: The devices have less memory.
+    """
+    available = device_memory()
+    if held and available is not None and held + state > available:
+        raise UserError(
+            f"the training records need {held / GIB:.1f} GiB on each of {devices} devices and the state "
+            f"{state / GIB:.1f}, a device has {available / GIB:.1f}; unset data.resident, use more devices or "
+            "fewer records (data.split)"
+        )
+
+
+def check_disk(state: int, workdir: Path) -> None:
+    """Refuse to start where the checkpoints cannot lie.
+
+    Args:
+        state: Bytes of the run's state.
+        workdir: Work directory; need not exist.
+
+    Raises:
+        UserError: There is less free space than two checkpoints need.
+    """
+    place = next(folder for folder in (workdir, *workdir.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if free < 2 * state:
+        raise UserError(
+            f"{workdir}: {free / GIB:.2f} GiB are free, two checkpoints of this run need {2 * state / GIB:.2f}; "
+            "free space or choose another --workdir"
+        )
+
+
+OFF = "off"
+"""Says that nothing is to be kept."""
+
+
+def default_place() -> Path:
+    """`$XDG_CACHE_HOME/sarwmix_jax/compiled`, by default below `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sarwmix_jax" / "compiled"
+
+
+def keep_compiled(place: str | None = None) -> Path | None:
+    """Keeps every program that takes more than half a second to compile.
+
+    Args:
+        place: A folder, or "off". Unless given: what the environment tells JAX (`JAX_COMPILATION_CACHE_DIR`), else
+            `default_place()`, or nothing where that cannot be written.
+
+    Returns:
+        The folder, or None where nothing is kept.
+
+    Raises:
+        UserError: The folder that was asked for cannot be written.
+    """
+    if place == OFF:
+        return None
+    asked = place or jax.config.values["jax_compilation_cache_dir"]
+    folder = Path(asked) if asked else default_place()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        writable = os.access(folder, os.W_OK)
+    except OSError:
+        writable = False
+    if not writable:
+        if not asked:
+            return None
+        raise UserError(f"compiled programs cannot be kept in {folder}; choose another folder or {OFF!r}")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return folder

@@ -1,0 +1,284 @@
+"""Everything a run needs before its first step: records, cut batches, the task, compiled steps, first parameters."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sarwmix_jax.checkpoints.restore import Previous, Start, find_start
+from sarwmix_jax.checkpoints.store import Checkpoints
+from sarwmix_jax.data.pipeline import TrainingInput, steps_per_epoch
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.bands import STATISTICS, BandStatistics
+from sarwmix_jax.models.layers import check_kernel
+from sarwmix_jax.models.state import Tree, abstract_model, split_model, stack_blocks, unstack_blocks
+from sarwmix_jax.settings.config import RECORDS, remedy
+from sarwmix_jax.settings.sections import FinetuningSettings, MixedBatchSettings, PretrainingSettings, RunSettings
+from sarwmix_jax.tasks.flood import Flood
+from sarwmix_jax.tasks.gradients import TrainState, TrainStep, make_mesh, make_train_step, replicate, shard_batch
+from sarwmix_jax.tasks.multilabel import Multilabel
+from sarwmix_jax.tasks.pretraining import Pretraining
+from sarwmix_jax.tasks.task import Batch, Task
+from sarwmix_jax.training.optimizer import Schedule, make_optimizer
+
+T = TypeVar("T")
+TASKS: dict[str, Any] = {"multilabel": Multilabel, "flood": Flood}
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run needs that does not change while it goes on.
+
+    Attributes:
+        settings: As given.
+        task: What is trained; its settings are cut to this machine.
+        mesh: The devices.
+        sources: One split of every record set.
+        schedule: When it does what.
+        optimizer: Its state belongs to the run's.
+        graphdef: The model without its arrays.
+        train_step: Compiled.
+        validate: Function (params, fixed) -> figures on the validation records, where there are some.
+    """
+
+    settings: RunSettings
+    task: Task
+    mesh: Mesh
+    sources: tuple[Any, ...]
+    schedule: Schedule
+    optimizer: optax.GradientTransformation
+    graphdef: nnx.GraphDef
+    train_step: TrainStep
+    validate: Callable[[Tree, Tree], dict[str, Any]] | None
+
+    @property
+    def stacked(self) -> bool:
+        """Whether equal blocks are stacked in memory; in checkpoints they never are."""
+        return bool(self.task.settings.model.scan)
+
+
+def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
+    """Open the records, cut the batch over the devices, build the steps; writes nothing.
+
+    Args:
+        settings: Checked settings.
+        previous: What the run's own checkpoints say.
+
+    Raises:
+        UserError: Records, batch or devices do not fit.
+    """
+    mesh = make_mesh()
+    platform = mesh.devices.flat[0].platform
+    kind: Any = Pretraining if isinstance(settings, PretrainingSettings) else TASKS[_finetuning(settings).task]
+    sources = open_all(kind, settings, settings.data.split)
+    mix_group = None if previous is None else previous.progress.get("mix_group")
+    cut = dataclasses.replace(
+        settings, model=settings.model.on(platform), batch=cut_batch(settings.batch, mesh.size, mix_group)
+    )
+    check_kernel(cut.model, platform)
+    statistics = band_statistics(settings, sources)
+    more = (sources[0].contract.classes,) if kind is Multilabel else ()
+    task: Task = kind(cut, statistics, *more)
+    schedule = Schedule(steps_per_epoch(sum(map(len, sources)), settings.batch.global_batch), settings)
+    optimizer = make_optimizer(settings.optimizer, settings.model.depths)
+    graphdef = abstract_model(*task.model)[0]
+    validate = None
+    if settings.validation.split is not None:
+        validate = task.make_validation(graphdef, mesh, open_all(kind, settings, settings.validation.split))
+    train_step = make_train_step(task, graphdef, optimizer, mesh)
+    return Run(settings, task, mesh, sources, schedule, optimizer, graphdef, train_step, validate)
+
+
+def _finetuning(settings: RunSettings) -> FinetuningSettings:
+    assert isinstance(settings, FinetuningSettings)
+    return settings
+
+
+def cut_batch(batch: Any, devices: int, frozen_mix_group: int | None = None) -> Any:
+    """Batch settings with micro-batch and mix group set.
+
+    Args:
+        batch: As the user has them.
+        devices: How many there are, over all processes.
+        frozen_mix_group: The mix group of the run's checkpoint, which stays whatever the devices.
+
+    Raises:
+        UserError: The parts are not whole, or images would mix with themselves.
+    """
+    if batch.global_batch % devices:
+        raise UserError(
+            f"batch.global_batch {batch.global_batch} is not a multiple of {devices} devices; "
+            f"{remedy(batch.global_batch, devices)}"
+        )
+    per_device = batch.global_batch // devices
+    micro = batch.micro_batch or per_device
+    if per_device % micro:
+        raise UserError(
+            f"batch.micro_batch {micro} does not divide the {per_device} images of each of {devices} devices; "
+            f"use {max(size for size in range(1, min(micro, per_device) + 1) if per_device % size == 0)}"
+        )
+    if not isinstance(batch, MixedBatchSettings):
+        return dataclasses.replace(batch, micro_batch=micro)
+    group = batch.mix_group or frozen_mix_group or micro
+    if micro % group:
+        raise UserError(
+            f"a mix group of {group} images does not divide the device's micro-batch of {micro}; "
+            f"set batch.micro_batch to a multiple of {group}, or use fewer devices"
+        )
+    if group == 1 or (group % 2 and batch.odd_group == "refuse"):
+        what = "its only image" if group == 1 else "its middle image"
+        allowed = "" if group == 1 else ", or batch.odd_group=faithful, as published"
+        raise UserError(
+            f"in a mix group of {group} {what} would mix with itself and hide nothing; give an even batch.mix_group "
+            f"or batch.micro_batch{allowed}"
+        )
+    return dataclasses.replace(batch, micro_batch=micro, mix_group=group)
+
+
+def open_all(kind: Any, settings: RunSettings, split: str) -> tuple[Any, ...]:
+    """One split of every record set of the run, checked against what the run expects.
+
+    Raises:
+        UserError: A set is missing, holds other bands, units, quantities or values than it should, or lacks the masks
+            that the nodata-aware mode needs.
+    """
+    sources = tuple(kind.open(Path(folder), split) for folder in settings.data.records)
+    expected = Expectation(bands=settings.model.bands, quantity=settings.data.quantity)
+    standardised = Expectation(bands=settings.model.bands, statistics=STATISTICS.get(settings.data.statistics))
+    for folder, source in zip(settings.data.records, sources, strict=True):
+        check_contract(source.records, expected)  # what the values are comes before how they are standardised
+        check_contract(source.records, standardised, samples=1)
+        if settings.data.nodata_aware and not source.contract.has_valid_pixels:
+            raise UserError(f"data.nodata_aware is set, but the records in {folder} carry no masks; unset it")
+    return sources
+
+
+def band_statistics(settings: RunSettings, sources: tuple[Any, ...]) -> BandStatistics:
+    """The statistics that standardise the run's images.
+
+    Raises:
+        UserError: Those of the record set are asked for, and it has none, or there are several sets.
+    """
+    if settings.data.statistics != RECORDS:
+        return STATISTICS[settings.data.statistics]
+    contracts = [source.contract for source in sources]
+    if len(contracts) > 1:
+        raise UserError("data.statistics is 'records', but there are several record sets; name published statistics")
+    if contracts[0].statistics is None:
+        raise UserError(
+            f"data.statistics is 'records', but {settings.data.records[0]} states none; "
+            f"use one of {', '.join(sorted(STATISTICS))}"
+        )
+    return contracts[0].statistics
+
+
+def describe_sources(run: Run) -> dict[str, Any]:
+    """Origin of a run's data, for its checkpoints."""
+    said = ("name", "version", "source", "quantity")
+    sets = [
+        {"folder": folder, **{name: getattr(source.contract, name) for name in said}, "records": len(source)}
+        for folder, source in zip(run.settings.data.records, run.sources, strict=True)
+    ]
+    return {"split": run.settings.data.split, "sets": sets}
+
+
+def abstract_state(run: Run, *, stored: bool = False) -> TrainState:
+    """Shapes, dtypes and places of a run's state; `stored`: as checkpoints have it, one entry a block."""
+    _, params, fixed = abstract_model(*run.task.model)
+    step: Any = jax.ShapeDtypeStruct((), np.int32)
+    state = TrainState(params, fixed, jax.eval_shape(run.optimizer.init, params), step)
+    state = jax.eval_shape(unstack_blocks, state) if stored else state
+    place = NamedSharding(run.mesh, PartitionSpec())
+    placed: TrainState = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state)
+    return placed
+
+
+def stored(tree: T, run: Run) -> T:
+    """A state, or a part of it, in the form that checkpoints have."""
+    return jax.jit(unstack_blocks)(tree) if run.stacked else tree
+
+
+def in_memory(tree: T, run: Run) -> T:
+    """Undoes `stored`."""
+    return jax.jit(stack_blocks)(tree) if run.stacked else tree
+
+
+def first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Start]:
+    """The state in which this start begins, and where it comes from.
+
+    Raises:
+        UserError: See `restore.find_start`.
+    """
+    make, *arguments = run.task.model
+
+    def draw() -> Any:
+        return split_model(make(*arguments, rngs=nnx.Rngs(run.settings.seed)))[1:]
+
+    target = abstract_state(run, stored=True)._asdict()
+    start = find_start(checkpoints, target, run.settings.init_from, lambda: stored(jax.jit(draw)(), run))
+    if start is None:
+        params, fixed = jax.jit(draw)()
+        start = Start({})
+    else:
+        params, fixed = in_memory((start.state["params"], start.state["fixed"]), run)
+    if "opt_state" in start.state:
+        opt_state = in_memory(start.state["opt_state"], run)
+    else:
+        opt_state = jax.jit(run.optimizer.init)(params)
+    state = TrainState(params, fixed, opt_state, jnp.asarray(start.step, jnp.int32))
+    return replicate(state, run.mesh), start
+
+
+class DeviceBatch(NamedTuple):
+    """One step's batch.
+
+    Attributes:
+        arrays: What the compiled step takes, sharded over the devices.
+        records: Numbers of the records of this process's part.
+    """
+
+    arrays: Batch
+    records: np.ndarray
+
+
+class LoaderFeed(Iterator[DeviceBatch]):
+    """Batches read from the records in every step; which records a step gets depends on seed and step alone."""
+
+    def __init__(self, run: Run, start: int) -> None:
+        """Begin at step `start`.
+
+        Raises:
+            UserError: The record sets cannot be mixed.
+        """
+        data = run.settings.data
+        self._mesh, self._columns = run.mesh, run.task.columns
+        self._batches = TrainingInput(
+            run.sources,
+            run.settings.batch.global_batch,
+            run.settings.seed,
+            weights=data.mix_weights,
+            columns=run.task.columns,
+            group=run.task.group,
+            start_step=start,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            threads=data.threads,
+            workers=data.workers,
+            prefetch=data.prefetch,
+        )
+
+    def __next__(self) -> DeviceBatch:
+        host = next(self._batches)
+        return DeviceBatch(shard_batch({name: host[name] for name in self._columns}, self._mesh), host["record"])
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._batches.close()
