@@ -13,9 +13,9 @@ from absl import flags
 from sarwmix_jax.bench.command import define_bench, run_bench
 from sarwmix_jax.command_line import flags_help
 from sarwmix_jax.config_flags import define_config, needed, parse
-from sarwmix_jax.data.inspect_command import define_inspect, run_inspect
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.huge_pages import ask_for_huge_pages
+from sarwmix_jax.preparation.inspect_command import define_inspect, run_inspect
 
 MISTAKE = 2
 """Exit code after a `UserError`."""

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.data.synthetic import write_synthetic_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.constant import best_constant
 from sarwmix_jax.evaluation.forward import Pretrained
@@ -16,6 +15,7 @@ from sarwmix_jax.evaluation.pictures import draw_correlation, draw_loss, draw_re
 from sarwmix_jax.evaluation.reconstruct import figures_of
 from sarwmix_jax.evaluation.samples import reconstruct_samples
 from sarwmix_jax.facts.bands import BANDS
+from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.settings import PretrainingSettings
 from sarwmix_jax.training.checkpoints import FOLDER
 from sarwmix_jax.training.logs import read_log, training_curve

@@ -25,7 +25,7 @@ def record_source(folder: Path, count: int) -> Any:
         from sarwmix_jax.data.contract import Contract
         from sarwmix_jax.data.records import Record
         from sarwmix_jax.data.sources import open_records
-        from sarwmix_jax.data.writer import write_records
+        from sarwmix_jax.preparation.writer import write_records
     except ImportError as error:
         raise Unavailable(f"{error.name} is not installed, and records need it") from error
 

@@ -4,8 +4,7 @@ The index lies beside the records as `pairs.csv`: name, split, numbers of the tw
 """
 
 import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ import numpy as np
 from sarwmix_jax.data.contract import Contract
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.data.splits import parse_split
-from sarwmix_jax.data.writer import write_text
 from sarwmix_jax.errors import UserError
 
 FILE_NAME = "pairs.csv"
@@ -30,9 +28,6 @@ class IndexedPair:
     first: int
     second: int
     label: int
-
-
-_COLUMNS = tuple(IndexedPair.__dataclass_fields__)
 
 
 class PairSource:
@@ -73,15 +68,6 @@ class PairSource:
         found = [self[int(index)] for index in indices]
         batch = {name: np.stack([pair[name] for pair in found]) for name in found[0] if name not in ("label", "name")}
         return batch | {"label": np.array([pair["label"] for pair in found], np.int64)}
-
-
-def write_pairs(folder: Path, pairs: Iterable[IndexedPair]) -> None:
-    """Write the index of the record set in `folder`: all of it or nothing."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows([getattr(pair, name) for name in _COLUMNS] for pair in pairs)
-    write_text(folder / FILE_NAME, text.getvalue())
 
 
 def open_pairs(path: str | Path, split: str) -> PairSource:

@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.data.synthetic import write_synthetic_records
 from sarwmix_jax.evaluation.forward import Pretrained
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.settings import ModelSettings
+from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.training.steps import StepSettings
 from sarwmix_jax.weighting import WeightSettings
 from tests.support import model_arrays

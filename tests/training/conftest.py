@@ -2,7 +2,7 @@
 
 import pytest
 
-from sarwmix_jax.data.synthetic import write_synthetic_records
+from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.settings import pretraining_config
 from sarwmix_jax.training.plan import resolve
 

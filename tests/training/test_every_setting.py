@@ -15,10 +15,10 @@ from ml_collections import config_dict
 
 from sarwmix_jax.config_flags import load_config
 from sarwmix_jax.data.sources import RecordSource
-from sarwmix_jax.data.synthetic import write_synthetic_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import merge_model, split_model
+from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.settings import PretrainingSettings, pretraining_config, setting_names
 from sarwmix_jax.training import inputs
 from sarwmix_jax.training.calendar import Calendar

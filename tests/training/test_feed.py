@@ -7,9 +7,9 @@ import pytest
 
 from sarwmix_jax.data.contract import Contract
 from sarwmix_jax.data.records import Record
-from sarwmix_jax.data.synthetic import make_scene
-from sarwmix_jax.data.writer import write_records
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.synthetic import make_scene
+from sarwmix_jax.preparation.writer import write_records
 from sarwmix_jax.training import dry_run
 from sarwmix_jax.training.dry_run import abstract_state, memory_text, resident_bytes, state_bytes, step_memory
 from sarwmix_jax.training.feed import training_input

@@ -12,9 +12,9 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 from rasterio.warp import Resampling, reproject
 
-from sarwmix_jax.data.raw_files import RawFiles
 from sarwmix_jax.data.records import ExcludedError, RecordError
 from sarwmix_jax.facts.bands import BANDS
+from sarwmix_jax.preparation.raw_files import RawFiles
 
 SIDE = 512
 MAX_ZEROS = 0.25

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from sarwmix_jax.data.file_sets import Unit, prepare_files, write_array
 from sarwmix_jax.data.records import RecordError
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.file_sets import Unit, prepare_files, write_array
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
 import numpy as np
 import pytest
 
-from sarwmix_jax.data.convert import record_from_db, record_from_power
 from sarwmix_jax.data.records import RecordError
 from sarwmix_jax.data.sources import open_records
-
-from .samples import needs_shared_data, opera_pairs, read_pair, write_opera_records
+from sarwmix_jax.preparation.to_db import record_from_db, record_from_power
+from tests.data.samples import needs_shared_data, opera_pairs, read_pair, write_opera_records
 
 
 def power(**places) -> np.ndarray:

@@ -4,10 +4,9 @@ import itertools
 import pyarrow as pa
 import pytest
 
-from sarwmix_jax.data.plan import Plan
 from sarwmix_jax.errors import UserError
-
-from .conftest import toy_contract
+from sarwmix_jax.preparation.plan import Plan
+from tests.data.conftest import toy_contract
 
 
 def table(splits: dict[str, int]) -> pa.Table:

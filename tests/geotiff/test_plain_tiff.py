@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 import rasterio
 
-from sarwmix_jax.data.plain_tiff import read_plain_tiff
-
-from .samples import bigearthnet_pairs, needs_shared_data
+from sarwmix_jax.geotiff.plain_tiff import read_plain_tiff
+from tests.data.samples import bigearthnet_pairs, needs_shared_data
 
 VALUES = np.random.default_rng(0).normal(-15, 4, (50, 70)).astype(np.float32)
 

@@ -7,8 +7,8 @@ import rasterio
 from jaxtyping import Float
 from rasterio.errors import RasterioError
 
-from sarwmix_jax.data.plain_tiff import read_plain_tiff
 from sarwmix_jax.data.records import RecordError
+from sarwmix_jax.geotiff.plain_tiff import read_plain_tiff
 
 
 def read_band(folder: Path, path: Path, shape: tuple[int, int]) -> Float[np.ndarray, "height width"]:

@@ -23,11 +23,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sarwmix_jax.data.plan import Plan, Row
 from sarwmix_jax.data.records import Record, RecordError
-from sarwmix_jax.data.shard_work import OnError, Outcome, Problem, ShardWork, progress_file, read_outcome
-from sarwmix_jax.data.workers import run_tasks
-from sarwmix_jax.data.writer import (
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.plan import Plan, Row
+from sarwmix_jax.preparation.shard_work import OnError, Outcome, Problem, ShardWork, progress_file, read_outcome
+from sarwmix_jax.preparation.workers import run_tasks
+from sarwmix_jax.preparation.writer import (
     ShardSummary,
     check_absent,
     publish,
@@ -35,7 +36,6 @@ from sarwmix_jax.data.writer import (
     write_text,
     writing_errors,
 )
-from sarwmix_jax.errors import UserError
 
 REPORT = "preparation.json"
 Finish = Callable[[Path, Plan, Sequence[Outcome]], dict[str, Any]]

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from sarwmix_jax.data.contract import read_contract
-from sarwmix_jax.data.plan import Plan, Row
-from sarwmix_jax.data.preparation import REPORT, Finish, prepare
 from sarwmix_jax.data.records import STORED_DTYPE, ExcludedError, Record, RecordError
-from sarwmix_jax.data.shard_work import Problem
-from sarwmix_jax.data.writer import RECORDS_PER_SHARD, check_absent, free_gib
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.plan import Plan, Row
+from sarwmix_jax.preparation.shard_work import Problem
+from sarwmix_jax.preparation.shards import REPORT, Finish, prepare
+from sarwmix_jax.preparation.writer import RECORDS_PER_SHARD, check_absent, free_gib
 
 _SHOWN_PROBLEMS = 10
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.plan import Row, Shard
 from sarwmix_jax.data.records import ExcludedError, Record, RecordError
-from sarwmix_jax.data.writer import ShardSummary, write_shard, write_text
+from sarwmix_jax.preparation.plan import Row, Shard
+from sarwmix_jax.preparation.writer import ShardSummary, write_shard, write_text
 
 OnError = Literal["stop", "skip"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from sarwmix_jax.data.checks import check_contract
 from sarwmix_jax.data.contract import Contract, read_contract
 from sarwmix_jax.data.sources import RecordSource, open_records
-from sarwmix_jax.data.statistics import Summary, summarise
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
+from sarwmix_jax.preparation.statistics import Summary, summarise
 
 _DIGITS = 1e-6
 _PERCENTILES = (1, 50, 99)

@@ -9,14 +9,13 @@ import pyarrow as pa
 import pytest
 import tensorflow_datasets as tfds
 
-from sarwmix_jax.data import preparation
-from sarwmix_jax.data.plan import Plan
-from sarwmix_jax.data.preparation import prepare
 from sarwmix_jax.data.records import ExcludedError, Record, RecordError
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
-
-from .conftest import toy_contract
+from sarwmix_jax.preparation import shards
+from sarwmix_jax.preparation.plan import Plan
+from sarwmix_jax.preparation.shards import prepare
+from tests.data.conftest import toy_contract
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +190,7 @@ def test_stopped_while_finishing_it_finishes_the_next_time(tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(preparation, step, stop)
+        patch.setattr(shards, step, stop)
         prepare(plan(), Reader(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     prepare(plan(), Reader(), tmp_path / "out")

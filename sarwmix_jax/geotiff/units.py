@@ -5,10 +5,11 @@ from jaxtyping import Float
 from rasterio.windows import Window
 
 from sarwmix_jax.data.checks import HIGHEST_DB, LOWEST_DB, SWAPPED_DB
-from sarwmix_jax.data.convert import FLOOR_POWER
-from sarwmix_jax.data.rasters import Scene
 from sarwmix_jax.data.records import RecordError
+from sarwmix_jax.geotiff.scenes import Scene
 
+FLOOR_POWER = 1e-6
+"""Lower power (what noise removal left of nothing) becomes this, -60 dB, as zeros in the published flood data do."""
 _WINDOWS, _SIDE = 4, 64
 # Linear power of land and sea lies near 0.01 to 0.3; a median above this is an amplitude or a digital number.
 _HIGHEST_POWER = 10.0

@@ -13,10 +13,9 @@ import tensorflow_datasets as tfds
 from sarwmix_jax.data.contract import read_contract
 from sarwmix_jax.data.records import Record
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.data.writer import ShardSummary, merged_statistics, write_records, write_shard
 from sarwmix_jax.errors import UserError
-
-from .conftest import toy_contract, toy_records
+from sarwmix_jax.preparation.writer import ShardSummary, merged_statistics, write_records, write_shard
+from tests.data.conftest import toy_contract, toy_records
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -92,7 +91,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     code = f"""
         import resource, signal
         from pathlib import Path
-        from sarwmix_jax.data.writer import write_records
+        from sarwmix_jax.preparation.writer import write_records
         from tests.data.conftest import toy_contract, toy_records
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))

@@ -1,15 +1,20 @@
 """The index of SEN12-FLOOD: sequences, their scenes and splits, and the pairs they make."""
 
+import csv
+import dataclasses
+import io
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sarwmix_jax.data.raw_files import RawFiles
+from sarwmix_jax.data import pairs
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.raw_files import RawFiles
+from sarwmix_jax.preparation.writer import write_text
 
 INDEX = "S1list.json"
 SPLITS = ("train", "test")
@@ -164,3 +169,13 @@ def pair_reason(sequence: FloodSequence, pair: Pair, left_out: Mapping[tuple[str
     """Why a pair is dropped, None if it is not."""
     reasons = (left_out.get((sequence.folder, scene.filename)) for scene in (pair.first, pair.second))
     return next((reason for reason in reasons if reason is not None), None)
+
+
+def write_pairs(folder: Path, index: Iterable[pairs.IndexedPair]) -> None:
+    """Write the index of the record set in `folder`: all of it or nothing."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    columns = [field.name for field in dataclasses.fields(pairs.IndexedPair)]
+    writer.writerow(columns)
+    writer.writerows([getattr(pair, name) for name in columns] for pair in index)
+    write_text(folder / pairs.FILE_NAME, text.getvalue())

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from sarwmix_jax.data.contract import Contract
 from sarwmix_jax.data.records import shard_name
-from sarwmix_jax.data.writer import RECORDS_PER_SHARD
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.writer import RECORDS_PER_SHARD
 
 SPLITS = ("train", "validation", "test")
 Row = dict[str, Any]

@@ -3,10 +3,9 @@ import pytest
 
 from sarwmix_jax.data.records import Record
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.data.statistics import count_values, empty_summary, summarise
-from sarwmix_jax.data.writer import write_records
-
-from .conftest import CLASSES, toy_contract
+from sarwmix_jax.preparation.statistics import count_values, empty_summary, summarise
+from sarwmix_jax.preparation.writer import write_records
+from tests.data.conftest import CLASSES, toy_contract
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def test_all_numbers_are_those_of_numpy(source):
 
 def test_workers_and_parts_give_the_same_digits(source, monkeypatch):
     whole = summarise(source)
-    monkeypatch.setattr("sarwmix_jax.data.statistics._RECORDS_PER_TASK", 7)
+    monkeypatch.setattr("sarwmix_jax.preparation.statistics._RECORDS_PER_TASK", 7)
     for workers in (1, 2):
         parts = summarise(source, workers)
         np.testing.assert_array_equal(parts.counts, whole.counts)

@@ -7,13 +7,12 @@ from absl import flags
 
 from sarwmix_jax import cli
 from sarwmix_jax.data.contract import FILE_NAME, read_contract
-from sarwmix_jax.data.inspect_command import define_inspect, run_inspect
-from sarwmix_jax.data.inspection import inspect
-from sarwmix_jax.data.writer import write_records, write_text
 from sarwmix_jax.errors import UserError
-
-from .conftest import toy_contract, toy_records
-from .samples import needs_shared_data, write_opera_records
+from sarwmix_jax.preparation.inspect_command import define_inspect, run_inspect
+from sarwmix_jax.preparation.inspection import inspect
+from sarwmix_jax.preparation.writer import write_records, write_text
+from tests.data.conftest import toy_contract, toy_records
+from tests.data.samples import needs_shared_data, write_opera_records
 
 
 @pytest.fixture

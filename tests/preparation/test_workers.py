@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sarwmix_jax.data.workers import run_tasks
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.workers import run_tasks
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.data.synthetic import COVERS, LOOKS, SIDE, make_scene, write_synthetic_records
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.facts.labels import CLASSES
+from sarwmix_jax.preparation.synthetic import COVERS, LOOKS, SIDE, make_scene, write_synthetic_records
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from sarwmix_jax.data.preparation import REPORT, check_same_work, locked
 from sarwmix_jax.data.records import RecordError
-from sarwmix_jax.data.workers import run_tasks
-from sarwmix_jax.data.writer import check_absent, commit, publish, write_text, writing_errors
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.shards import REPORT, check_same_work, locked
+from sarwmix_jax.preparation.workers import run_tasks
+from sarwmix_jax.preparation.writer import check_absent, commit, publish, write_text, writing_errors
 
 Make = Callable[[Path, Callable[[], None]], Any]
 """Makes the files of a unit in a folder, calls its second argument once per step, gives something for JSON."""

@@ -6,9 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sarwmix_jax.data.records import Record, RecordError
-
-FLOOR_POWER = 1e-6
-"""Lower power (what noise removal left of nothing) becomes this, -60 dB, as zeros in the published flood data do."""
+from sarwmix_jax.geotiff.units import FLOOR_POWER
 
 
 def record_from_power(

@@ -13,12 +13,12 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 
 from sarwmix_jax.data.contract import Contract, read_contract
-from sarwmix_jax.data.plan import Plan, Row
-from sarwmix_jax.data.preparation import prepare
 from sarwmix_jax.data.records import Record
-from sarwmix_jax.data.writer import RECORDS_PER_SHARD
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES
+from sarwmix_jax.preparation.plan import Plan, Row
+from sarwmix_jax.preparation.shards import prepare
+from sarwmix_jax.preparation.writer import RECORDS_PER_SHARD
 
 SIDE = 120
 LOOKS = 4.4

@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
-from sarwmix_jax.data.inspection import Inspection
 from sarwmix_jax.data.sources import RecordSource
-from sarwmix_jax.data.writer import commit, writing_errors
+from sarwmix_jax.preparation.inspection import Inspection
+from sarwmix_jax.preparation.writer import commit, writing_errors
 
 _ACROSS = 4
 _EDGES_DB = np.linspace(-60, 20, 161)

@@ -15,7 +15,7 @@ from jaxtyping import Float16, Int64
 
 from sarwmix_jax.data.records import STORED_DTYPE
 from sarwmix_jax.data.sources import RecordSource
-from sarwmix_jax.data.workers import run_tasks
+from sarwmix_jax.preparation.workers import run_tasks
 
 _CODES = 2**16
 _VALUES = np.arange(_CODES, dtype=np.uint16).view(STORED_DTYPE).astype(np.float64)
