@@ -23,8 +23,7 @@ import pyarrow as pa
 import tensorstore as ts
 
 from sarwmix_jax.command_line import Parser
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.records import ExcludedError, Record, RecordError
+from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.facts.labels import CLASSES, ORIGINAL_TO_CLASS

@@ -19,8 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from sarwmix_jax.command_line import Parser
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.records import Record
+from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.facts.labels import CLASSES

@@ -21,8 +21,7 @@ import pyarrow as pa
 from rasterio.windows import Window
 
 from sarwmix_jax.command_line import Parser
-from sarwmix_jax.data.contract import QUANTITIES, UNITS, Contract
-from sarwmix_jax.data.records import ExcludedError, Record, RecordError
+from sarwmix_jax.data.records import QUANTITIES, UNITS, Contract, ExcludedError, Record, RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES
 from sarwmix_jax.geotiff.scenes import Scene, find_scenes

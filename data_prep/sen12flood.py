@@ -21,9 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 from sarwmix_jax.command_line import Parser
-from sarwmix_jax.data.contract import Contract
 from sarwmix_jax.data.pairs import IndexedPair
-from sarwmix_jax.data.records import ExcludedError, Record, RecordError
+from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.geotiff.units import FLOOR_POWER
 from sarwmix_jax.preparation.command import add_work_arguments, run_command, run_plan, work_arguments

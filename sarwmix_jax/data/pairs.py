@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.sources import RecordSource, open_records
-from sarwmix_jax.data.splits import parse_split
+from sarwmix_jax.data.records import Contract
+from sarwmix_jax.data.sources import RecordSource, open_records, parse_split
 from sarwmix_jax.errors import UserError
 
 FILE_NAME = "pairs.csv"

@@ -1,23 +1,151 @@
 """Records to host batches, with Grain: training without end, evaluation every record once.
 
+Which records make a step is a function of seed and step number. One set: an epoch is floor(N / global batch) steps over
+a fresh permutation; the rest is skipped for that epoch. Several sets: each gives every global batch as many records as
+its weight asks, at random positions, and is run through permutation after permutation.
+
 Nothing here touches a device. Worker processes import JAX (Grain does) but initialise no backend.
 """
 
+import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
 from jaxtyping import Int64
 
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.order import TrainingOrder, training_order
-from sarwmix_jax.data.sources import RecordSource
+from sarwmix_jax.data.sources import Batch, RecordSource, check_alike, read_mixed
 from sarwmix_jax.errors import UserError
 
-Batch = dict[str, np.ndarray]
+_POSITIONS = 0
+_RECORDS = 1
+
+
+def steps_per_epoch(records: int, global_batch: int) -> int:
+    """Steps in an epoch: floor(records / global_batch).
+
+    Raises:
+        UserError: There are fewer records than one batch takes.
+    """
+    if global_batch < 1:
+        raise UserError(f"global batch {global_batch}: it must be at least 1")
+    if records < global_batch:
+        raise UserError(
+            f"{records} records are fewer than one global batch of {global_batch}; use a smaller batch or more records"
+        )
+    return records // global_batch
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """The records of every step; call it with a step number.
+
+    Attributes:
+        lengths: Records of each record set; record numbers count through all sets.
+        shares: Records of each set in a global batch.
+        seed: From 0 to 2^32 - 1.
+    """
+
+    lengths: tuple[int, ...]
+    shares: tuple[int, ...]
+    seed: int
+
+    @property
+    def global_batch(self) -> int:
+        """Records in a step."""
+        return sum(self.shares)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which about as many records are read as there are."""
+        return sum(self.lengths) // self.global_batch
+
+    def __call__(self, step: int) -> Int64[np.ndarray, " global_batch"]:
+        """Record numbers of step `step`, in the order of the batch."""
+        if len(self.lengths) == 1:
+            epoch, within = divmod(step, self.steps_per_epoch)
+            first = within * self.global_batch
+            return permutation(self.lengths[0], self.seed, _RECORDS, epoch)[first : first + self.global_batch]
+        numbers = np.concatenate([self._from_set(number, step) for number in range(len(self.lengths))])
+        # Mirrored positions exchange patches in training: a fixed place for each set would fix the partners.
+        return numbers[permutation(self.global_batch, self.seed, _POSITIONS, step)]
+
+    def _from_set(self, number: int, step: int) -> np.ndarray:
+        length, share = self.lengths[number], self.shares[number]
+        passes, places = np.divmod(np.arange(step * share, (step + 1) * share), length)
+        order = np.empty(share, np.int64)
+        for done in np.unique(passes):
+            here = passes == done
+            order[here] = permutation(length, self.seed, _RECORDS + number, int(done))[places[here]]
+        return order + sum(self.lengths[:number])
+
+
+def training_order(
+    lengths: Sequence[int], weights: Sequence[float] | None, global_batch: int, seed: int
+) -> TrainingOrder:
+    """The order of a run over one or several record sets.
+
+    Args:
+        lengths: Records of each set.
+        weights: Relative weights of the sets, needed when there are several.
+        global_batch: Records in a step over all processes.
+        seed: From 0 to 2^32 - 1.
+
+    Raises:
+        UserError: Fewer records than one batch, a bad weight or seed, or a weight too small for one record in a
+            batch.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed {seed}: it must be from 0 to {2**32 - 1}")
+    steps_per_epoch(sum(lengths), global_batch)
+    if weights is None and len(lengths) == 1:
+        weights = (1.0,)
+    shares = _shares(weights, len(lengths), global_batch)
+    return TrainingOrder(tuple(lengths), shares, seed)
+
+
+def _shares(weights: Sequence[float] | None, count: int, global_batch: int) -> tuple[int, ...]:
+    """Whole numbers that add up to the batch, closest to the weights (largest remainders)."""
+    if weights is None or len(weights) != count:
+        given = 0 if weights is None else len(weights)
+        raise UserError(f"{count} record sets, {given} weights: give one weight for each record set")
+    if not all(np.isfinite(weight) and weight > 0 for weight in weights):
+        raise UserError(f"weights {list(weights)}: each must be a positive number; leave out a set instead")
+    exact = np.asarray(weights, np.float64) / sum(weights) * global_batch
+    shares = np.floor(exact).astype(int)
+    # Rounded: equal remainders differ by rounding errors, which depend on the Python version.
+    shares[np.argsort(np.round(shares - exact, 9), kind="stable")[: global_batch - shares.sum()]] += 1
+    if shares.min() < 1:
+        raise UserError(
+            f"weights {list(weights)} leave a record set without a place in a batch of {global_batch}; "
+            "use a larger batch or weight"
+        )
+    return tuple(shares.tolist())
+
+
+@functools.lru_cache(maxsize=8)
+def permutation(length: int, seed: int, stream: int, number: int) -> Int64[np.ndarray, " length"]:
+    """Permutation `number` of a stream: sorted random words, whose values NumPy guarantees over versions.
+
+    (The rest of NumPy's random interface, and so `Generator.permutation`, is not guaranteed to stay.)
+    """
+    words = np.random.Philox(np.random.SeedSequence((seed, stream, number))).random_raw(length)
+    order = np.argsort(words, kind="stable")
+    order.setflags(write=False)
+    return order
+
+
+def mixed_order(
+    sources: Sequence[RecordSource], weights: Sequence[float] | None, global_batch: int, seed: int
+) -> TrainingOrder:
+    """The order of a run over one or several record sets; arguments and errors as for `TrainingInput`."""
+    check_alike(sources)
+    return training_order([len(source) for source in sources], weights, global_batch, seed)
 
 
 @dataclass(frozen=True)
@@ -80,7 +208,7 @@ class TrainingInput(Iterator[Batch]):
         self.steps_per_epoch = order.steps_per_epoch
         self.step = start_step
         steps = grain.MapDataset.range(start_step, sys.maxsize).map(_ReadStep(sources, order, block))
-        self._batches: Iterator[Batch] = _iterate(steps, threads, workers, prefetch)
+        self._batches: Any = _iterate(steps, threads, workers, prefetch)
 
     @property
     def epoch(self) -> float:
@@ -94,7 +222,7 @@ class TrainingInput(Iterator[Batch]):
 
     def close(self) -> None:
         """Stop threads and worker processes; there are no batches afterwards."""
-        _close(self._batches)
+        self._batches.close()
         self._batches = iter(())
 
 
@@ -125,32 +253,23 @@ class EvaluationInput:
         """
         if global_batch < 1:
             raise UserError(f"batch {global_batch}: it must be at least 1")
-        self._read = _ReadEvaluation(source, process_block(global_batch, process_index, process_count), global_batch)
+        block = process_block(global_batch, process_index, process_count)
+        self._source, self._global_batch = source, global_batch
+        self._places = np.arange(global_batch)[block]
         self._options = (threads, workers, prefetch)
-        self._batches = -(-len(source) // global_batch)
 
     def __len__(self) -> int:
-        return self._batches
+        return -(-len(self._source) // self._global_batch)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = _iterate(grain.MapDataset.range(self._batches).map(self._read), *self._options)
-        try:
+        with contextlib.closing(_iterate(grain.MapDataset.range(len(self)).map(self._read), *self._options)) as batches:
             yield from batches
-        finally:
-            _close(batches)
 
-
-@dataclass(frozen=True)
-class _ReadEvaluation:
-    source: RecordSource
-    block: slice
-    global_batch: int
-
-    def __call__(self, number: int) -> Batch:
-        positions = number * self.global_batch + np.arange(self.global_batch)[self.block]
-        numbers = np.minimum(positions, len(self.source) - 1)
-        batch = self.source.read_batch(numbers, labels=True)
-        return batch | {"record": numbers, "valid": positions < len(self.source)}
+    def _read(self, number: int) -> Batch:
+        positions = number * self._global_batch + self._places
+        numbers = np.minimum(positions, len(self._source) - 1)
+        batch = self._source.read_batch(numbers, labels=True)
+        return batch | {"record": numbers, "valid": positions < len(self._source)}
 
 
 def process_block(global_batch: int, process_index: int, process_count: int) -> slice:
@@ -168,47 +287,7 @@ def process_block(global_batch: int, process_index: int, process_count: int) -> 
     return slice(process_index * local, (process_index + 1) * local)
 
 
-def read_mixed(sources: Sequence[RecordSource], numbers: Int64[np.ndarray, " records"]) -> Batch:
-    """The records with these numbers, which count through all `sources`, as `RecordSource.read_batch` gives them."""
-    if len(sources) == 1:
-        return sources[0].read_batch(numbers)
-    batch: Batch = {}
-    first = 0
-    for source in sources:
-        rows = np.flatnonzero((numbers >= first) & (numbers < first + len(source)))
-        for name, values in source.read_batch(numbers[rows] - first).items():
-            # Where a source has no masks, all pixels are valid.
-            empty = np.ones if name == "valid_pixels" else np.zeros
-            batch.setdefault(name, empty((len(numbers), *values.shape[1:]), values.dtype))[rows] = values
-        first += len(source)
-    return batch
-
-
-def mixed_order(
-    sources: Sequence[RecordSource], weights: Sequence[float] | None, global_batch: int, seed: int
-) -> TrainingOrder:
-    """The order of a run over one or several record sets; arguments and errors as for `TrainingInput`."""
-    _check_alike(sources)
-    return training_order([len(source) for source in sources], weights, global_batch, seed)
-
-
-def _check_alike(sources: Sequence[RecordSource]) -> None:
-    if not sources:
-        raise UserError("no record set given; name at least one")
-    first = sources[0].contract
-    for other in (source.contract for source in sources[1:]):
-        if (other.bands, other.unit, other.shape) != (first.bands, first.unit, first.shape):
-            raise UserError(
-                f"record sets {first.name} ({_form(first)}) and {other.name} ({_form(other)}) differ; prepare them "
-                "alike to mix them"
-            )
-
-
-def _form(contract: Contract) -> str:
-    return f"{', '.join(contract.bands)} in {contract.unit}, {contract.height}x{contract.width}"
-
-
-def _iterate(batches: grain.MapDataset, threads: int, workers: int, prefetch: int) -> Iterator[Batch]:
+def _iterate(batches: grain.MapDataset, threads: int, workers: int, prefetch: int) -> grain.DatasetIterator:
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(prefetch, threads))
     dataset = batches.to_iter_dataset(options)
     if workers:
@@ -216,9 +295,3 @@ def _iterate(batches: grain.MapDataset, threads: int, workers: int, prefetch: in
             flags.FLAGS.mark_as_parsed()  # grain passes absl flags to its workers; without a command there are none
         dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(workers, per_worker_buffer_size=prefetch))
     return iter(dataset)
-
-
-def _close(iterator: Iterator[Batch]) -> None:
-    close = getattr(iterator, "close", None)
-    if close is not None:
-        close()

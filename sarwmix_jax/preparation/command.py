@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sarwmix_jax.data.contract import read_contract
-from sarwmix_jax.data.records import STORED_DTYPE, ExcludedError, Record, RecordError
+from sarwmix_jax.data.records import STORED_DTYPE, ExcludedError, Record, RecordError, read_contract
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.plan import Plan, Row
 from sarwmix_jax.preparation.shard_work import Problem

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sarwmix_jax.data.checks import check_contract
-from sarwmix_jax.data.contract import Contract, read_contract
+from sarwmix_jax.data.records import Contract, read_contract
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS

@@ -9,8 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.records import shard_name
+from sarwmix_jax.data.records import Contract, shard_name
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.writer import RECORDS_PER_SHARD
 

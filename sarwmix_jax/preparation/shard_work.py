@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.records import ExcludedError, Record, RecordError
+from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError
 from sarwmix_jax.preparation.plan import Row, Shard
 from sarwmix_jax.preparation.writer import ShardSummary, write_shard, write_text
 

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
-from sarwmix_jax.data.contract import Contract, read_contract
-from sarwmix_jax.data.records import Record
+from sarwmix_jax.data.records import Contract, Record, read_contract
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES
 from sarwmix_jax.preparation.plan import Plan, Row

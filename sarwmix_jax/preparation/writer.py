@@ -18,8 +18,16 @@ from pathlib import Path
 import numpy as np
 from array_record.python import array_record_module
 
-from sarwmix_jax.data.contract import FILE_NAME, Contract
-from sarwmix_jax.data.records import STORED_DTYPE, Record, RecordError, encode_record, shard_name, tfds_features
+from sarwmix_jax.data.records import (
+    CONTRACT_FILE,
+    STORED_DTYPE,
+    Contract,
+    Record,
+    RecordError,
+    encode_record,
+    shard_name,
+    tfds_features,
+)
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BandStatistics
 
@@ -155,14 +163,17 @@ def free_gib(path: Path) -> str:
 
 def commit(temporary: Path, path: Path) -> None:
     """Flush `temporary` to the disk and give it its final name."""
-    for name in (temporary, path.parent):
-        descriptor = os.open(name, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if name == temporary:
-            temporary.replace(path)
+    _flush(temporary)
+    temporary.replace(path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str, writer: str = "") -> None:
@@ -211,7 +222,7 @@ def write_description(folder: Path, contract: Contract, splits: Mapping[str, Seq
         )
         for name, shards in splits.items()
     ]
-    write_text(folder / FILE_NAME, contract.to_json())
+    write_text(folder / CONTRACT_FILE, contract.to_json())
     with writing_errors(folder):
         tfds.folder_dataset.write_metadata(
             data_dir=str(folder),
@@ -289,6 +300,4 @@ def publish(folder: Path, out: Path) -> None:
     """Give a finished folder its final name, in one step."""
     with writing_errors(out):
         folder.replace(out)
-        descriptor = os.open(out.parent, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+        _flush(out.parent)

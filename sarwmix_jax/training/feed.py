@@ -12,8 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Int
 
-from sarwmix_jax.data.order import TrainingOrder
-from sarwmix_jax.data.pipeline import TrainingInput, mixed_order, process_block
+from sarwmix_jax.data.pipeline import TrainingInput, TrainingOrder, mixed_order, process_block
 from sarwmix_jax.training import resident
 from sarwmix_jax.training.logs import RunLog
 from sarwmix_jax.training.setup import Run

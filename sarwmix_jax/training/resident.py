@@ -19,9 +19,8 @@ from einops import rearrange
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, Int32, UInt32
 
-from sarwmix_jax.data.pipeline import read_mixed
 from sarwmix_jax.data.records import STORED_DTYPE
-from sarwmix_jax.data.sources import RecordSource
+from sarwmix_jax.data.sources import RecordSource, read_mixed
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.training.parallel import DATA_AXIS
 

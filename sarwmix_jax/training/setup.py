@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from sarwmix_jax.data.order import steps_per_epoch
+from sarwmix_jax.data.pipeline import steps_per_epoch
 from sarwmix_jax.data.sources import RecordSource
 from sarwmix_jax.models.kernels import check_kernel
 from sarwmix_jax.models.mixmae import MixMAE, abstract_model

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import rasterio
 
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.records import Record
+from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.preparation.to_db import record_from_power
 from sarwmix_jax.preparation.writer import write_records

@@ -6,7 +6,7 @@ import pytest
 from absl import flags
 
 from sarwmix_jax import cli
-from sarwmix_jax.data.contract import FILE_NAME, read_contract
+from sarwmix_jax.data.records import CONTRACT_FILE, read_contract
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.inspect_command import define_inspect, run_inspect
 from sarwmix_jax.preparation.inspection import inspect
@@ -53,7 +53,7 @@ def test_a_broken_promise_is_found(run, make_source, tmp_path):
     folder = make_source(30).folder
     contract = read_contract(folder)
     changed = dataclasses.replace(contract.statistics, mean_db=(-10.0, -15.0))
-    write_text(folder / FILE_NAME, dataclasses.replace(contract, statistics=changed).to_json())
+    write_text(folder / CONTRACT_FILE, dataclasses.replace(contract, statistics=changed).to_json())
     code, output = run(folder, f"--out={tmp_path / 'sheet.png'}")
     assert code == 1 and "2 checks" in output.err
     assert "FAILED split train: mean_db of VH is -21.812500, the contract says -10.000000" in output.out

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-from sarwmix_jax.data.contract import read_contract
-from sarwmix_jax.data.records import Record
+from sarwmix_jax.data.records import Record, read_contract
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.writer import ShardSummary, merged_statistics, write_records, write_shard

@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.records import Record
+from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.synthetic import make_scene
 from sarwmix_jax.preparation.writer import write_records

@@ -13,9 +13,8 @@ import jax
 import numpy as np
 import pytest
 
-from sarwmix_jax.data.contract import Contract
 from sarwmix_jax.data.pipeline import TrainingInput, mixed_order
-from sarwmix_jax.data.records import Record
+from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.synthetic import write_synthetic_records

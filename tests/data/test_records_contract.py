@@ -1,6 +1,6 @@
 import pytest
 
-from sarwmix_jax.data.contract import Contract, read_contract
+from sarwmix_jax.data.records import Contract, read_contract
 from sarwmix_jax.errors import UserError
 
 from .conftest import toy_contract

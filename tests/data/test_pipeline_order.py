@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from sarwmix_jax.data.order import steps_per_epoch, training_order
+from sarwmix_jax.data.pipeline import steps_per_epoch, training_order
 from sarwmix_jax.errors import UserError
 
 

@@ -1,7 +1,7 @@
 import pytest
 import tensorflow_datasets as tfds
 
-from sarwmix_jax.data.splits import SplitRange, parse_split
+from sarwmix_jax.data.sources import SplitRange, parse_split
 from sarwmix_jax.errors import UserError
 
 RECORDS = {"train": 237, "validation": 41}
