@@ -18,7 +18,7 @@ $(STAMP): setup.cfg pyproject.toml
 	touch $@
 
 demo: $(STAMP)
-	$(BIN)/python -m sarwmix_jax.cli demo --workdir=demo_output
+	$(BIN)/python -m sarwmix_jax.cli.main demo --workdir=demo_output
 
 test: $(STAMP)
 	$(PYTEST)

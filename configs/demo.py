@@ -10,7 +10,7 @@ surroundings, not yet the pattern inside them.
 
 from ml_collections import ConfigDict
 
-from sarwmix_jax.settings import pretraining_config
+from sarwmix_jax.settings.config import pretraining_config
 
 
 def get_config() -> ConfigDict:
@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
     # raw backscatter as target: what is drawn needs nothing from the truth
     config.loss.norm_pix = False
     config.data.split = "train"
-    config.data.validation_split = "validation"
+    config.validation.split = "validation"
     config.data.statistics = "records"
     config.batch.global_batch = 32
     config.optimizer.base_lr = 5e-3

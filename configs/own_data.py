@@ -12,7 +12,7 @@ Measured: not yet measured.
 
 from ml_collections import ConfigDict
 
-from sarwmix_jax.settings import pretraining_config
+from sarwmix_jax.settings.config import pretraining_config
 
 
 def get_config() -> ConfigDict:
@@ -29,7 +29,7 @@ def get_config() -> ConfigDict:
     config.model.dtype = "bfloat16"
 
     config.data.split = "train"
-    config.data.validation_split = "validation"
+    config.validation.split = "validation"
     config.data.statistics = "records"
     config.batch.global_batch = 256
 
@@ -37,6 +37,6 @@ def get_config() -> ConfigDict:
     config.optimizer.warmup_epochs = 5.0
     config.optimizer.schedule_epochs = 100.0
     config.optimizer.stop_after_epochs = 100.0
-    config.log.validate_every_epochs = 5.0
+    config.validation.every_epochs = 5.0
     config.checkpoint.every_epochs = 5.0
     return config

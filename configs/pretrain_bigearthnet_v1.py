@@ -14,7 +14,7 @@ Differences from the published runs, on purpose:
 
 from ml_collections import ConfigDict
 
-from sarwmix_jax.settings import pretraining_config
+from sarwmix_jax.settings.config import pretraining_config
 
 
 def get_config(size: str = "base") -> ConfigDict:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from sarwmix_jax.command_line import Parser
-from sarwmix_jax.data.command import run_command
 from sarwmix_jax.data.sources import RecordSource, open_records
-from sarwmix_jax.data.statistics import Summary, summarise
-from sarwmix_jax.data.writer import write_text
+from sarwmix_jax.preparation.command import run_command
+from sarwmix_jax.preparation.statistics import Summary, summarise
+from sarwmix_jax.preparation.writer import write_text
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 

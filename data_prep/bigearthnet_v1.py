@@ -23,15 +23,14 @@ import pyarrow as pa
 import tensorstore as ts
 
 from sarwmix_jax.command_line import Parser
-from sarwmix_jax.data.command import add_work_arguments, run_command, run_plan
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.name_lists import exclude, read_exclusions, read_rows
-from sarwmix_jax.data.patches import check_band, read_band
-from sarwmix_jax.data.plan import Plan, Row
-from sarwmix_jax.data.records import ExcludedError, Record, RecordError
+from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.facts.labels import CLASSES, ORIGINAL_TO_CLASS
+from sarwmix_jax.geotiff.patches import check_band, read_band
+from sarwmix_jax.preparation.command import add_work_arguments, run_command, run_plan
+from sarwmix_jax.preparation.name_lists import exclude, read_exclusions, read_rows
+from sarwmix_jax.preparation.plan import Plan, Row
 
 CONTRACT = Contract(
     name="bigearthnet_v1",

@@ -19,14 +19,13 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from sarwmix_jax.command_line import Parser
-from sarwmix_jax.data.command import add_work_arguments, run_command, run_plan
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.patches import read_band
-from sarwmix_jax.data.plan import Plan, Row
-from sarwmix_jax.data.records import Record
+from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.facts.labels import CLASSES
+from sarwmix_jax.geotiff.patches import read_band
+from sarwmix_jax.preparation.command import add_work_arguments, run_command, run_plan
+from sarwmix_jax.preparation.plan import Plan, Row
 
 CONTRACT = Contract(
     name="bigearthnet_v2",

@@ -21,15 +21,14 @@ import pyarrow as pa
 from rasterio.windows import Window
 
 from sarwmix_jax.command_line import Parser
-from sarwmix_jax.data.command import add_work_arguments, run_command, run_plan
-from sarwmix_jax.data.contract import QUANTITIES, UNITS, Contract
-from sarwmix_jax.data.convert import record_from_db, record_from_power
-from sarwmix_jax.data.plan import Plan, Row
-from sarwmix_jax.data.rasters import Scene, find_scenes
-from sarwmix_jax.data.records import ExcludedError, Record, RecordError
-from sarwmix_jax.data.scene_checks import find_unit
+from sarwmix_jax.data.records import QUANTITIES, UNITS, Contract, ExcludedError, Record, RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES
+from sarwmix_jax.geotiff.scenes import Scene, find_scenes
+from sarwmix_jax.geotiff.units import find_unit
+from sarwmix_jax.preparation.command import add_work_arguments, run_command, run_plan
+from sarwmix_jax.preparation.plan import Plan, Row
+from sarwmix_jax.preparation.to_db import record_from_db, record_from_power
 
 ZEROS = ("outside", "nodata", "floor")
 Labels = dict[str, tuple[str, ...]]

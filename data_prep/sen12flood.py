@@ -21,20 +21,19 @@ import numpy as np
 import pyarrow as pa
 
 from sarwmix_jax.command_line import Parser
-from sarwmix_jax.data.command import add_work_arguments, run_command, run_plan, work_arguments
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.convert import FLOOR_POWER
-from sarwmix_jax.data.file_sets import Unit, prepare_files, write_array
-from sarwmix_jax.data.flood_index import INDEX, FloodSequence, count_pairs, pair_reason, read_index
-from sarwmix_jax.data.flood_scenes import SIDE, SKIPPED, UNREADABLE, AlignedScene, aligned_scene
-from sarwmix_jax.data.pairs import IndexedPair, write_pairs
-from sarwmix_jax.data.plan import Plan, Row
-from sarwmix_jax.data.preparation import REPORT
-from sarwmix_jax.data.raw_files import RawFiles, open_folder, open_zip
-from sarwmix_jax.data.records import ExcludedError, Record, RecordError
-from sarwmix_jax.data.shard_work import Outcome
-from sarwmix_jax.data.writer import check_absent, free_gib
+from sarwmix_jax.data.pairs import IndexedPair
+from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.geotiff.units import FLOOR_POWER
+from sarwmix_jax.preparation.command import add_work_arguments, run_command, run_plan, work_arguments
+from sarwmix_jax.preparation.file_sets import Unit, prepare_files, write_array
+from sarwmix_jax.preparation.flood_index import INDEX, FloodSequence, count_pairs, pair_reason, read_index, write_pairs
+from sarwmix_jax.preparation.flood_scenes import SIDE, SKIPPED, UNREADABLE, AlignedScene, aligned_scene
+from sarwmix_jax.preparation.plan import Plan, Row
+from sarwmix_jax.preparation.raw_files import RawFiles, open_folder, open_zip
+from sarwmix_jax.preparation.shard_work import Outcome
+from sarwmix_jax.preparation.shards import REPORT
+from sarwmix_jax.preparation.writer import check_absent, free_gib
 
 FLOODING = "flooding"
 CONTRACT = Contract(

@@ -6,9 +6,9 @@ The same seed gives the same bytes for any number of workers. A stopped run goes
 """
 
 from sarwmix_jax.command_line import Parser
-from sarwmix_jax.data.command import add_work_arguments, run_command, run_plan
-from sarwmix_jax.data.plan import SPLITS
-from sarwmix_jax.data.synthetic import SIDE, synthetic_plan
+from sarwmix_jax.preparation.command import add_work_arguments, run_command, run_plan
+from sarwmix_jax.preparation.plan import SPLITS
+from sarwmix_jax.preparation.synthetic import SIDE, synthetic_plan
 
 
 def main() -> None:

@@ -66,8 +66,10 @@ def prepare(
     return Prepared(db, standardised if valid is None else jnp.where(valid, standardised, 0.0), valid)
 
 
-def draw_flips(key: Keys, count: int, settings: AugmentSettings) -> Flips:
-    """Draws the flips of a batch, from one key or from one for each image."""
+def draw_flips(key: Keys | None, count: int, settings: AugmentSettings) -> Flips | None:
+    """Draws the flips of a batch, from one key or from one for each image; none without a key."""
+    if key is None:
+        return None
     if key.ndim:
         horizontal, vertical = jax.vmap(lambda own: jax.random.uniform(own, (2,)))(key).T
     else:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from sarwmix_jax import sar
+from sarwmix_jax import preprocessing as sar
 from sarwmix_jax.conversion.table import to_ours
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.facts.bands import STATISTICS

@@ -16,7 +16,6 @@ MAY_IMPORT = {
     "version": set(),
     "errors": set(),
     "facts": set(),
-    "files": {"errors"},
     "compilation": {"errors"},
     "command_line": {"errors"},
     "huge_pages": set(),
@@ -25,7 +24,9 @@ MAY_IMPORT = {
     "sar": {"errors", "facts"},
     "weighting": {"errors", "facts", "sar"},
     "models": {"errors", "facts"},
-    "data": {"errors", "facts", "files", "command_line"},
+    "data": {"errors", "facts"},
+    "geotiff": {"errors", "facts", "data"},
+    "preparation": {"errors", "facts", "data", "geotiff", "command_line"},
 }
 """Parts at the bottom and all that each may import of the package; the parts above them are listed in ORDER."""
 

@@ -13,10 +13,9 @@ import pytest
 
 from sarwmix_jax.cli import COMMANDS, main
 from sarwmix_jax.config_flags import load_config
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.records import Record
-from sarwmix_jax.data.synthetic import make_scene, write_synthetic_records
-from sarwmix_jax.data.writer import write_records
+from sarwmix_jax.data.records import Contract, Record
+from sarwmix_jax.preparation.synthetic import make_scene, write_synthetic_records
+from sarwmix_jax.preparation.writer import write_records
 from tests.training.conftest import TINY_RUN
 
 ROOT = Path(__file__).parents[1]

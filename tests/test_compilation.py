@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from sarwmix_jax.compilation import OFF, default_place, keep_compiled
+from sarwmix_jax.training.resources import OFF, default_place, keep_compiled
 from sarwmix_jax.errors import UserError
 
 
@@ -45,7 +45,7 @@ def test_a_folder_that_cannot_be_made_is_an_error_only_when_asked_for(own_settin
 
 PROGRAM = """
 import sys, jax, jax.numpy as jnp
-from sarwmix_jax.compilation import keep_compiled
+from sarwmix_jax.training.resources import keep_compiled
 keep_compiled(sys.argv[1])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 hits = []

@@ -8,7 +8,7 @@ from sarwmix_jax.cli import main
 from sarwmix_jax.config_flags import load_config
 from sarwmix_jax.demo import demo, tell
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.training.checkpoints import load_parameters
+from sarwmix_jax.checkpoints.loading import load_parameters
 from tests.test_cli import ROOT
 from tests.training.conftest import TINY_RUN
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.evaluation.constant import best_constant
-from sarwmix_jax.evaluation.from_checkpoint import load_pretrained
+from sarwmix_jax.evaluation.held_out import best_constant
+from sarwmix_jax.evaluation.reconstruction import load_pretrained
 from sarwmix_jax.evaluation.held_out import evaluate_held_out
 from tests.data.samples import write_opera_records
 from tests.support import SHARED_DATA
@@ -28,7 +28,7 @@ def test_held_out_places_are_reconstructed_far_better_than_by_a_constant(tmp_pat
         "optimizer.warmup_epochs": 5,
         "optimizer.schedule_epochs": 60,  # five steps each
         "optimizer.stop_after_epochs": 60,
-        "log.validate_every_epochs": 60,
+        "validation.every_epochs": 60,
         "checkpoint.every_epochs": 60,
     }
     command = [sys.executable, "-m", "sarwmix_jax.cli", "pretrain", "--config=configs/demo.py", f"--workdir={tmp_path}"]

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sarwmix_jax import sar
+from sarwmix_jax import preprocessing as sar
 from sarwmix_jax.facts.bands import STATISTICS
 from tests.support import golden
 

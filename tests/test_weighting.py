@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.weighting import WeightSettings, backscatter_weights
+from sarwmix_jax.settings.sections import WeightSettings
+from sarwmix_jax.preprocessing import backscatter_weights
 from tests.support import golden
 
 STORED = golden("weighting")

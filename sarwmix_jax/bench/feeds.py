@@ -22,10 +22,9 @@ def record_source(folder: Path, count: int) -> Any:
         Unavailable: A library of the record files is not installed.
     """
     try:
-        from sarwmix_jax.data.contract import Contract
-        from sarwmix_jax.data.records import Record
+        from sarwmix_jax.data.records import Contract, Record
         from sarwmix_jax.data.sources import open_records
-        from sarwmix_jax.data.writer import write_records
+        from sarwmix_jax.preparation.writer import write_records
     except ImportError as error:
         raise Unavailable(f"{error.name} is not installed, and records need it") from error
 
@@ -80,7 +79,7 @@ def resident(source: Any, options: dict[str, Any], batch: int, mesh: Mesh) -> It
         from sarwmix_jax.training.resident import load_records
     except ImportError as error:
         raise Unavailable("not in this version: records held in device memory") from error
-    from sarwmix_jax.data.order import training_order
+    from sarwmix_jax.data.pipeline import training_order
 
     order = training_order([len(source)], None, batch, SEED)
     records = load_records((source,), mesh, masks=False, threads=options["threads"])

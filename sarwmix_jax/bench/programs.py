@@ -17,9 +17,9 @@ from sarwmix_jax.bench.work import Unavailable
 from sarwmix_jax.facts.labels import CLASSES as CLASS_NAMES
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.settings.model import ModelSettings, published, windows_for
 from sarwmix_jax.models.state import split_model
 from sarwmix_jax.settings import OptimizerSettings
+from sarwmix_jax.settings.model import ModelSettings, published, windows_for
 from sarwmix_jax.training.classifier_steps import ClassifierStepSettings, make_classifier_step, make_logits_step
 from sarwmix_jax.training.layer_decay import scale_by_layer
 from sarwmix_jax.training.optimizer import make_optimizer

@@ -1,6 +1,6 @@
 """Writing a converted checkpoint in the form that training, evaluation and inference read.
 
-`training.checkpoints` writes states of a run, quickly and from the devices. Here the arrays are views of a mapped
+`store` writes states of a run, quickly and from the devices. Here the arrays are views of a mapped
 file, and memory counts: one file per array (no OCDBT), which needs less than the arrays' own size on top.
 """
 
@@ -12,21 +12,21 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 
+from sarwmix_jax.checkpoints.loading import quiet
+from sarwmix_jax.checkpoints.store import FOLDER, first_line
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.inference.quiet import quiet
-from sarwmix_jax.training.checkpoints import FOLDER, first_line
 
 Items = Mapping[str, Mapping[str, np.ndarray]]
 
 
 def write_checkpoint(directory: Path, step: int, items: Items, description: dict[str, Any]) -> None:
-    """Write one checkpoint; `training.checkpoints.load_parameters(directory)` reads it.
+    """Write one checkpoint; `loading.load_parameters(directory)` reads it.
 
     Args:
         directory: new or empty folder (see `convert.check_free`).
         step: optimiser steps done.
         items: `params`, `fixed` and, for a run that goes on, `optimizer`: arrays by flat name.
-        description: see `training.checkpoints.describe`.
+        description: see `store.describe`.
 
     Raises:
         UserError: writing failed; nothing is left then.

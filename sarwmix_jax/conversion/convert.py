@@ -14,7 +14,6 @@ from sarwmix_jax.conversion.resize import resize_tables
 from sarwmix_jax.conversion.table import FIXED, LAYOUTS, Entry, entries, without_prefix
 from sarwmix_jax.conversion.torch_file import TorchCheckpoint, read_checkpoint, sha256_of
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.facts.released import Released
 from sarwmix_jax.settings.model import ModelSettings, windows_for
 
@@ -142,7 +141,7 @@ def _drawn(settings: ModelSettings, found: Recognised, names: list[str]) -> dict
     """Freshly initialised tensors, from seed 0."""
     if not names:
         return {}
-    from sarwmix_jax.inference.build import drawn_tensors  # JAX is not needed otherwise
+    from sarwmix_jax.checkpoints.loading import drawn_tensors  # JAX is not needed otherwise
 
     fresh = drawn_tensors(found.kind, settings, found.classes)
     return {name: fresh[name] for name in names}
@@ -171,12 +170,12 @@ def write(converted: Converted, request: Request, directory: Path) -> int:
         Its step: the optimiser steps done, or 0 without an optimiser.
 
     Raises:
-        UserError: see `check_free` and `store.write_checkpoint`; or the optimiser's mix group
+        UserError: see `check_free` and `converted.write_checkpoint`; or the optimiser's mix group
             is unknown.
     """
+    from sarwmix_jax.checkpoints.converted import write_checkpoint
+    from sarwmix_jax.checkpoints.store import describe
     from sarwmix_jax.conversion.run import run_description, run_state  # Orbax and optax take a second to import
-    from sarwmix_jax.conversion.store import write_checkpoint
-    from sarwmix_jax.training.checkpoints import describe
 
     check_free(directory)
     found, released = converted.found, converted.released
@@ -191,9 +190,8 @@ def write(converted: Converted, request: Request, directory: Path) -> int:
     description = describe(
         found.kind,
         converted.settings,
-        bands=BANDS,
-        unit="dB",
-        statistics={"name": found.statistics_name, **dataclasses.asdict(found.statistics)},
+        found.statistics,
+        found.statistics_name,
         source={
             "file": request.source.name,
             "sha256": converted.sha256,

@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from sarwmix_jax.checkpoints.loading import load_parameters, quiet
 from sarwmix_jax.conversion.recognition import published_shape
 from sarwmix_jax.conversion.table import Extent, entries, relative_position_index, to_published
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.inference.quiet import quiet
-from sarwmix_jax.settings.model import ModelSettings, described_model
 from sarwmix_jax.models.state import flatten_names
-from sarwmix_jax.training.checkpoints import load_parameters
+from sarwmix_jax.settings.model import ModelSettings, described_model
 
 _SAFETENSORS_TYPES = {"float32": "F32", "int64": "I64"}
 
@@ -64,7 +63,10 @@ def published_tensors(
             )
         yield entry.published, array
         if entry.stage is not None and entry.published.endswith("bias_table"):
-            yield entry.published.replace("bias_table", "index"), relative_position_index(settings.window_sides[entry.stage])
+            yield (
+                entry.published.replace("bias_table", "index"),
+                relative_position_index(window),
+            )
 
 
 def notes(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,9 +34,7 @@ def resize_table(table: Float[np.ndarray, "cells width"], new: int) -> Float[np.
     return resized.reshape(new * new, -1).astype(np.float32)
 
 
-def resize_tables(
-    tensors: dict[str, np.ndarray], image_size: int, windows: tuple[int, ...]
-) -> list[str]:
+def resize_tables(tensors: dict[str, np.ndarray], image_size: int, windows: tuple[int, ...]) -> list[str]:
     """Resize every position and bias table in place to an image size and its windows.
 
     Args:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from sarwmix_jax.checkpoints.store import named
 from sarwmix_jax.conversion.moments import Moments
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.settings.model import windows_for
 from sarwmix_jax.models.state import unflatten_names
-from sarwmix_jax.settings import DataSettings, ModelSection, PretrainingSettings
-from sarwmix_jax.training.checkpoints import named
+from sarwmix_jax.settings.sections import DataSettings, PretrainingSettings
 from sarwmix_jax.training.optimizer import make_optimizer
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 def run_state(params: Mapping[str, np.ndarray], moments: Moments) -> dict[str, np.ndarray]:
     """The optimiser item of a checkpoint: the arrays of our optimiser's state, by path."""
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in params.items()}
-    template = jax.eval_shape(make_optimizer(PretrainingSettings().optimizer).init, unflatten_names(shapes))
+    template = jax.eval_shape(make_optimizer(PretrainingSettings().optimizer, ()).init, unflatten_names(shapes))
     state: dict[str, np.ndarray] = {}
     for path in named(template):
         _, what, *name = path.split("/", 2)
@@ -46,12 +45,7 @@ def run_description(converted: "Converted", request: "Request") -> dict[str, Any
             "--with-optimizer: the images per device of the published run, which mixed among themselves, are unknown; "
             f"say --mix-group N (the file's own batch_size: {converted.args.get('batch_size', 'none')})"
         )
-    model = dataclasses.asdict(converted.settings)
-    section = {field.name: model[field.name] for field in dataclasses.fields(ModelSection)}
-    if section["windows"] == windows_for(converted.settings.image_size):
-        section["windows"] = None  # as in the recipe: by image size
-    settings = PretrainingSettings(
-        model=ModelSection(**section), data=DataSettings(statistics=converted.found.statistics_name)
-    )
-    progress = {"step": converted.moments.count, "epoch": converted.epochs, "mix_group": group, "best": None}
+    statistics = converted.found.statistics_name
+    settings = PretrainingSettings(model=converted.settings, data=DataSettings(statistics=statistics))
+    progress = {"step": converted.moments.count, "epoch": converted.epochs, "mix_group": group}
     return {"settings": dataclasses.asdict(settings), "progress": progress}

@@ -1,17 +1,19 @@
-"""Which records make which step: a pure function of seed and step number.
+"""Which records make which batch: a pure function of seed and step number.
 
-One record set: an epoch is floor(N / global batch) steps over a fresh permutation; what is left over is
-skipped for that epoch. Several record sets: every global batch holds a fixed number from each, as their weights
-ask, at random positions, and each set is run through permutation after permutation.
+One set: an epoch is floor(N / global batch) steps over a fresh permutation; the rest is skipped for that epoch. Several
+sets: each gives every global batch as many records as its weight asks, at random positions, and is run through
+permutation after permutation. Where images mix, none ever meets itself or its copy.
 """
 
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int64
 
+from sarwmix_jax.data.sources import check_alike
 from sarwmix_jax.errors import UserError
 
 _POSITIONS = 0
@@ -41,11 +43,13 @@ class TrainingOrder:
         lengths: Records of each record set; record numbers count through all sets.
         shares: Records of each set in a global batch.
         seed: From 0 to 2^32 - 1.
+        group: Consecutive records of a batch that mix, the first with the last and so on; 1 where none do.
     """
 
     lengths: tuple[int, ...]
     shares: tuple[int, ...]
     seed: int
+    group: int = 1
 
     @property
     def global_batch(self) -> int:
@@ -65,7 +69,7 @@ class TrainingOrder:
             return permutation(self.lengths[0], self.seed, _RECORDS, epoch)[first : first + self.global_batch]
         numbers = np.concatenate([self._from_set(number, step) for number in range(len(self.lengths))])
         # Mirrored positions exchange patches in training: a fixed place for each set would fix the partners.
-        return numbers[permutation(self.global_batch, self.seed, _POSITIONS, step)]
+        return _apart(numbers[permutation(self.global_batch, self.seed, _POSITIONS, step)], self.group)
 
     def _from_set(self, number: int, step: int) -> np.ndarray:
         length, share = self.lengths[number], self.shares[number]
@@ -77,8 +81,20 @@ class TrainingOrder:
         return order + sum(self.lengths[:number])
 
 
+def _apart(numbers: Int64[np.ndarray, " batch"], group: int) -> Int64[np.ndarray, " batch"]:
+    """The same with records exchanged where one would mix with its own copy."""
+    partner = np.arange(len(numbers)).reshape(-1, group)[:, ::-1].reshape(-1)
+    for place in np.flatnonzero((numbers == numbers[partner]) & (partner > np.arange(len(numbers)))):
+        record = numbers[place]
+        if record == numbers[partner[place]]:
+            # There is such a place, as no record has more than half of the batch.
+            free = np.flatnonzero((numbers != record) & (numbers[partner] != record))[0]
+            numbers[[partner[place], free]] = numbers[[free, partner[place]]]
+    return numbers
+
+
 def training_order(
-    lengths: Sequence[int], weights: Sequence[float] | None, global_batch: int, seed: int
+    lengths: Sequence[int], weights: Sequence[float] | None, global_batch: int, seed: int, group: int = 1
 ) -> TrainingOrder:
     """The order of a run over one or several record sets.
 
@@ -87,10 +103,11 @@ def training_order(
         weights: Relative weights of the sets, needed when there are several.
         global_batch: Records in a step over all processes.
         seed: From 0 to 2^32 - 1.
+        group: Consecutive records of a batch that mix; 1 where none do.
 
     Raises:
-        UserError: Fewer records than one batch, a bad weight or seed, or a weight too small for one record in a
-            batch.
+        UserError: Fewer records than one batch, a bad weight or seed, a weight too small for one record in a batch, or
+            so large that a record would mix with itself.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f"seed {seed}: it must be from 0 to {2**32 - 1}")
@@ -98,7 +115,14 @@ def training_order(
     if weights is None and len(lengths) == 1:
         weights = (1.0,)
     shares = _shares(weights, len(lengths), global_batch)
-    return TrainingOrder(tuple(lengths), shares, seed)
+    for length, share in zip(lengths, shares, strict=True):
+        copies = 1 if len(lengths) == 1 else 1 - (1 - share) // length  # of a record in a batch, at most
+        if group > 1 and 2 * copies > global_batch:
+            raise UserError(
+                f"a record set of {length} records has {share} of {global_batch} places in a batch: a record would mix "
+                "with itself; lower its weight or add records"
+            )
+    return TrainingOrder(tuple(lengths), shares, seed, group)
 
 
 def _shares(weights: Sequence[float] | None, count: int, global_batch: int) -> tuple[int, ...]:
@@ -130,3 +154,26 @@ def permutation(length: int, seed: int, stream: int, number: int) -> Int64[np.nd
     order = np.argsort(words, kind="stable")
     order.setflags(write=False)
     return order
+
+
+def mixed_order(
+    sources: Sequence[Any], weights: Sequence[float] | None, global_batch: int, seed: int, group: int = 1
+) -> TrainingOrder:
+    """The order of a run over one or several record sets; arguments and errors as for `TrainingInput`."""
+    check_alike(sources)
+    return training_order([len(source) for source in sources], weights, global_batch, seed, group)
+
+
+def held_out_order(count: int, group: int) -> Int64[np.ndarray, " places"]:
+    """Record numbers in stored order, the last group filled up so that no record mixes with itself or its copy.
+
+    Raises:
+        UserError: A single record would mix with itself.
+    """
+    if group > 1 and count < 2:
+        raise UserError(f"{count} record cannot be evaluated: images mix with each other; give at least 2")
+    numbers = np.arange(-(-count // group) * group)
+    for place in range(count, len(numbers)):
+        partner = place // group * group + group - 1 - place % group
+        numbers[place] = (partner + 1) % count if partner < count else int(place > partner)
+    return numbers

@@ -4,18 +4,15 @@ The index lies beside the records as `pairs.csv`: name, split, numbers of the tw
 """
 
 import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.sources import RecordSource, open_records
-from sarwmix_jax.data.splits import parse_split
-from sarwmix_jax.data.writer import write_text
+from sarwmix_jax.data.records import Contract
+from sarwmix_jax.data.sources import RecordSource, open_records, parse_split
 from sarwmix_jax.errors import UserError
 
 FILE_NAME = "pairs.csv"
@@ -32,9 +29,6 @@ class IndexedPair:
     label: int
 
 
-_COLUMNS = tuple(IndexedPair.__dataclass_fields__)
-
-
 class PairSource:
     """The pairs of one split (or slices of several), by number; picklable, safe to read from threads."""
 
@@ -47,6 +41,15 @@ class PairSource:
     def contract(self) -> Contract:
         """The contract of the records."""
         return next(iter(self._sources.values())).contract
+
+    @property
+    def records(self) -> RecordSource:
+        """The records of the first split."""
+        return next(iter(self._sources.values()))
+
+    def name_of(self, index: int) -> str:
+        """Name of pair `index`."""
+        return self.pairs[index].name
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -66,22 +69,16 @@ class PairSource:
             raise IndexError(f"pair {index} of {len(self)}")
         pair = self.pairs[index]
         batch = self._sources[pair.split].read_batch([pair.first, pair.second])
+        batch.pop("labels", None)  # of single dates
         return {**batch, "label": pair.label, "name": pair.name}
 
-    def read_batch(self, indices: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-        """Arrays of several pairs: as of one with a leading axis, and `label` (pairs,) int64; no names."""
+    def read_batch(
+        self, indices: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Arrays of several pairs: a leading axis before those of one, `label` int32, no names; `columns` if given."""
         found = [self[int(index)] for index in indices]
-        batch = {name: np.stack([pair[name] for pair in found]) for name in found[0] if name not in ("label", "name")}
-        return batch | {"label": np.array([pair["label"] for pair in found], np.int64)}
-
-
-def write_pairs(folder: Path, pairs: Iterable[IndexedPair]) -> None:
-    """Write the index of the record set in `folder`: all of it or nothing."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    writer.writerows([getattr(pair, name) for name in _COLUMNS] for pair in pairs)
-    write_text(folder / FILE_NAME, text.getvalue())
+        names = columns or [name for name in found[0] if name != "name"]
+        return {n: np.stack([np.asarray(p[n], np.int32 if n == "label" else None) for p in found]) for n in names}
 
 
 def open_pairs(path: str | Path, split: str) -> PairSource:

@@ -1,23 +1,36 @@
-"""Where records come from: a prepared folder and a split, opened when the first record is read."""
+"""Where records come from: a split (such as `train[:12.5%]`) of a prepared folder, or several of them mixed."""
 
 import json
+import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from array_record.python import array_record_module
+from jaxtyping import Int64
 
-from sarwmix_jax.data.contract import Contract, read_contract
-from sarwmix_jax.data.records import STORED_DTYPE, decode_record, shard_name
-from sarwmix_jax.data.splits import SplitRange, parse_split
+from sarwmix_jax.data.records import STORED_DTYPE, Contract, decode_record, read_contract, shard_name
 from sarwmix_jax.errors import UserError
 
 # One record is one read: reading ahead and parallel decoding only cost time.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _FILE_BUFFER_BYTES = 32768
+_BOUND = r"(-?\d+(?:\.\d+)?)?(%)?"
+_PART = re.compile(rf"([\w-]+)(?:\[{_BOUND}:{_BOUND}\])?")
+
+Batch = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class SplitRange:
+    """Records `start` to `stop` (exclusive) of the split `name`."""
+
+    name: str
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -71,19 +84,33 @@ class RecordSource:
         """
         return decode_record(self._bytes(index), self.contract)
 
-    def read_batch(self, indices: Sequence[int] | np.ndarray, *, labels: bool = False) -> dict[str, np.ndarray]:
+    @property
+    def records(self) -> "RecordSource":
+        """The records themselves, as a source of pairs has them too."""
+        return self
+
+    def name_of(self, index: int) -> str:
+        """Patch id of record `index`."""
+        return str(self[index]["patch_id"])
+
+    def read_batch(
+        self, indices: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None
+    ) -> dict[str, np.ndarray]:
         """Arrays of several records, in the order of `indices`.
 
         Returns:
-            `image` (records, band, height, width) float16; `valid_pixels` (records, height, width) bool if
-            promised; with `labels` and if there are classes also `labels` (records, classes) uint8.
+            `image` (records, band, height, width) float16; `valid_pixels` (records, height, width) bool if promised;
+            `labels` (records, classes) uint8 if there are classes; of these the `columns`, if given.
         """
         contract = self.contract
-        batch = {"image": np.empty((len(indices), *contract.shape), STORED_DTYPE)}
+        known: dict[str, tuple[tuple[int, ...], Any]] = {"image": (contract.shape, STORED_DTYPE)}
         if contract.has_valid_pixels:
-            batch["valid_pixels"] = np.empty((len(indices), *contract.shape[1:]), np.bool_)
-        if labels and contract.classes:
-            batch["labels"] = np.empty((len(indices), len(contract.classes)), np.uint8)
+            known["valid_pixels"] = (contract.shape[1:], np.bool_)
+        if contract.classes:
+            known["labels"] = ((len(contract.classes),), np.uint8)
+        if missing := [name for name in columns or () if name not in known]:
+            raise UserError(f"the records in {self.folder} carry no {missing[0]}; prepare them with it")
+        batch = {name: np.empty((len(indices), *known[name][0]), known[name][1]) for name in columns or known}
         for row, index in enumerate(indices):
             record = decode_record(self._bytes(int(index)), contract)
             for name, values in batch.items():
@@ -161,3 +188,99 @@ def _file_slices(folder: Path, contract: Contract, wanted: SplitRange, lengths: 
             slices.append(FileSlice(path, start, stop - start))
         first += length
     return slices
+
+
+def read_mixed(
+    sources: Sequence[Any], numbers: Int64[np.ndarray, " records"], columns: Sequence[str] | None = None
+) -> Batch:
+    """The records with these numbers, which count through all `sources`, as `RecordSource.read_batch` gives them."""
+    if len(sources) == 1:
+        return dict(sources[0].read_batch(numbers, columns))
+    batch: Batch = {}
+    first = 0
+    for source in sources:
+        rows = np.flatnonzero((numbers >= first) & (numbers < first + len(source)))
+        for name, values in source.read_batch(numbers[rows] - first, columns).items():
+            # Where a source has no masks, all pixels are valid.
+            empty = np.ones if name == "valid_pixels" else np.zeros
+            batch.setdefault(name, empty((len(numbers), *values.shape[1:]), values.dtype))[rows] = values
+        first += len(source)
+    return batch
+
+
+def check_alike(sources: Sequence[Any]) -> None:
+    """Check that record sets can be mixed.
+
+    Raises:
+        UserError: There is none, or they differ in bands, unit or shape.
+    """
+    if not sources:
+        raise UserError("no record set given; name at least one")
+    first = sources[0].contract
+    for other in (source.contract for source in sources[1:]):
+        if (other.bands, other.unit, other.shape) != (first.bands, first.unit, first.shape):
+            raise UserError(
+                f"record sets {first.name} ({_form(first)}) and {other.name} ({_form(other)}) differ; prepare them "
+                "alike to mix them"
+            )
+
+
+def _form(contract: Contract) -> str:
+    return f"{', '.join(contract.bands)} in {contract.unit}, {contract.height}x{contract.width}"
+
+
+def parse_split(expression: str, records: Mapping[str, int], where: object) -> list[SplitRange]:
+    """The ranges of records that a split expression names, in its order.
+
+    Args:
+        expression: Names joined by `+`, each with an optional slice in records or percent; bounds may be
+            negative (from the end); percentages are rounded to the closest record.
+        records: Records per split.
+        where: Name of the record set, for errors.
+
+    Raises:
+        UserError: Unknown split, an expression that cannot be understood, or no record in it.
+    """
+    ranges = [_parse_part(part.strip(), expression, records, where) for part in expression.split("+")]
+    ranges = [part for part in ranges if part.stop > part.start]
+    if not ranges:
+        raise UserError(f"split {expression!r} of {where} is empty; it has {_known(records)}")
+    return ranges
+
+
+def _parse_part(part: str, expression: str, records: Mapping[str, int], where: object) -> SplitRange:
+    match = _PART.fullmatch(part)
+    if match is None:
+        raise UserError(
+            f"split {expression!r} cannot be understood; write it as train, train[:12.5%], train[100:200] or "
+            "train+validation"
+        )
+    name, start, start_unit, stop, stop_unit = match.groups()
+    if name not in records:
+        raise UserError(f"no split {name!r} in {where}; it has {_known(records)}")
+    count = records[name]
+    return SplitRange(
+        name,
+        _bound(start, start_unit, 0, count, expression),
+        _bound(stop, stop_unit, count, count, expression),
+    )
+
+
+def _bound(text: str | None, unit: str | None, default: int, count: int, expression: str) -> int:
+    if text is None:
+        return default
+    if unit is None and "." in text:
+        raise UserError(f"split {expression!r}: {text} is no whole number of records; write {text}% for percent")
+    value = float(text)
+    if unit is not None and abs(value) > 100:
+        raise UserError(f"split {expression!r}: {text}% lies outside -100% to 100%")
+    if unit is None and abs(value) > count:
+        raise UserError(f"split {expression!r}: {text} lies outside the split's {count} records")
+    position = round(value * count / 100) if unit is not None else int(value)
+    if position < 0:
+        position += count
+    return position
+
+
+def _known(records: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} ({count} records)" for name, count in records.items())

@@ -1,15 +1,129 @@
-"""How well a pretraining model reconstructs records it has not seen."""
+"""How well a pretraining model reconstructs records that it has not seen, and how well a constant does."""
 
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from flax import nnx
+from jaxtyping import Array, Float
 
+from sarwmix_jax.data.pipeline import EvaluationInput
 from sarwmix_jax.data.sources import RecordSource
-from sarwmix_jax.evaluation.forward import Group, Pretrained, groups
+from sarwmix_jax.models.mixmae import mix
+from sarwmix_jax.models.state import Tree, merge_model
+from sarwmix_jax.models.tokens import vectors_to_image
+from sarwmix_jax.tasks.pretraining import EVALUATION_GROUP, Pretraining, prediction_db
 
+BATCH = 64
 HISTOGRAM_EDGES = np.linspace(-3.0, 3.0, 121)
 """Bins of truth and reconstruction, in units of the target."""
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A pretraining model with its arrays and the arithmetic around it."""
+
+    task: Pretraining
+    graphdef: nnx.GraphDef
+    params: Tree
+    fixed: Tree
+
+
+class Group(NamedTuple):
+    """One mix group; on the device or, as numpy arrays, on the host.
+
+    Every cell is predicted from the sequence that did not hold it, so every cell was masked. The first four are
+    (batch, cells, values), the others (batch, band, height, width).
+
+    Attributes:
+        prediction: What the model gives (standardised per cell with `norm_pix`).
+        target: What it should give.
+        weights: Weight of every value; 0 where it does not count.
+        used: 1 for values that count, 0 for invalid pixels.
+        original_db: The images in dB, resized.
+        mixed_db: What the encoder saw in dB: each image mixed with its partner.
+        prediction_db: The prediction in dB; with `norm_pix` by the target cell's own mean and deviation.
+        weight_map: The weights as images.
+    """
+
+    prediction: Any
+    target: Any
+    weights: Any
+    used: Any
+    original_db: Any
+    mixed_db: Any
+    prediction_db: Any
+    weight_map: Any
+
+
+@functools.lru_cache(maxsize=8)
+def make_forward(task: Pretraining, graphdef: nnx.GraphDef) -> Callable[..., Group]:
+    """The compiled function (params, fixed, batch of one mix group, group number) -> `Group`.
+
+    No flips and no dropout; the mask is that of the validation loss for the same group number. The last few are kept,
+    as compiling takes longer than evaluating a small model.
+    """
+
+    def forward(params: Tree, fixed: Tree, batch: dict[str, Array], number: Array) -> Group:
+        prepared, mask, found = task.evaluated_group(merge_model(graphdef, params, fixed), batch, number)
+        norm_pix = task.settings.loss.norm_pix
+        return Group(
+            found.prediction.astype(jnp.float32),
+            found.target,
+            found.weights,
+            jnp.ones_like(found.target) if found.used is None else found.used,
+            prepared.db,
+            mix(prepared.db, mask),
+            prediction_db(found.prediction, prepared, task.statistics, norm_pix=norm_pix),
+            vectors_to_image(found.weights, prepared.db.shape[1]),
+        )
+
+    return jax.jit(forward)
+
+
+def groups(
+    model: Pretrained, source: RecordSource, *, limit: int | None = None, threads: int = 2
+) -> Iterator[tuple[Group, np.ndarray]]:
+    """Every mix group of `source` in stored order, on the host, with a flag per image that is False for what fills up.
+
+    Args:
+        model: The model.
+        source: Held-out records.
+        limit: Largest number of groups; all when not given.
+        threads: Reading threads.
+    """
+    forward = make_forward(model.task, model.graphdef)
+    columns, size = model.task.columns, EVALUATION_GROUP
+    for number, batch in enumerate(EvaluationInput(source, size, columns=columns, group=size, threads=threads)):
+        if limit is not None and number >= limit:
+            return
+        arrays = {name: batch[name] for name in columns}
+        yield jax.device_get(forward(model.params, model.fixed, arrays, jnp.int32(number))), batch["valid"]
+
+
+def best_constant(task: Pretraining, source: RecordSource, *, threads: int = 2) -> Float[np.ndarray, " values"]:
+    """The best constant prediction: what the loss is without looking at the image at all.
+
+    One value per band and pixel position within a cell, the same for every cell of every image, that minimises the same
+    weighted loss: the weighted mean of the targets. It already knows the offset between VH and VV, which makes the
+    plain cell mean easy to beat. In nodata-aware mode invalid pixels weigh nothing.
+    """
+
+    @jax.jit
+    def sums(batch: dict[str, Array], counts: Array) -> tuple[Array, Array]:
+        target, weights = task.targets(batch)
+        weights = weights * counts[:, None, None]
+        return jnp.sum(weights * target, axis=(0, 1)), jnp.sum(weights, axis=(0, 1))
+
+    values, total = np.zeros((2, task.settings.model.cell_values))
+    for batch in EvaluationInput(source, BATCH, columns=task.columns, threads=threads):
+        part, weight = sums({name: batch[name] for name in task.columns}, batch["valid"])
+        values, total = values + np.asarray(part), total + np.asarray(weight)
+    return np.where(total > 0, values / np.maximum(total, 1e-12), 0.0).astype(np.float32)
 
 
 @dataclass
@@ -67,13 +181,13 @@ class HeldOut:
 
 
 def evaluate_held_out(
-    model: Pretrained, source: RecordSource, constant: Float[np.ndarray, " values"] | None, *, nodata: bool = False
+    model: Pretrained, source: RecordSource, constant: Float[np.ndarray, " values"] | None
 ) -> HeldOut:
     """Loss, the constant prediction's loss and correlations over all records of `source`."""
-    bands = model.steps.model.bands
+    bands = len(model.task.settings.model.bands)
     moments = tuple(BandMoments() for _ in range(bands))
     losses, counted = np.zeros((2, bands)), np.zeros(bands)
-    for group, valid in groups(model, source, nodata=nodata):
+    for group, valid in groups(model, source):
         kept = Group(*(np.asarray(part)[valid] for part in group))
         losses[0] += _errors(kept, kept.prediction, bands)
         losses[1] += 0.0 if constant is None else _errors(kept, constant, bands)

@@ -2,36 +2,49 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from sarwmix_jax import sar
+from sarwmix_jax.checkpoints.loading import Loaded, load_parameters
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS, STATISTICS, BandStatistics
-from sarwmix_jax.inference.build import Model, model_from
 from sarwmix_jax.inference.checks import checked_db
-from sarwmix_jax.inference.quiet import quiet
-from sarwmix_jax.inference.reconstruction import Reconstruction, mirrored_chunks, restore_db
-from sarwmix_jax.models.classifier import Classifier
-from sarwmix_jax.models.flood import PatchOp, Tiling, cut_tiles, pooled_difference
-from sarwmix_jax.models.layers import dense
+from sarwmix_jax.models.flood import flood_logits
 from sarwmix_jax.models.mixmae import MixMAE, draw_mask
-from sarwmix_jax.settings.model import CELL, ModelSettings, described_model
-from sarwmix_jax.models.state import merge_model, split_model
+from sarwmix_jax.models.state import merge_model
 from sarwmix_jax.models.tokens import vectors_to_image
-from sarwmix_jax.training.checkpoints import load_parameters
+from sarwmix_jax.preprocessing import Prepared, standardise
+from sarwmix_jax.settings.model import CELL, ModelSettings
+from sarwmix_jax.settings.sections import FloodSettings, PatchOp, Tiling
+from sarwmix_jax.tasks.pretraining import prediction_db
 
 BATCH = 32
 """Images that go through the model at a time; the last ones are padded up to a power of two."""
 
 ImagesDb = Float[np.ndarray, "batch band height width"]
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What a pretraining model makes of mixed images.
+
+    Attributes:
+        image_db: (batch, band, height, width) in dB. Where the model predicts cells standardised by themselves, their
+            mean and deviation are taken from the target.
+        prediction: The model's own output at the same places, before that.
+        mask: 0/1 per cell, row-major; where 1, the image's own cell was hidden and the partner's was seen, where 0 the
+            other way round. Every cell is reconstructed from the sequence in which it was hidden.
+    """
+
+    image_db: ImagesDb
+    prediction: ImagesDb
+    mask: Float[np.ndarray, " cells"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +62,12 @@ class LoadedModel:
     settings: ModelSettings
     statistics: BandStatistics
     description: dict[str, Any]
-    _model: Model
+    _loaded: Loaded
 
     @property
     def bands(self) -> tuple[str, ...]:
         """Band order of the input."""
-        return BANDS
+        return self.settings.bands
 
     def encode(self, images_db: Any) -> Float[np.ndarray, "batch features"]:
         """Features: the mean over the encoder's output cells, 8*embed_dim values.
@@ -94,48 +107,43 @@ class LoadedModel:
         chosen = tiling or self.description.get("tiling")
         if chosen is None:
             raise UserError("the checkpoint does not say its tiling; give tiling='released' or 'two_band'")
-        side = self.settings.image_size
-        # Standardised by band before cutting: a released tile holds two places of one band.
-        dates = (sar.standardise(jnp.asarray(images), self.statistics) for images in (before, after))
-        first, second = (np.asarray(cut_tiles(images, side, chosen)) for images in dates)
-        both = np.concatenate([first, second]).reshape(-1, len(BANDS), side, side)
-        features = jnp.asarray(self._batched("tiles", both)).reshape(2, len(before), first.shape[1], -1)
-        return self._head(pooled_difference(features[0], features[1], patch_op))
+        pairs = np.stack([before, after], axis=1)
+        tiles = (pairs.shape[-2] // self.settings.image_size) * (pairs.shape[-1] // self.settings.image_size)
+        limit = max(1, BATCH // max(2 * tiles, 1))
+        return self._batched("flood", pairs, limit, settings=FloodSettings(chosen, patch_op))
 
     def reconstruct(
         self, images_db: Any, mask: Any = None, seed: int = 0, norm_pix: bool | None = None
     ) -> Reconstruction:
         """Reconstruct images from mixes: image i of the batch is mixed with image B-1-i, as in pretraining.
 
+        The middle image of an odd batch is mixed with the first one.
+
         Args:
-            images_db: Images at the checkpoint's size.
+            images_db: Two or more images at the checkpoint's size.
             mask: 0/1 per 32-pixel cell, row-major: where 1, the partner is seen; half the cells, drawn, unless given.
             seed: Seed of the drawn mask.
             norm_pix: Whether the model predicts cells standardised by their own mean and deviation; the checkpoint's
                 own setting unless given.
 
         Raises:
-            UserError: Wrong shape or unit, a wrong mask, no pretraining checkpoint, or `norm_pix` is not known.
+            UserError: Wrong shape or unit, a single image, a wrong mask, no pretraining checkpoint, or `norm_pix` is
+                not known.
         """
         self._needs("pretraining")
         images = checked_db(images_db, "images_db", self.settings.image_size)
-        norm_pix = self._norm_pix if norm_pix is None else norm_pix
+        if len(images) < 2:
+            raise UserError("images_db holds one image, which would be mixed with itself; give at least 2")
+        norm_pix = self.description.get("norm_pix") if norm_pix is None else norm_pix
         if norm_pix is None:
             raise UserError("the checkpoint does not say whether its targets were standardised per cell; give norm_pix")
         cells = self._mask(mask, seed)
-        vectors = np.empty((len(images), self.settings.cells, self.settings.cell_values), np.float32)
+        image_db, prediction = np.empty_like(images), np.empty_like(images)
         with jax.default_matmul_precision("highest"):
-            for rows in mirrored_chunks(len(images), BATCH):
-                vectors[rows] = self._compiled["reconstruct"](self._arrays, images[rows], cells)
-        predicted = np.asarray(vectors_to_image(jnp.asarray(vectors), len(BANDS), CELL))
-        return Reconstruction(
-            image_db=restore_db(vectors, images, self.statistics, norm_pix), prediction=predicted, mask=cells
-        )
-
-    @property
-    def _norm_pix(self) -> bool | None:
-        own = self.description.get("settings") or {}
-        return self.description.get("norm_pix", own.get("loss", {}).get("norm_pix"))
+            for rows, kept in mirrored_chunks(len(images), BATCH):
+                found = self._compiled("reconstruct", norm_pix=norm_pix)(self._arrays, images[rows], cells)
+                image_db[rows[:kept]], prediction[rows[:kept]] = (np.asarray(part)[:kept] for part in found)
+        return Reconstruction(image_db, prediction, cells)
 
     def _mask(self, mask: Any, seed: int) -> Float[np.ndarray, " cells"]:
         cells = self.settings.cells
@@ -153,57 +161,51 @@ class LoadedModel:
             raise UserError(f"this checkpoint is of kind {self.kind}; a {kind} checkpoint is needed here")
 
     @cached_property
-    def _split(self) -> tuple[nnx.GraphDef, Any, Any]:
-        return split_model(self._model)
-
-    @property
     def _arrays(self) -> tuple[Any, Any]:
-        return self._split[1:]
+        return jax.device_put((self._loaded.params, self._loaded.fixed))
 
     @cached_property
-    def _compiled(self) -> dict[str, Callable[..., Any]]:
-        """Compiled functions of (arrays, images in dB, ...); sizes and options make their own compilations."""
-        structure, statistics = self._split[0], self.statistics
+    def _programs(self) -> dict[Any, Callable[..., Any]]:
+        return {}
 
-        def restored(arrays: tuple[Any, Any]) -> Any:
-            return merge_model(structure, *arrays)
+    def _compiled(self, what: str, **options: Any) -> Callable[..., Any]:
+        """A compiled function of (arrays, images in dB, ...); shapes make their own compilations."""
+        key = (what, *options.items())
+        if key not in self._programs:
+            self._programs[key] = jax.jit(partial(getattr(self, f"_{what}"), **options))
+        return self._programs[key]
 
-        def encode(arrays: tuple[Any, Any], images_db: Any) -> Any:
-            model, images = restored(arrays), sar.standardise(images_db, statistics)
-            if isinstance(model, MixMAE):
-                return model.encode(images).astype(jnp.float32).mean(axis=1)
-            return model.features(images)
+    def _encode(self, arrays: tuple[Any, Any], images_db: Array) -> Array:
+        model, images = merge_model(self._loaded.structure, *arrays), standardise(images_db, self.statistics)
+        if isinstance(model, MixMAE):
+            return model.encode(images).astype(jnp.float32).mean(axis=1)
+        return model.features(images)
 
-        def classify(arrays: tuple[Any, Any], images_db: Any) -> Any:
-            return restored(arrays)(sar.standardise(images_db, statistics))
+    def _classify(self, arrays: tuple[Any, Any], images_db: Array) -> Array:
+        logits: Array = merge_model(self._loaded.structure, *arrays)(standardise(images_db, self.statistics))
+        return logits
 
-        def tiles(arrays: tuple[Any, Any], images: Any) -> Any:
-            return restored(arrays).features(images)
+    def _flood(self, arrays: tuple[Any, Any], pairs_db: Array, settings: FloodSettings) -> Array:
+        pairs = standardise(pairs_db, self.statistics)
+        return flood_logits(merge_model(self._loaded.structure, *arrays), pairs, self.settings.image_size, settings)
 
-        def reconstruct(arrays: tuple[Any, Any], images_db: Any, mask: Any) -> Any:
-            return restored(arrays).reconstruct(sar.standardise(images_db, statistics), mask)
+    def _reconstruct(
+        self, arrays: tuple[Any, Any], images_db: Array, mask: Array, *, norm_pix: bool
+    ) -> tuple[Array, Array]:
+        prepared = Prepared(images_db, standardise(images_db, self.statistics), None)
+        vectors = merge_model(self._loaded.structure, *arrays).reconstruct(prepared.standardised, mask)
+        vectors = vectors.astype(jnp.float32)
+        image_db = prediction_db(vectors, prepared, self.statistics, norm_pix=norm_pix)
+        return image_db, vectors_to_image(vectors, len(self.bands))
 
-        return {
-            "encode": jax.jit(encode),
-            "classify": jax.jit(classify),
-            "tiles": jax.jit(tiles),
-            "reconstruct": jax.jit(reconstruct),
-        }
-
-    def _batched(self, what: str, images: ImagesDb) -> np.ndarray:
+    def _batched(self, what: str, images: np.ndarray, limit: int = BATCH, **options: Any) -> np.ndarray:
         """Runs a compiled function over batches and joins the results."""
         results = []
         with jax.default_matmul_precision("highest"):
-            for start, stop, size in batches(len(images), BATCH):
+            for start, stop, size in batches(len(images), limit):
                 padded = _padded(images[start:stop], size)
-                results.append(np.asarray(self._compiled[what](self._arrays, padded))[: stop - start])
+                results.append(np.asarray(self._compiled(what, **options)(self._arrays, padded))[: stop - start])
         return np.concatenate(results)
-
-    def _head(self, features: Float[Array, "batch features"]) -> np.ndarray:
-        """Logits of pooled features."""
-        assert isinstance(self._model, Classifier)
-        with jax.default_matmul_precision("highest"):
-            return np.asarray(dense(self._model.head, features), np.float32)
 
 
 def batches(count: int, limit: int) -> Iterator[tuple[int, int, int]]:
@@ -213,9 +215,24 @@ def batches(count: int, limit: int) -> Iterator[tuple[int, int, int]]:
         yield start, stop, min(limit, 1 << (stop - start - 1).bit_length())
 
 
-def _padded(images: ImagesDb, size: int) -> ImagesDb:
+def _padded(images: np.ndarray, size: int) -> np.ndarray:
     """Images with the last one repeated up to a number."""
     return images if len(images) == size else np.concatenate([images, np.repeat(images[-1:], size - len(images), 0)])
+
+
+def mirrored_chunks(count: int, limit: int) -> Iterator[tuple[Int[np.ndarray, " rows"], int]]:
+    """Rows of each chunk of a batch, and how many of them count: reversing a chunk brings every image to its partner.
+
+    The partner is the image as far from the other end; the middle one of an odd batch has the first one. Some pairs may
+    be repeated so that few sizes occur; repeated rows get the same result.
+    """
+    for start in range(0, count // 2, max(1, limit // 2)):
+        front = np.arange(start, min(start + max(1, limit // 2), count // 2))
+        size = min(max(1, limit // 2), 1 << (len(front) - 1).bit_length())
+        front = np.concatenate([front, np.repeat(front[-1:], size - len(front))])
+        yield np.concatenate([front, count - 1 - front[::-1]]), 2 * size
+    if count % 2:
+        yield np.array([count // 2, 0]), 1
 
 
 def load(path: str | Path, statistics: str | None = None, step: int | None = None) -> LoadedModel:
@@ -231,15 +248,12 @@ def load(path: str | Path, statistics: str | None = None, step: int | None = Non
     """
     if statistics is not None and statistics not in STATISTICS:
         raise UserError(f"statistics {statistics!r} are unknown; use one of {', '.join(sorted(STATISTICS))}")
-    with quiet():
-        loaded = load_parameters(path, step)
-    described = loaded.description
-    if tuple(described["bands"]) != BANDS or described["unit"] != "dB":
+    loaded = load_parameters(path, step)
+    if loaded.settings.bands != BANDS or loaded.description["unit"] != "dB":
         raise UserError(
-            f"{path}: its input is {described['bands']} in {described['unit']}; only {BANDS} in dB is known"
+            f"{path}: its input is {', '.join(loaded.settings.bands)} in {loaded.description['unit']}; only {BANDS} "
+            "in dB is known"
         )
-    own = described["statistics"]
-    chosen = STATISTICS[statistics] if statistics else BandStatistics(tuple(own["mean_db"]), tuple(own["std_db"]))
-    settings = described_model(described["model"])
-    model = model_from(described["kind"], settings, described.get("classes"), loaded.params, loaded.fixed)
-    return LoadedModel(described["kind"], settings, chosen, described, model)
+    _ = loaded.structure  # refuses arrays that do not fit
+    chosen = STATISTICS[statistics] if statistics else loaded.statistics
+    return LoadedModel(loaded.kind, loaded.settings, chosen, loaded.description, loaded)

@@ -21,7 +21,6 @@ from sarwmix_jax.models.layers import (
     linear,
     numbered,
 )
-from sarwmix_jax.settings.model import STAGES, ModelSettings
 from sarwmix_jax.models.state import FORBIDDEN, Execution, Fixed, keep, row, run_blocks
 from sarwmix_jax.models.tokens import (
     PatchEmbed,
@@ -31,6 +30,7 @@ from sarwmix_jax.models.tokens import (
     stage_layout,
     z_order,
 )
+from sarwmix_jax.settings.model import STAGES, ModelSettings
 
 
 class Pairs(NamedTuple):

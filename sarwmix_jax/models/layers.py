@@ -9,8 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.settings.model import Kernel, ModelSettings
 from sarwmix_jax.models.state import keep
+from sarwmix_jax.settings.model import Kernel, ModelSettings
 
 Key = Array
 """A key of randomness; where samples must not depend on their batch, one for each of them."""

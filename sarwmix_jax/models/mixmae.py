@@ -26,9 +26,9 @@ from sarwmix_jax.models.layers import (
     numbered,
     split_heads,
 )
-from sarwmix_jax.settings.model import CELL, ModelSettings
 from sarwmix_jax.models.state import Execution, Fixed, Row, keep, row, run_blocks, split_last
 from sarwmix_jax.models.tokens import image_to_vectors, sine_cosine_positions
+from sarwmix_jax.settings.model import CELL, ModelSettings
 
 Mask = Float[Array, " cells"]
 
@@ -230,11 +230,9 @@ def valid_vectors(valid: Valid, images: Float[Array, "batch band height width"])
     return image_to_vectors(jnp.broadcast_to(valid, images.shape).astype(jnp.float32))
 
 
-def weighted_errors(
-    reconstruction: Vectors, target: Vectors, weights: Float[Array, "batch band height width"]
-) -> Vectors:
+def weighted_errors(reconstruction: Vectors, target: Vectors, weights: Vectors) -> Vectors:
     """Weighted squared error of every value, in float32."""
-    return image_to_vectors(weights) * (reconstruction.astype(jnp.float32) - target) ** 2
+    return weights * (reconstruction.astype(jnp.float32) - target) ** 2
 
 
 def loss_per_band(errors: Vectors, bands: int, used: Vectors | None = None) -> Float[Array, " band"]:

@@ -71,10 +71,10 @@ def _to_config(settings: Any) -> "config_dict.ConfigDict":
     return config
 
 
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     """Type of every setting, by name, in order."""
     hints = typing.get_type_hints(kind, include_extras=True)
-    return {item.name: hints[item.name] for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return {item.name: hints[item.name] for item in dataclasses.fields(kind)}
 
 
 class _Type(typing.NamedTuple):
@@ -97,7 +97,7 @@ class _Type(typing.NamedTuple):
         return cls(typing.get_origin(hint) or hint, next(iter(typing.get_args(hint)), None), limits, optional)
 
 
-def setting_names(kind: type, where: str = "") -> list[str]:
+def setting_names(kind: Any, where: str = "") -> list[str]:
     """Dotted names of all settings of a kind of run."""
     return [
         name

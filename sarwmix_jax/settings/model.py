@@ -189,6 +189,6 @@ def described_model(described: Mapping[str, Any], **changes: Any) -> ModelSettin
     """
     if unknown := sorted(set(described) - set(ModelSettings.__dataclass_fields__)):
         raise UserError(f"the checkpoint has unknown model settings ({', '.join(unknown)}); update sarwmix_jax")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in described.items()}
+    values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in described.items()}
     trained = {"drop_path": 0.0, "dropout": 0.0, "scan": False, "recompute": "none", "kernel": "xla"}
     return ModelSettings(**values | trained | changes)

@@ -19,9 +19,9 @@ from sarwmix_jax.models.state import Tree
 from sarwmix_jax.preprocessing import draw_flips, prepare
 from sarwmix_jax.settings.sections import FinetuningSettings
 from sarwmix_jax.tasks.gradients import sample_keys
-from sarwmix_jax.tasks.task import Batch, Metrics
 from sarwmix_jax.tasks.multilabel import FLIPS, NOISE
 from sarwmix_jax.tasks.predictions import Logits, make_predict
+from sarwmix_jax.tasks.task import Batch, Metrics
 
 CLASSES = ("no flood", "flood")
 
@@ -60,7 +60,7 @@ class Flood:
     def logits(self, model: Any, batch: Batch, keys: Array | None = None) -> Logits:
         """See `predictions.Labelled`; both dates are flipped alike."""
         count, settings = len(batch["image"]), self.settings
-        flips = None if keys is None else draw_flips(numbered(keys, FLIPS), count, settings.augment)
+        flips = draw_flips(numbered(keys, FLIPS), count, settings.augment)
         pairs = prepare(batch, self.statistics, flips=flips).standardised
         return flood_logits(model, pairs, settings.model.image_size, settings.flood, key=numbered(keys, NOISE))
 

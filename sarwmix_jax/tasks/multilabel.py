@@ -21,8 +21,8 @@ from sarwmix_jax.models.state import Tree
 from sarwmix_jax.preprocessing import draw_flips, prepare
 from sarwmix_jax.settings.sections import FinetuningSettings
 from sarwmix_jax.tasks.gradients import sample_keys
-from sarwmix_jax.tasks.task import Batch, Metrics
 from sarwmix_jax.tasks.predictions import Logits, make_predict
+from sarwmix_jax.tasks.task import Batch, Metrics
 
 FLIPS, NOISE = 0, 1
 """Numbers of a sample's keys."""
@@ -74,7 +74,7 @@ class Multilabel:
     def logits(self, model: Any, batch: Batch, keys: Array | None = None) -> Logits:
         """See `predictions.Labelled`."""
         count = len(batch["image"])
-        flips = None if keys is None else draw_flips(numbered(keys, FLIPS), count, self.settings.augment)
+        flips = draw_flips(numbered(keys, FLIPS), count, self.settings.augment)
         prepared = prepare(batch, self.statistics, side=self.settings.model.image_size, flips=flips)
         logits: Logits = model(prepared.standardised, key=numbered(keys, NOISE))
         return logits

@@ -4,7 +4,6 @@ Whatever is random belongs to a mix group, the `mix_group` consecutive images of
 mix with each other: it follows from (seed, step, group number) alone.
 """
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -16,7 +15,6 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from sarwmix_jax.data.pipeline import EvaluationInput
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.facts.bands import BandStatistics
 from sarwmix_jax.models.layers import Key
@@ -27,7 +25,6 @@ from sarwmix_jax.models.mixmae import (
     draw_mask,
     fixed_masked_count,
     loss_per_band,
-    mix,
     target_vectors,
     valid_vectors,
     weighted_errors,
@@ -146,14 +143,19 @@ class Pretraining:
             key: Randomness of dropout and drop path; without it there is none.
         """
         images, valid, settings = prepared.standardised, prepared.valid, self.settings
-        weights = backscatter_weights(prepared.db, images, settings.weighting, valid=valid)
         count = fixed_masked_count(settings.model.cells, settings.mask.ratio, settings.mask.range_mask_ratio)
-        return Predicted(
-            model.reconstruct(images, mask, masked_count=count, key=key),
-            target_vectors(images, norm_pix=settings.loss.norm_pix, valid=valid),
-            image_to_vectors(weights),
-            None if valid is None else valid_vectors(valid, images),
-        )
+        reconstruction = model.reconstruct(images, mask, masked_count=count, key=key)
+        used = None if valid is None else valid_vectors(valid, images)
+        return Predicted(reconstruction, *self._targets(prepared), used)
+
+    def targets(self, batch: Batch) -> tuple[Vectors, Vectors]:
+        """What raw records without flips should give, and the weight of every value."""
+        return self._targets(prepare(batch, self.statistics, side=self.settings.model.image_size))
+
+    def _targets(self, prepared: Prepared) -> tuple[Vectors, Vectors]:
+        images, valid = prepared.standardised, prepared.valid
+        weights = backscatter_weights(prepared.db, images, self.settings.weighting, valid=valid)
+        return target_vectors(images, norm_pix=self.settings.loss.norm_pix, valid=valid), image_to_vectors(weights)
 
     @property
     def _bands(self) -> int:
@@ -206,9 +208,23 @@ class Pretraining:
         """Number of the first mix group, host arrays, and which rows count, of every batch of held-out records."""
         data, micro_batch = self.settings.data, self.settings.batch.micro_batch or EVALUATION_GROUP
         rows = mesh.size * max(micro_batch // EVALUATION_GROUP, 1) * EVALUATION_GROUP
-        inputs = [evaluation_input(source, rows, threads=data.threads, workers=data.workers) for source in sources]
-        for number, batch in enumerate(itertools.chain(*inputs)):
-            yield number * rows // EVALUATION_GROUP, {name: batch[name] for name in self.columns}, batch["valid"]
+        first = 0
+        for source in sources:
+            batches = EvaluationInput(
+                source,
+                rows,
+                columns=self.columns,
+                group=EVALUATION_GROUP,
+                process_index=jax.process_index(),
+                process_count=jax.process_count(),
+                threads=data.threads,
+                workers=data.workers,
+                prefetch=data.prefetch,
+            )
+            for number, batch in enumerate(batches):
+                group = first + number * rows // EVALUATION_GROUP
+                yield group, {name: batch[name] for name in self.columns}, batch["valid"]
+            first += -(-len(source) // EVALUATION_GROUP)
 
 
 def errors(predicted: Predicted) -> Vectors:
@@ -216,9 +232,7 @@ def errors(predicted: Predicted) -> Vectors:
     return weighted_errors(predicted.prediction, predicted.target, predicted.weights)
 
 
-def prediction_db(
-    prediction: Vectors, prepared: Prepared, statistics: BandStatistics, *, norm_pix: bool
-) -> Images:
+def prediction_db(prediction: Vectors, prepared: Prepared, statistics: BandStatistics, *, norm_pix: bool) -> Images:
     """Predicted cells as images in dB; with `norm_pix` each cell takes its mean and deviation from the truth."""
     vectors = prediction.astype(jnp.float32)
     if norm_pix:

@@ -16,9 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Int, Int32, UInt32
+from jaxtyping import Array, Int32, UInt32
 
-from sarwmix_jax.data.pipeline import mixed_order, process_block, read_mixed
+from sarwmix_jax.data.order import mixed_order
+from sarwmix_jax.data.pipeline import Reading
+from sarwmix_jax.data.sources import read_mixed
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.tasks.gradients import DATA_AXIS, over_devices
 from sarwmix_jax.tasks.task import Batch
@@ -130,7 +132,7 @@ class ResidentFeed(Iterator[DeviceBatch]):
         """
         data, batch = run.settings.data, run.settings.batch.global_batch
         self._order = mixed_order(run.sources, data.mix_weights, batch, run.settings.seed, run.task.group)
-        self._block = process_block(batch, jax.process_index(), jax.process_count())
+        self._block = Reading(jax.process_index(), jax.process_count()).block(batch)
         self._step = start
         layout, total = row_layout(run.sources, run.task.columns), sum(map(len, run.sources))
         count = records_per_device(run.sources, run.mesh.size)
@@ -210,9 +212,7 @@ def load_rows(
     return jax.make_array_from_single_device_arrays(shape, sharding, list(blocks.values()))
 
 
-def read_rows(
-    sources: Sequence[Any], layout: RowLayout, numbers: range
-) -> UInt32[np.ndarray, "records words"]:
+def read_rows(sources: Sequence[Any], layout: RowLayout, numbers: range) -> UInt32[np.ndarray, "records words"]:
     """Rows of consecutive records."""
     return layout.pack(
         read_mixed(sources, np.arange(numbers.start, numbers.stop), [column.name for column in layout.columns])

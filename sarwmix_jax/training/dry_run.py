@@ -75,7 +75,8 @@ def step_memory(run: Run, state: TrainState) -> int | None:
         name: jax.ShapeDtypeStruct((rows, *one[name].shape[1:]), one[name].dtype, sharding=place)
         for name in run.task.columns
     }
-    analysis = run.train_step.lower(state, batch, np.float32(0)).compile().memory_analysis()
+    step: Any = run.train_step
+    analysis = step.lower(state, batch, np.float32(0)).compile().memory_analysis()
     if analysis is None:
         return None
     return int(

@@ -116,8 +116,24 @@ class RunLog:
     Every line has `event` and `time` (seconds since 1970). Numbers that are not finite become text: JSON has none.
     """
 
-    def __init__(self, workdir: Path, total_steps: int, *, quiet: bool = False, bands: Sequence[str] = (), stream: TextIO | None = None):
-        """Open the log of a run of `total_steps`; processes other than the first are `quiet` and write nothing."""
+    def __init__(
+        self,
+        workdir: Path,
+        total_steps: int,
+        *,
+        quiet: bool = False,
+        bands: Sequence[str] = (),
+        stream: TextIO | None = None,
+    ):
+        """Open the log of a run.
+
+        Args:
+            workdir: Folder of the run.
+            total_steps: Where it ends.
+            quiet: Write nothing, as processes other than the first.
+            bands: Names of the values of figures per band.
+            stream: Where progress goes; the standard error unless given.
+        """
         self._file = None if quiet else (workdir / FILE_NAME).open("a", buffering=1)
         self._board = None if quiet else tensorboard_writer(workdir)
         self._bands = bands

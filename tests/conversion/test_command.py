@@ -12,7 +12,7 @@ import pytest
 from sarwmix_jax.conversion.command import main
 from sarwmix_jax.conversion.torch_file import read_checkpoint, sha256_of
 from sarwmix_jax.models.state import flatten_names
-from sarwmix_jax.training.checkpoints import load_parameters
+from sarwmix_jax.checkpoints.loading import load_parameters
 from tests.conversion import handmade
 from tests.conversion.handmade import Args, View
 from tests.support import GOLDEN, TINY, published_weights

@@ -15,11 +15,11 @@ from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import flatten_names, split_model
-from sarwmix_jax.settings import OptimizerSettings
-from sarwmix_jax.training.checkpoints import FOLDER, Checkpoints
+from sarwmix_jax.settings.sections import OptimizerSettings
+from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints
 from sarwmix_jax.training.optimizer import DECAYED, make_optimizer
-from sarwmix_jax.training.resume import previous_run
-from sarwmix_jax.training.warm_start import take_parameters
+from sarwmix_jax.checkpoints.restore import previous_run
+from sarwmix_jax.checkpoints.restore import take_parameters
 from tests.conversion.test_command import FINETUNE, PRETRAIN, run
 from tests.support import GOLDEN, TINY, published_weights
 

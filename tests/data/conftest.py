@@ -3,10 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.records import Record
+from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.data.sources import RecordSource, open_records
-from sarwmix_jax.data.writer import write_records
+from sarwmix_jax.preparation.writer import write_records
 
 CLASSES = ("arable", "forest", "water")
 

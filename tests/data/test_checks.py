@@ -8,10 +8,10 @@ from array_record.python import array_record_module
 from sarwmix_jax.data.checks import Expectation, check_contract
 from sarwmix_jax.data.records import Record
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.data.synthetic import make_scene
-from sarwmix_jax.data.writer import write_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
+from sarwmix_jax.preparation.synthetic import make_scene
+from sarwmix_jax.preparation.writer import write_records
 
 from .conftest import toy_contract
 from .samples import (

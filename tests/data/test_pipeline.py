@@ -11,8 +11,8 @@ import sarwmix_jax
 from sarwmix_jax.data.pipeline import EvaluationInput, TrainingInput, process_block
 from sarwmix_jax.data.records import Record
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.data.writer import write_records
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.writer import write_records
 
 from .conftest import toy_contract
 

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import rasterio
 
-from sarwmix_jax.data.command import run_command
+from sarwmix_jax.preparation.command import run_command
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"

@@ -11,10 +11,10 @@ import rasterio
 import zarr
 
 from sarwmix_jax.data.checks import Expectation, check_contract
-from sarwmix_jax.data.name_lists import read_rows
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.facts.labels import CLASSES, ORIGINAL_TO_CLASS
+from sarwmix_jax.preparation.name_lists import read_rows
 
 from .conftest import SHARED_DATA, needs_shared_data
 

@@ -13,9 +13,9 @@ import rasterio
 import tensorflow_datasets as tfds
 
 from sarwmix_jax.data.pipeline import TrainingInput
-from sarwmix_jax.data.plan import Plan
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.facts.labels import CLASSES
+from sarwmix_jax.preparation.plan import Plan
 
 from .conftest import SHARED_DATA, copy_as_v2, needs_shared_data
 

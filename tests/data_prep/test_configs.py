@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from sarwmix_jax.settings import PretrainingSettings, as_json, to_dataclass
+from sarwmix_jax.settings.sections import PretrainingSettings
+from sarwmix_jax.settings.config import as_json, to_dataclass
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

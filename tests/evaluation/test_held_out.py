@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from sarwmix_jax.evaluation.constant import best_constant
-from sarwmix_jax.evaluation.forward import Group, groups
+from sarwmix_jax.evaluation.held_out import best_constant
+from sarwmix_jax.evaluation.held_out import Group, groups
 from sarwmix_jax.evaluation.held_out import BandMoments, evaluate_held_out
-from sarwmix_jax.settings import DataSettings
-from sarwmix_jax.training.parallel import make_mesh
-from sarwmix_jax.training.validation import make_validation
+from sarwmix_jax.settings.sections import DataSettings
+from sarwmix_jax.tasks.gradients import make_mesh
+from sarwmix_jax.tasks.pretraining import make_validation
 from tests.evaluation.conftest import small_model
 from tests.support import V2
 

@@ -176,7 +176,7 @@ def test_reconstruction_needs_to_know_the_targets(tmp_path):
 
 
 def test_a_checkpoint_that_does_not_fit_its_description(classifier):
-    from sarwmix_jax.inference.build import model_from
+    from sarwmix_jax.checkpoints.loading import model_from
     from sarwmix_jax.settings.model import described_model
     from sarwmix_jax.models.state import split_model
 

@@ -11,7 +11,7 @@ from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.flood import cut_tiles, flood_logits, pooled_difference
 from sarwmix_jax.models.state import merge_model
-from sarwmix_jax.sar import standardise
+from sarwmix_jax.preprocessing import standardise
 from tests.support import TINY, golden, model_arrays, published_weights
 
 

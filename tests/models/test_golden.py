@@ -11,10 +11,11 @@ import pytest
 from sarwmix_jax.conversion.table import LAYOUTS, entries, extent_of, to_ours
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.models.state import flatten_names, merge_model
-from sarwmix_jax.settings import OptimizerSettings
+from sarwmix_jax.settings.sections import OptimizerSettings
 from sarwmix_jax.training.optimizer import learning_rate, make_optimizer
-from sarwmix_jax.training.steps import Prepared, StepSettings, masked_errors
-from sarwmix_jax.weighting import WeightSettings, backscatter_weights
+from sarwmix_jax.tasks.pretraining import Prepared, StepSettings, masked_errors
+from sarwmix_jax.settings.sections import WeightSettings
+from sarwmix_jax.preprocessing import backscatter_weights
 from tests.support import GOLDEN, TINY, V2, golden, golden_autoencoder, golden_classifier, standardised
 
 PRETRAIN = golden("pretrain_tiny")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sarwmix_jax.data.synthetic import write_synthetic_records
-from sarwmix_jax.settings import pretraining_config
-from sarwmix_jax.training.plan import resolve
+from sarwmix_jax.preparation.synthetic import write_synthetic_records
+from sarwmix_jax.settings.config import pretraining_config
+from sarwmix_jax.settings.config import resolve
 
 TINY_RUN = {
     "model.image_size": 64,
@@ -14,7 +14,7 @@ TINY_RUN = {
     "model.decoder_dim": 8,
     "model.decoder_depth": 1,
     "model.decoder_heads": 1,
-    "data.validation_split": "validation",
+    "validation.split": "validation",
     "data.statistics": "records",
     "data.threads": 1,
     "batch.global_batch": 8,

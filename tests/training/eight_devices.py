@@ -11,18 +11,12 @@ import numpy as np
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import merge_model
-from sarwmix_jax.settings import OptimizerSettings
+from sarwmix_jax.settings.sections import OptimizerSettings
 from sarwmix_jax.training.optimizer import make_optimizer
-from sarwmix_jax.training.parallel import make_mesh, replicate, shard_batch
-from sarwmix_jax.training.steps import (
-    StepSettings,
-    TrainState,
-    make_evaluation_step,
-    make_gradients,
-    make_train_step,
-    micro_loss,
-)
-from sarwmix_jax.weighting import WeightSettings
+from sarwmix_jax.tasks.gradients import make_mesh, replicate, shard_batch
+from sarwmix_jax.tasks.pretraining import StepSettings, make_evaluation_step, micro_loss
+from sarwmix_jax.tasks.gradients import TrainState, make_gradients, make_train_step
+from sarwmix_jax.settings.sections import WeightSettings
 from tests.support import TINY, V2, collectives, golden, model_arrays
 
 MODEL = replace(TINY, depths=(1, 1, 1, 1), decoder_depth=1, drop_path=0.1)

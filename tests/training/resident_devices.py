@@ -9,13 +9,13 @@ import numpy as np
 
 from sarwmix_jax.data.pipeline import TrainingInput, mixed_order, process_block
 from sarwmix_jax.data.sources import RecordSource, open_records
-from sarwmix_jax.settings import pretraining_config
+from sarwmix_jax.settings.config import pretraining_config
 from sarwmix_jax.training.logs import read_log, training_curve
 from sarwmix_jax.training.loop import pretrain
-from sarwmix_jax.training.parallel import make_mesh
-from sarwmix_jax.training.plan import resolve
-from sarwmix_jax.training.resident import ResidentRecords, load_records
-from sarwmix_jax.training.validation import device_batch
+from sarwmix_jax.tasks.gradients import make_mesh
+from sarwmix_jax.settings.config import resolve
+from sarwmix_jax.training.device_cache import ResidentRecords, load_records
+from sarwmix_jax.tasks.pretraining import device_batch
 from tests.support import collectives
 from tests.training.conftest import TINY_RUN
 
@@ -109,7 +109,7 @@ def train(folder: Path, resident: str) -> dict:
     jax.config.update("jax_disable_most_optimizations", True)
     config = pretraining_config()
     config.update_from_flattened_dict(TINY_RUN)
-    config.data.records, config.data.validation_split = (str(folder / "records"),), None
+    config.data.records, config.validation.split = (str(folder / "records"),), None
     config.data.resident = resident == "1"
     config.batch.update({"global_batch": 16, "mix_group": 2})
     config.optimizer.stop_after_epochs = 6.0

@@ -1,5 +1,5 @@
-from sarwmix_jax.settings import CheckpointSettings, LogSettings, OptimizerSettings, PretrainingSettings
-from sarwmix_jax.training.calendar import Calendar
+from sarwmix_jax.settings.sections import CheckpointSettings, LogSettings, OptimizerSettings, PretrainingSettings
+from sarwmix_jax.training.optimizer import Calendar
 
 
 def calendar(steps_per_epoch=10, log=None, checkpoint=None, **optimizer):

@@ -12,11 +12,12 @@ import pytest
 
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.settings.model import ModelSettings
-from sarwmix_jax.settings import OptimizerSettings
+from sarwmix_jax.settings.sections import OptimizerSettings
 from sarwmix_jax.training.optimizer import make_optimizer
-from sarwmix_jax.training.parallel import make_mesh, replicate, shard_batch
-from sarwmix_jax.training.steps import StepSettings, TrainState, make_train_step
-from sarwmix_jax.weighting import WeightSettings
+from sarwmix_jax.tasks.gradients import make_mesh, replicate, shard_batch
+from sarwmix_jax.tasks.pretraining import StepSettings
+from sarwmix_jax.tasks.gradients import TrainState, make_train_step
+from sarwmix_jax.settings.sections import WeightSettings
 from tests.support import GOLDEN, V2, model_arrays
 
 BATCH = 4

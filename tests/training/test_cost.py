@@ -2,7 +2,7 @@ import jax
 import pytest
 
 from sarwmix_jax.settings.model import published
-from sarwmix_jax.training.cost import PEAK_FLOPS, peak_flops, pretraining_parts, table, training_flops
+from sarwmix_jax.training.resources import PEAK_FLOPS, peak_flops, pretraining_parts, table, training_flops
 
 
 @pytest.mark.parametrize(

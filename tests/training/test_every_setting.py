@@ -15,22 +15,25 @@ from ml_collections import config_dict
 
 from sarwmix_jax.config_flags import load_config
 from sarwmix_jax.data.sources import RecordSource
-from sarwmix_jax.data.synthetic import write_synthetic_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import merge_model, split_model
-from sarwmix_jax.settings import PretrainingSettings, pretraining_config, setting_names
+from sarwmix_jax.preparation.synthetic import write_synthetic_records
+from sarwmix_jax.settings.sections import PretrainingSettings
+from sarwmix_jax.settings.config import pretraining_config, setting_names
 from sarwmix_jax.training import inputs
-from sarwmix_jax.training.calendar import Calendar
-from sarwmix_jax.training.checkpoint_parts import complete_steps
-from sarwmix_jax.training.feed import training_input
+from sarwmix_jax.training.optimizer import Calendar
+from sarwmix_jax.checkpoints.store import complete_steps
+from sarwmix_jax.training.run import training_input
 from sarwmix_jax.training.logs import RunLog
 from sarwmix_jax.training.loop import pretrain
 from sarwmix_jax.training.optimizer import make_optimizer
-from sarwmix_jax.training.parallel import make_mesh
-from sarwmix_jax.training.plan import get, plan_batch, resolve
-from sarwmix_jax.training.setup import initialise, model_structure, set_up, step_settings
-from sarwmix_jax.training.steps import TrainState, make_train_step, micro_loss
+from sarwmix_jax.tasks.gradients import make_mesh
+from sarwmix_jax.settings.config import get, resolve
+from sarwmix_jax.training.run import plan_batch
+from sarwmix_jax.training.run import initialise, model_structure, set_up, step_settings
+from sarwmix_jax.tasks.gradients import TrainState, make_train_step
+from sarwmix_jax.tasks.pretraining import micro_loss
 from tests.training.conftest import TINY_RUN
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -87,7 +90,7 @@ def sources(settings, place):
         statistics = inputs.band_statistics(settings, train)
     except UserError as error:
         return str(error)
-    held_out = settings.data.validation_split
+    held_out = settings.validation.split
     return (
         inputs.describe_sources(settings, train),
         statistics,
@@ -204,7 +207,7 @@ TABLE = {
     "data.records": ((("nowhere",), ("elsewhere",)), sources),
     "data.mix_weights": (((0.5, 0.5), (0.2, 0.8)), reading),
     "data.split": (("train[:50%]", "validation"), sources),
-    "data.validation_split": (("validation", "train"), sources),
+    "validation.split": (("validation", "train"), sources),
     "data.statistics": (("bigearthnet_v1", "bigearthnet_v2"), sources),
     "data.quantity": (("gamma0", "beta0"), sources),
     "data.nodata_aware": ((True, False), sources),
@@ -234,7 +237,7 @@ TABLE = {
     "checkpoint.at_epochs": (((1.5,), (2.5,)), schedule),
     "checkpoint.best": ((False, True), kept),
     "log.every_steps": ((7, 5), schedule),
-    "log.validate_every_epochs": ((0.5, 3.0), schedule),
+    "validation.every_epochs": ((0.5, 3.0), schedule),
 }
 """Alternative values and the observable that must differ."""
 CONTEXT = {
@@ -244,7 +247,7 @@ CONTEXT = {
     "checkpoint.best": {
         "checkpoint.keep": 1,
         "checkpoint.every_epochs": 5.0,
-        "log.validate_every_epochs": 0.5,
+        "validation.every_epochs": 0.5,
         "optimizer.base_lr": 3.0,  # so high that the loss rises at first: the best comes before the last
         "optimizer.stop_after_steps": 8,
     },

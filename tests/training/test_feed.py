@@ -5,17 +5,16 @@ import json
 import numpy as np
 import pytest
 
-from sarwmix_jax.data.contract import Contract
-from sarwmix_jax.data.records import Record
-from sarwmix_jax.data.synthetic import make_scene
-from sarwmix_jax.data.writer import write_records
+from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.synthetic import make_scene
+from sarwmix_jax.preparation.writer import write_records
 from sarwmix_jax.training import dry_run
 from sarwmix_jax.training.dry_run import abstract_state, memory_text, resident_bytes, state_bytes, step_memory
-from sarwmix_jax.training.feed import training_input
+from sarwmix_jax.training.run import training_input
 from sarwmix_jax.training.logs import RunLog, read_log
 from sarwmix_jax.training.loop import pretrain
-from sarwmix_jax.training.setup import set_up
+from sarwmix_jax.training.run import set_up
 
 from .test_loop import losses, same
 
@@ -24,7 +23,7 @@ STOCHASTIC = {
     "batch__mix_group": 2,
     "model__drop_path": 0.3,
     "model__dropout": 0.1,
-    "data__validation_split": None,
+    "validation__split": None,
 }
 RECORD_BYTES = 2 * 64 * 64 * 2
 
@@ -35,7 +34,7 @@ def quiet(tmp_path):
 
 @pytest.mark.slow
 def test_two_steps_of_the_loader_and_two_of_records_held_equal_four_of_the_loader(run_settings, tmp_path):
-    unvalidated = {"data__validation_split": None}
+    unvalidated = {"validation__split": None}
     loaded = pretrain(run_settings(**unvalidated), tmp_path / "loaded")
     pretrain(run_settings(**unvalidated, optimizer__stop_after_steps=2), tmp_path / "parts")
     parts = pretrain(run_settings(**unvalidated, data__resident=True), tmp_path / "parts")
@@ -75,7 +74,7 @@ def test_weighted_sets_with_masks_have_the_losses_of_the_loader(run_settings, tm
         "data__mix_weights": (0.7, 0.3),
         "data__nodata_aware": True,
         "data__statistics": "bigearthnet_v2",
-        "data__validation_split": None,
+        "validation__split": None,
         "optimizer__stop_after_steps": 3,
     }
     for name in ("loaded", "resident"):
@@ -84,7 +83,7 @@ def test_weighted_sets_with_masks_have_the_losses_of_the_loader(run_settings, tm
 
 
 def test_both_feeds_give_the_same_batches_to_the_same_program(run_settings, tmp_path):
-    runs = [set_up(run_settings(data__resident=resident, data__validation_split=None)) for resident in (False, True)]
+    runs = [set_up(run_settings(data__resident=resident, validation__split=None)) for resident in (False, True)]
     feeds = [training_input(run, 1, quiet(tmp_path)) for run in runs]
     for _ in range(4):
         loaded, held = (next(feed) for feed in feeds)
@@ -114,7 +113,7 @@ def test_a_loss_that_is_not_finite_names_the_records_held(run_settings, tmp_path
 
 
 def test_the_plan_counts_the_records_held_and_refuses_what_does_not_fit(run_settings, monkeypatch):
-    run = set_up(run_settings(data__resident=True, data__validation_split=None))
+    run = set_up(run_settings(data__resident=True, validation__split=None))
     state = abstract_state(run)
     needed, held = step_memory(run, state), 20 * RECORD_BYTES
     assert resident_bytes(run) == held and resident_bytes(set_up(run_settings())) == 0

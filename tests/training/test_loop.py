@@ -11,8 +11,9 @@ import pytest
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import unstack_blocks
-from sarwmix_jax.training.checkpoint_parts import complete_steps, named
-from sarwmix_jax.training.checkpoints import Checkpoints, load_parameters
+from sarwmix_jax.checkpoints.store import complete_steps, named
+from sarwmix_jax.checkpoints.store import Checkpoints
+from sarwmix_jax.checkpoints.loading import load_parameters
 from sarwmix_jax.training.logs import read_log, training_curve
 from sarwmix_jax.training.loop import pretrain
 

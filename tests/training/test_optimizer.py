@@ -10,7 +10,7 @@ import pytest
 
 from sarwmix_jax.conversion.table import Extent, entries
 from sarwmix_jax.models.state import flatten_names, unflatten_names
-from sarwmix_jax.settings import OptimizerSettings
+from sarwmix_jax.settings.sections import OptimizerSettings
 from sarwmix_jax.training.optimizer import (
     absolute_rate,
     clip_by_norm,

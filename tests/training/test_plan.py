@@ -2,10 +2,11 @@ import jax
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.settings import pretraining_config
-from sarwmix_jax.training.plan import BatchPlan, model_settings, plan_batch, resolve
-from sarwmix_jax.training.resume import Previous, changes
-from sarwmix_jax.training.setup import set_up, settings_json
+from sarwmix_jax.settings.config import pretraining_config
+from sarwmix_jax.settings.config import BatchPlan, model_settings, resolve
+from sarwmix_jax.training.run import plan_batch
+from sarwmix_jax.checkpoints.restore import Previous, changes
+from sarwmix_jax.training.run import set_up, settings_json
 
 
 def config(**changes):

@@ -13,17 +13,16 @@ import jax
 import numpy as np
 import pytest
 
-from sarwmix_jax.data.contract import Contract
 from sarwmix_jax.data.pipeline import TrainingInput, mixed_order
-from sarwmix_jax.data.records import Record
+from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.data.synthetic import write_synthetic_records
-from sarwmix_jax.data.writer import write_records
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.synthetic import write_synthetic_records
+from sarwmix_jax.preparation.writer import write_records
 from sarwmix_jax.training import resident
-from sarwmix_jax.training.parallel import make_mesh
-from sarwmix_jax.training.resident import RowLayout, allocate, load_records, read_ahead
-from sarwmix_jax.training.validation import device_batch
+from sarwmix_jax.tasks.gradients import make_mesh
+from sarwmix_jax.training.device_cache import RowLayout, allocate, load_records, read_ahead
+from sarwmix_jax.tasks.pretraining import device_batch
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,8 +10,8 @@ import pytest
 
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import merge_model
-from sarwmix_jax.training.steps import StepSettings, group_keys, group_mask, micro_loss, prepare
-from sarwmix_jax.weighting import WeightSettings
+from sarwmix_jax.tasks.pretraining import StepSettings, group_keys, group_mask, micro_loss, prepare
+from sarwmix_jax.settings.sections import WeightSettings
 from tests.support import V2, at_size, model_arrays
 
 MODEL = at_size(64, depths=(1, 1, 1, 1), decoder_depth=1)

@@ -1,0 +1,130 @@
+"""Pictures and figures of one or several pretraining checkpoints on held-out records."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from sarwmix_jax.checkpoints.loading import load_parameters
+from sarwmix_jax.data.checks import check_contract
+from sarwmix_jax.data.sources import RecordSource, open_records
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.evaluation.held_out import HeldOut, Pretrained, best_constant, evaluate_held_out, groups
+from sarwmix_jax.evaluation.pictures import Sample, draw_correlation, draw_reconstructions
+from sarwmix_jax.facts.bands import BANDS
+from sarwmix_jax.settings.config import stored_settings
+from sarwmix_jax.settings.sections import LossSettings, MixedBatchSettings, PretrainingSettings
+from sarwmix_jax.tasks.pretraining import EVALUATION_GROUP, Pretraining
+
+
+def load_pretrained(path: str | Path) -> Pretrained:
+    """The pretraining model of a checkpoint, with the arithmetic that it describes, else that of the published recipe.
+
+    Args:
+        path: A work directory, its `checkpoints` folder, or one checkpoint's folder.
+
+    Raises:
+        UserError: There is no such checkpoint, or it holds something else.
+    """
+    loaded = load_parameters(path)
+    if loaded.kind != "pretraining":
+        raise UserError(f"{path} holds a {loaded.kind}, not a pretraining model; use another checkpoint")
+    known = loaded.description.get("settings")
+    settings = PretrainingSettings() if known is None else stored_settings(known, PretrainingSettings)
+    norm_pix = loaded.description.get("norm_pix")
+    settings = dataclasses.replace(
+        settings,
+        model=loaded.settings,
+        loss=settings.loss if norm_pix is None else LossSettings(norm_pix),
+        batch=MixedBatchSettings(EVALUATION_GROUP, EVALUATION_GROUP, EVALUATION_GROUP),
+    )
+    params, fixed = jax.device_put((loaded.params, loaded.fixed))
+    return Pretrained(Pretraining(settings, loaded.statistics), loaded.structure, params, fixed)
+
+
+def reconstruct_samples(models: Mapping[str, Pretrained], source: RecordSource, count: int) -> list[Sample]:
+    """The first `count` records of `source` as each model reconstructs them; weights are those of the first model."""
+    drawn: dict[str, list[tuple[np.ndarray, ...]]] = {}
+    for name, model in models.items():
+        limit = -(-count // EVALUATION_GROUP)
+        parts: list[tuple[np.ndarray, ...]] = []
+        for group, valid in groups(model, source, limit=limit):
+            images = (group.original_db, group.mixed_db, group.weight_map, group.prediction_db)
+            parts += zip(*(np.asarray(part)[valid] for part in images), strict=True)
+        drawn[name] = parts[:count]
+    first = next(iter(drawn.values()))
+    return [
+        Sample(
+            source.name_of(number),
+            original,
+            mixed,
+            weights,
+            {name: parts[number][3] for name, parts in drawn.items()},
+        )
+        for number, (original, mixed, weights, _) in enumerate(first)
+    ]
+
+
+def reconstruct(
+    checkpoints: Sequence[str], records: str, split: str, out: Path, *, samples: int, fit: str | None
+) -> dict[str, Any]:
+    """Draw reconstructions of several checkpoints side by side, and evaluate each.
+
+    Args:
+        checkpoints: Work directories or checkpoint folders.
+        records: Folder of the record set.
+        split: Held-out records.
+        out: Folder for the pictures; made when missing.
+        samples: Images to draw.
+        fit: Split on which the best constant prediction is fitted; none when not given.
+
+    Returns:
+        Figures by checkpoint, also written to `reconstruction.json`.
+
+    Raises:
+        UserError: A checkpoint, the records or the split cannot be used, or `samples` is below 1.
+    """
+    if samples < 1:
+        raise UserError(f"--samples is {samples}; give 1 or more")
+    source = open_records(records, split)
+    check_contract(source)
+    names = short_names(checkpoints)
+    models = {name: load_pretrained(path) for name, path in zip(names, checkpoints, strict=True)}
+    out.mkdir(parents=True, exist_ok=True)
+    borrowed = any(model.task.settings.loss.norm_pix for model in models.values())
+    draw_reconstructions(out / "reconstruction.png", reconstruct_samples(models, source, samples), borrowed=borrowed)
+    figures = {}
+    for name, model in models.items():
+        constant = None if fit is None else best_constant(model.task, open_records(records, fit))
+        result = evaluate_held_out(model, source, constant)
+        per_cell = model.task.settings.loss.norm_pix
+        draw_correlation(out / f"correlation_{name.replace('/', '_')}.png", result, standardised_per_cell=per_cell)
+        figures[name] = figures_of(result)
+    (out / "reconstruction.json").write_text(json.dumps(figures, indent=2) + "\n")
+    return figures
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The last parts of paths that tell them apart."""
+    for length in range(1, 8):
+        names = ["/".join(Path(path).parts[-length:]).strip("/") for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    raise UserError(f"the same checkpoint twice: {paths[0]}; name each once")
+
+
+def figures_of(result: HeldOut) -> dict[str, Any]:
+    """Figures of an evaluation for JSON."""
+    figures: dict[str, Any] = {
+        "held_out_records": result.records,
+        "held_out_loss": result.loss,
+        "loss_per_band": dict(zip(BANDS, result.loss_per_band, strict=True)),
+        "correlation": dict(zip(BANDS, result.correlations, strict=True)),
+    }
+    if result.constant_loss is not None:
+        figures |= {"constant_prediction_loss": result.constant_loss, "margin": result.margin}
+    return figures

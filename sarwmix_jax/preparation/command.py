@@ -1,0 +1,128 @@
+"""The frame of the preparation commands: arguments of the work, its outcome, mistakes in one line."""
+
+import argparse
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sarwmix_jax.data.records import STORED_DTYPE, ExcludedError, Record, RecordError, read_contract
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.plan import Plan, Row
+from sarwmix_jax.preparation.shard_work import Problem
+from sarwmix_jax.preparation.shards import REPORT, Finish, prepare
+from sarwmix_jax.preparation.writer import RECORDS_PER_SHARD, check_absent, free_gib
+
+_SHOWN_PROBLEMS = 10
+
+
+def run_command(main: Callable[[], None]) -> None:
+    """Run `main`; print a user's mistake as `error: ...` and exit with code 2."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)
+
+
+def add_work_arguments(parser: argparse.ArgumentParser, *, reads_files: bool = True) -> None:
+    """Add the arguments that every large preparation takes; `--on-error` only where files can be missing."""
+    parser.add_argument("--out", type=Path, required=True, help="folder of the record set, made when all is done")
+    parser.add_argument("--workers", type=int, default=1, help="processes that read and write")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
+    parser.add_argument("--shard", metavar="I/N", help="do only the i-th of n parts; --merge puts them together")
+    parser.add_argument("--merge", action="store_true", help="put finished parts together")
+    parser.set_defaults(on_error="stop")
+    if reads_files:
+        parser.add_argument("--on-error", choices=("stop", "skip"), help="at a file that is missing or damaged")
+    parser.add_argument("--records-per-shard", type=int, default=RECORDS_PER_SHARD, help="records in a file of the set")
+
+
+def work_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of `preparation.prepare` from the command line.
+
+    Raises:
+        UserError: `--shard` is not like 1/3, or given together with `--merge`.
+    """
+    part = None
+    if arguments.shard is not None:
+        match = re.fullmatch(r"(\d+)/(\d+)", arguments.shard)
+        if match is None or not 1 <= int(match[1]) <= int(match[2]):
+            raise UserError(f"--shard={arguments.shard}: write it as 1/3, 2/3 or 3/3")
+        if arguments.merge:
+            raise UserError("--merge puts all parts together: leave out --shard")
+        part = (int(match[1]), int(match[2]))
+    names = ("workers", "merge", "on_error")
+    return {name: getattr(arguments, name) for name in names} | {"part": part}
+
+
+def run_plan(
+    arguments: argparse.Namespace, plan: Plan, read: Callable[[Row], Record], finish: Finish | None = None
+) -> None:
+    """Do what the command line asks for: prepare the records of a plan, or only tell what that would be."""
+    work = work_arguments(arguments)
+    if arguments.dry_run:
+        print_plan(plan, read, arguments.out)
+        return
+    print_outcome(arguments.out, prepare(plan, read, arguments.out, finish=finish, **work))
+
+
+def print_plan(plan: Plan, read: Callable[[Row], Record], out: Path) -> None:
+    """Say what a plan would write, after reading the first record of every split.
+
+    Raises:
+        UserError: Such a record cannot be read, or `out` exists.
+    """
+    check_absent(out)
+    contract = plan.contract
+    splits = dict.fromkeys(shard.split for shard in plan.shards)
+    for split in splits:
+        first = next(shard for shard in plan.shards if shard.split == split)
+        _try_first(read, plan.rows_of(first)[0])
+        splits[split] = sum(shard.count for shard in plan.shards if shard.split == split)
+    counts = ", ".join(f"{split} {count}" for split, count in splits.items())
+    size = plan.rows.num_rows * math.prod(contract.shape) * np.dtype(STORED_DTYPE).itemsize / 2**30
+    print(f"would write {plan.rows.num_rows} records in {len(plan.shards)} files to {out}: {counts}")
+    print(f"  {len(contract.bands)}x{contract.height}x{contract.width} {contract.unit}, about {size:.2f} GiB")
+    print(f"  on the disk: {free_gib(out)}")
+    for name, value in plan.notes.items():
+        print(f"  {name}: {value}")
+
+
+def _try_first(read: Callable[[Row], Record], row: Row) -> None:
+    try:
+        read(row)
+    except ExcludedError:
+        pass
+    except (RecordError, OSError) as error:
+        raise UserError(f"{row['patch_id']}: {error}; is this the right folder?") from None
+
+
+def print_outcome(out: Path, skipped: Sequence[Problem] | None) -> None:
+    """Say what was written, and what was not."""
+    if skipped is None:
+        print("this part is done; run with --merge when all parts are")
+        return
+    contract = read_contract(out)
+    records = ", ".join(f"{name} {count}" for name, count in contract.records.items())
+    print(f"wrote {out}: {records}")
+    if contract.statistics is not None:
+        for band, mean, std in zip(
+            contract.bands, contract.statistics.mean_db, contract.statistics.std_db, strict=True
+        ):
+            print(f"  {band} of {contract.statistics_split}: mean {mean:.4f} dB, deviation {std:.4f} dB")
+    report = json.loads((out / REPORT).read_text())
+    for reason, count in report["excluded"].items():
+        print(f"excluded {count} records: {reason}")
+    if skipped:
+        print(f"skipped {len(skipped)} records (all in {out / REPORT}):")
+        for problem in skipped[:_SHOWN_PROBLEMS]:
+            print(f"  {problem.patch_id}: {problem.reason}")

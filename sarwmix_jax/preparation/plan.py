@@ -1,0 +1,107 @@
+"""The plan of a large record set: every record in its final place, cut into files."""
+
+import collections
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from sarwmix_jax.data.records import Contract, shard_name
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.writer import RECORDS_PER_SHARD
+
+SPLITS = ("train", "validation", "test")
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One unit of work: rows `first` to `first + count` of the plan become one file."""
+
+    name: str
+    split: str
+    first: int
+    count: int
+
+
+class Plan:
+    """All records of a set in their final order.
+
+    Attributes:
+        contract: What the records will promise.
+        rows: One row per record with at least `patch_id` and `split`, and what the reader needs; sorted by split
+            and, within it, by a hash of `patch_id`, so that a slice of a split is a fair sample. Where there is a
+            column `group`, its hash comes first: records of a group, read together, stay together. Rows that are a
+            fair sample in any order may keep theirs.
+        shards: The units of work in order.
+        notes: What the report should say besides, such as how many records were excluded and why.
+        fingerprint: Changes when anything in the output would.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        rows: pa.Table,
+        records_per_shard: int = RECORDS_PER_SHARD,
+        notes: Mapping[str, Any] | None = None,
+        *,
+        keep_order: bool = False,
+    ) -> None:
+        """Order the rows (within a split only where not `keep_order`) and cut them into shards.
+
+        Raises:
+            UserError: No rows, an unknown split, a `patch_id` twice, or files of no records.
+        """
+        if records_per_shard < 1:
+            raise UserError(f"--records-per-shard={records_per_shard}: at least 1 is needed")
+        self.contract = contract
+        self.rows = _ordered(rows, keep_order)
+        self.shards = tuple(_shards(contract.name, self.rows["split"].to_pylist(), records_per_shard))
+        self.notes = dict(notes or {})
+        self.fingerprint = _fingerprint(contract, self.rows, self.shards, self.notes)
+
+    def rows_of(self, shard: Shard) -> list[Row]:
+        """The rows of one shard as dicts."""
+        return self.rows.slice(shard.first, shard.count).to_pylist()
+
+
+def _ordered(rows: pa.Table, keep_order: bool) -> pa.Table:
+    if rows.num_rows == 0:
+        raise UserError("nothing to prepare: the metadata name no record")
+    names, splits = rows["patch_id"].to_pylist(), rows["split"].to_pylist()
+    unknown = sorted(set(splits) - set(SPLITS), key=str)
+    if unknown:
+        raise UserError(f"split {unknown[0]!r} in the metadata is none of {', '.join(SPLITS)}")
+    groups = rows["group"].to_pylist() if "group" in rows.column_names else names
+    hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in groups]
+    rank: Sequence[Any] = (
+        range(len(names)) if keep_order else [(hashes[i], groups[i], names[i]) for i in range(len(names))]
+    )
+    order = sorted(range(len(names)), key=lambda i: (SPLITS.index(splits[i]), rank[i]))
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in collections.Counter(names).items() if count > 1)
+        raise UserError(f"patch {twice} is named twice in the metadata; give each file once")
+    return rows.take(pa.array(order)).combine_chunks()
+
+
+def _shards(name: str, splits: Sequence[str], size: int) -> Iterator[Shard]:
+    for split in SPLITS:
+        total = splits.count(split)
+        first = splits.index(split) if total else 0
+        count = -(-total // size)
+        for number in range(count):
+            start = number * size
+            yield Shard(shard_name(name, split, number, count), split, first + start, min(size, total - start))
+
+
+def _fingerprint(contract: Contract, rows: pa.Table, shards: Sequence[Shard], notes: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(contract.to_json().encode())
+    digest.update(repr([(shard.name, shard.count) for shard in shards]).encode())
+    for column in sorted(rows.column_names):
+        digest.update(f"\n{column}\n".encode() + repr(rows[column].to_pylist()).encode())
+    if notes:
+        digest.update(b"\nnotes\n" + json.dumps(notes, sort_keys=True).encode())
+    return digest.hexdigest()

@@ -1,0 +1,174 @@
+"""Exact statistics of records in one pass: counts of every value that float16 can hold.
+
+Counts of whole numbers add up to the same whatever the order, so that any number of workers gives the same digits.
+"""
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float16, Int64
+
+from sarwmix_jax.data.records import STORED_DTYPE
+from sarwmix_jax.data.sources import RecordSource
+from sarwmix_jax.preparation.workers import run_tasks
+
+_CODES = 2**16
+_VALUES = np.arange(_CODES, dtype=np.uint16).view(STORED_DTYPE).astype(np.float64)
+_FINITE = np.isfinite(_VALUES)
+_BATCH = 64
+_RECORDS_PER_TASK = 4096
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What records hold, by counts; summaries of parts add up.
+
+    Attributes:
+        records: Records.
+        pixels: Pixels of one band, nodata included.
+        counts: Valid values of each band by their float16 code (band, 65536).
+        classes: Records that carry each class.
+        unlabelled: Records without any class.
+    """
+
+    records: int
+    pixels: int
+    counts: Int64[np.ndarray, "band code"]
+    classes: Int64[np.ndarray, " class"]
+    unlabelled: int
+
+    def __add__(self, other: "Summary") -> "Summary":
+        return Summary(
+            self.records + other.records,
+            self.pixels + other.pixels,
+            self.counts + other.counts,
+            self.classes + other.classes,
+            self.unlabelled + other.unlabelled,
+        )
+
+    def band(self, number: int) -> "BandSummary":
+        """Statistics of band `number`."""
+        return BandSummary(self.counts[number], self.pixels)
+
+
+@dataclass(frozen=True)
+class BandSummary:
+    """Statistics of one band from the counts of its values."""
+
+    counts: Int64[np.ndarray, " code"]
+    pixels: int
+
+    @property
+    def valid(self) -> int:
+        """Finite values."""
+        return int(self.counts[_FINITE].sum())
+
+    @property
+    def not_finite(self) -> int:
+        """NaN and infinite values among the pixels that count as valid."""
+        return int(self.counts[~_FINITE].sum())
+
+    @property
+    def nodata_share(self) -> float:
+        """Share of pixels without a value."""
+        return 1 - self.valid / self.pixels if self.pixels else 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean of the finite values; NaN without any."""
+        return math.fsum((self.counts * _SAFE)[_FINITE]) / self.valid if self.valid else math.nan
+
+    @property
+    def std(self) -> float:
+        """Population deviation of the finite values, about their mean."""
+        if not self.valid:
+            return math.nan
+        return math.sqrt(math.fsum((self.counts * np.square(_SAFE - self.mean))[_FINITE]) / self.valid)
+
+    def percentiles(self, shares: Sequence[float]) -> list[float]:
+        """The smallest stored value below or at which each share (0 to 100) of the values lies."""
+        if not self.valid:
+            return [math.nan] * len(shares)
+        codes = np.flatnonzero(_FINITE & (self.counts > 0))
+        codes = codes[np.argsort(_VALUES[codes], kind="stable")]
+        below = np.cumsum(self.counts[codes])
+        ranks = np.maximum(1, np.ceil(np.asarray(shares) / 100 * self.valid))
+        return [float(value) for value in _VALUES[codes[np.searchsorted(below, ranks)]]]
+
+    def histogram(self, edges: np.ndarray) -> np.ndarray:
+        """Values in each bin between `edges` (ascending)."""
+        return np.histogram(_VALUES[_FINITE], edges, weights=self.counts[_FINITE])[0]
+
+
+_SAFE = np.where(_FINITE, _VALUES, 0.0)
+
+
+def empty_summary(bands: int, classes: int) -> Summary:
+    """The summary of no records."""
+    return Summary(0, 0, np.zeros((bands, _CODES), np.int64), np.zeros(classes, np.int64), 0)
+
+
+def count_values(images: Float16[np.ndarray, "n band h w"], valid: np.ndarray | None = None) -> np.ndarray:
+    """Counts of every value by band, (band, 65536), over the pixels that are `valid` (n, h, w)."""
+    codes = np.ascontiguousarray(images).view(np.uint16)
+    chosen = ((band if valid is None else band[valid]).ravel() for band in codes.swapaxes(0, 1))
+    return np.stack([np.bincount(band, minlength=_CODES) for band in chosen])
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Summary of records `first` to `stop`, written to `path`."""
+
+    source: RecordSource
+    first: int
+    stop: int
+    path: Path
+
+    def __call__(self, advance: Callable[[], None]) -> None:
+        contract = self.source.contract
+        total = empty_summary(len(contract.bands), len(contract.classes))
+        for start in range(self.first, self.stop, _BATCH):
+            indices = range(start, min(start + _BATCH, self.stop))
+            batch = self.source.read_batch(indices)
+            labels = batch.get("labels", np.zeros((len(indices), 0), np.uint8))
+            total += Summary(
+                len(indices),
+                len(indices) * contract.height * contract.width,
+                count_values(batch["image"], batch.get("valid_pixels")),
+                labels.sum(axis=0, dtype=np.int64),
+                int((labels.sum(axis=1) == 0).sum()),
+            )
+            for _ in indices:
+                advance()
+        np.savez(self.path, **dataclasses.asdict(total))
+
+
+def _read_part(path: Path) -> Summary:
+    with np.load(path) as file:
+        return Summary(
+            int(file["records"]), int(file["pixels"]), file["counts"], file["classes"], int(file["unlabelled"])
+        )
+
+
+def summarise(source: RecordSource, workers: int = 1) -> Summary:
+    """Read every record of a source once.
+
+    Raises:
+        UserError: A record cannot be read.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        starts = range(0, len(source), _RECORDS_PER_TASK)
+        parts = [
+            _Part(source, first, min(first + _RECORDS_PER_TASK, len(source)), Path(folder) / f"{first}.npz")
+            for first in starts
+        ]
+        run_tasks(parts, workers, f"{source.contract.name} {source.split}", total=len(source))
+        total = empty_summary(len(source.contract.bands), len(source.contract.classes))
+        for part in parts:
+            total += _read_part(part.path)
+    return total

@@ -1,0 +1,303 @@
+"""Writing record sets: shards first, what describes them last, so that nothing half-written is ever visible.
+
+A shard is written under a temporary name, flushed to the disk and renamed. A record set grows in a folder
+beside its place and is renamed when it is complete.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from array_record.python import array_record_module
+
+from sarwmix_jax.data.records import (
+    CONTRACT_FILE,
+    STORED_DTYPE,
+    Contract,
+    Record,
+    RecordError,
+    encode_record,
+    shard_name,
+    tfds_features,
+)
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.bands import BandStatistics
+
+# Speckle hardly compresses (15 to 20 %), and reading compressed records takes twice as long.
+_ARRAY_RECORD_OPTIONS = "group_size:1,uncompressed"
+RECORDS_PER_SHARD = 2048
+STATISTICS_SPLIT = "train"
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """What a shard holds: records, bytes of their values, and sums over valid pixels per band."""
+
+    records: int
+    bytes: int
+    pixels: int
+    sums: tuple[float, ...]
+    square_sums: tuple[float, ...]
+
+
+def write_shard(
+    path: Path,
+    records: Iterable[Record],
+    split: str,
+    contract: Contract,
+    on_bad: Callable[[str, RecordError], None] | None = None,
+) -> ShardSummary:
+    """Write one shard at `path`: all of it or nothing.
+
+    The same records give the same bytes. A shard already there is replaced.
+
+    Args:
+        path: File to make.
+        records: What goes into it, in order.
+        split: Split of all of them.
+        contract: What they promise.
+        on_bad: Called with the name of a record that breaks the contract, which is then left out.
+
+    Raises:
+        RecordError: A record breaks the contract and there is no `on_bad`.
+        UserError: The disk is full or the folder cannot be written.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing_errors(path):
+        try:
+            summary = _write_array_record(temporary, _encoded(records, split, contract, on_bad), contract)
+            commit(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+    return summary
+
+
+def _encoded(
+    records: Iterable[Record],
+    split: str,
+    contract: Contract,
+    on_bad: Callable[[str, RecordError], None] | None,
+) -> Iterator[tuple[Record, bytes]]:
+    for record in records:
+        try:
+            data = encode_record(record, split, contract)
+        except RecordError as error:
+            if on_bad is None:
+                raise RecordError(f"{record.patch_id}: {error}") from None
+            on_bad(record.patch_id, error)
+        else:
+            yield record, data
+
+
+def _write_array_record(path: Path, records: Iterable[tuple[Record, bytes]], contract: Contract) -> ShardSummary:
+    path.open("wb").close()  # names the reason when the folder cannot be written; the C++ writer does not
+    count = size = pixels = 0
+    sums = np.zeros((2, len(contract.bands)))
+    writer = array_record_module.ArrayRecordWriter(str(path), _ARRAY_RECORD_OPTIONS)
+    try:
+        for record, data in records:
+            writer.write(data)
+            seen = _valid_values(record)
+            sums += [seen.sum(axis=1, dtype=np.float64), np.square(seen).sum(axis=1, dtype=np.float64)]
+            count, size, pixels = count + 1, size + len(data), pixels + seen.shape[1]
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            writer.close()
+        raise
+    writer.close()
+    _check_complete(path, count)
+    return ShardSummary(count, size, pixels, tuple(sums[0].tolist()), tuple(sums[1].tolist()))
+
+
+def _valid_values(record: Record) -> np.ndarray:
+    """Values as stored, where valid: (band, pixels) float32, in which float16 values and their squares are exact."""
+    stored = record.image.astype(STORED_DTYPE).astype(np.float32)
+    if record.valid_pixels is None:
+        return stored.reshape(len(stored), -1)
+    return stored[:, record.valid_pixels]
+
+
+def _check_complete(path: Path, count: int) -> None:
+    """The C++ writer can fail in silence; an incomplete file reads as one of zero records."""
+    reader = array_record_module.ArrayRecordReader(str(path))
+    found = reader.num_records()
+    reader.close()
+    if found != count:
+        raise OSError(f"{found} of {count} records arrived on the disk")
+
+
+@contextlib.contextmanager
+def writing_errors(path: Path) -> Iterator[None]:
+    """Turn a failure of the file system into a line that names the place and the remedy."""
+    try:
+        yield
+    except RecordError:
+        raise
+    except (OSError, RuntimeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = reason.splitlines()[0].split(";")[0].removeprefix("write() failed: ")
+        free = free_gib(path)
+        raise UserError(
+            f"cannot write {path}: {reason} ({free}); free space or choose another --out, then run again"
+        ) from None
+
+
+def free_gib(path: Path) -> str:
+    """Free space of the disk that `path` will lie on, in words."""
+    for folder in path.parents:
+        if folder.is_dir():
+            status = os.statvfs(folder)
+            return f"{status.f_bavail * status.f_frsize / 2**30:.2f} GiB free"
+    return "no such folder"
+
+
+def commit(temporary: Path, path: Path) -> None:
+    """Flush `temporary` to the disk and give it its final name."""
+    _flush(temporary)
+    temporary.replace(path)
+    _flush(path.parent)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_text(path: Path, text: str, writer: str = "") -> None:
+    """Write a small file: all of it or nothing. Those who may write it at the same time name themselves in `writer`."""
+    temporary = path.with_name(f".{path.name}{writer}.tmp")
+    with writing_errors(path):
+        temporary.write_text(text)
+        commit(temporary, path)
+
+
+def merged_statistics(shards: Sequence[ShardSummary]) -> BandStatistics | None:
+    """Band mean and (population) deviation over the valid pixels of `shards`, exact in any shard order."""
+    pixels = sum(shard.pixels for shard in shards)
+    if pixels == 0:
+        return None
+    means = [math.fsum(values) / pixels for values in zip(*(s.sums for s in shards), strict=True)]
+    squares = [math.fsum(values) / pixels for values in zip(*(s.square_sums for s in shards), strict=True)]
+    deviations = (math.sqrt(max(s - m * m, 0.0)) for m, s in zip(means, squares, strict=True))
+    return BandStatistics(mean_db=tuple(means), std_db=tuple(deviations))
+
+
+def write_description(folder: Path, contract: Contract, splits: Mapping[str, Sequence[ShardSummary]]) -> Contract:
+    """Write contract and TFDS metadata beside the shards in `folder`; return the contract as completed.
+
+    Statistics are those of the training split (`splits` maps the names to the shards in order).
+    """
+    import tensorflow_datasets as tfds
+
+    in_db = contract.unit == "dB"
+    statistics = merged_statistics(splits.get(STATISTICS_SPLIT, ())) if in_db else None
+    contract = dataclasses.replace(
+        contract,
+        statistics=statistics,
+        statistics_split=STATISTICS_SPLIT if statistics else "",
+        records={name: sum(s.records for s in shards) for name, shards in splits.items()},
+    )
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, dataset_name=contract.name, filetype_suffix="array_record"
+    )
+    infos = [
+        tfds.core.SplitInfo(
+            name=name,
+            shard_lengths=[s.records for s in shards],
+            num_bytes=sum(s.bytes for s in shards),
+            filename_template=template.replace(split=name),
+        )
+        for name, shards in splits.items()
+    ]
+    write_text(folder / CONTRACT_FILE, contract.to_json())
+    with writing_errors(folder):
+        tfds.folder_dataset.write_metadata(
+            data_dir=str(folder),
+            features=tfds_features(contract),
+            split_infos=infos,
+            version=contract.version,
+            check_data=False,
+            description=contract.source,
+        )
+    return contract
+
+
+def write_records(
+    out: Path, contract: Contract, splits: Mapping[str, Iterable[Record]], *, records_per_shard: int = RECORDS_PER_SHARD
+) -> Contract:
+    """Write a whole record set from streams of records, in this process.
+
+    Args:
+        out: Folder to make; must not exist (or be empty).
+        contract: The promise; statistics and record counts are filled in.
+        splits: Records by split name; a split without records is left out.
+        records_per_shard: Largest number of records in a file.
+
+    Returns:
+        The completed contract.
+
+    Raises:
+        UserError: `out` exists, the disk is full, or a record breaks the contract.
+    """
+    check_absent(out)
+    with writing_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        folder.chmod(0o755)
+    try:
+        summaries = {
+            split: _write_split(folder, split, records, contract, records_per_shard)
+            for split, records in splits.items()
+        }
+        contract = write_description(folder, contract, {k: v for k, v in summaries.items() if v})
+        publish(folder, out)
+    except RecordError as error:
+        raise UserError(f"{error}; mend the source and run again") from None
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return contract
+
+
+def _write_split(
+    folder: Path, split: str, records: Iterable[Record], contract: Contract, records_per_shard: int
+) -> list[ShardSummary]:
+    """Write shards under running numbers; their count, part of the final name, is known at the end."""
+    shards: list[ShardSummary] = []
+    stream = iter(records)
+    for first in stream:
+        chunk = itertools.chain([first], itertools.islice(stream, records_per_shard - 1))
+        shards.append(write_shard(folder / f"{split}-{len(shards)}", chunk, split, contract))
+    for number in range(len(shards)):
+        name = shard_name(contract.name, split, number, len(shards))
+        (folder / f"{split}-{number}").rename(folder / name)
+    return shards
+
+
+def check_absent(out: Path) -> None:
+    """Refuse to write where something lies.
+
+    Raises:
+        UserError: `out` exists and is not an empty folder.
+    """
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} already exists; remove it or choose another --out")
+
+
+def publish(folder: Path, out: Path) -> None:
+    """Give a finished folder its final name, in one step."""
+    with writing_errors(out):
+        folder.replace(out)
+        _flush(out.parent)

@@ -1,0 +1,1 @@
+from tests.data.conftest import make_source as make_source
