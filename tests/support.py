@@ -17,8 +17,17 @@ from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.settings.model import ModelSettings, windows_for
 from sarwmix_jax.models.state import flatten_names, split_model, unflatten_names
+from sarwmix_jax.settings.model import ModelSettings
+from sarwmix_jax.settings.sections import (
+    AugmentSettings,
+    LossSettings,
+    MaskSettings,
+    MixedBatchSettings,
+    PretrainingSettings,
+    WeightSettings,
+)
+from sarwmix_jax.tasks.pretraining import Pretraining
 
 GOLDEN = Path(__file__).parent / "golden"
 SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
@@ -28,7 +37,6 @@ TINY = ModelSettings(
     embed_dim=8,
     depths=(1, 1, 2, 1),
     num_heads=(1, 2, 4, 8),
-    windows=(8, 8, 8, 4),
     decoder_dim=16,
     decoder_depth=2,
     decoder_heads=4,
@@ -103,4 +111,28 @@ def golden_classifier(**changes: Any):
 
 def at_size(image_size: int, **changes: Any) -> ModelSettings:
     """The tiny model at another image side."""
-    return replace(TINY, image_size=image_size, windows=windows_for(image_size), **changes)
+    return replace(TINY, image_size=image_size, **changes)
+
+
+def pretraining_task(
+    model: ModelSettings = TINY,
+    *,
+    weighting: WeightSettings | None = None,
+    ratio: float = 0.5,
+    norm_pix: bool = True,
+    flips: float = 0.5,
+    mix_group: int = 4,
+    micro_batch: int = 4,
+    seed: int = 0,
+) -> Pretraining:
+    """The task of pretraining a small model, with the statistics of BigEarthNet v2."""
+    settings = PretrainingSettings(
+        seed=seed,
+        model=model,
+        weighting=weighting or WeightSettings(),
+        mask=MaskSettings(ratio),
+        loss=LossSettings(norm_pix),
+        augment=AugmentSettings(flips, flips),
+        batch=MixedBatchSettings(micro_batch, micro_batch, mix_group),
+    )
+    return Pretraining(settings, V2)

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sarwmix_jax.cli import COMMANDS, main
-from sarwmix_jax.config_flags import load_config
+from sarwmix_jax.cli.main import COMMANDS, load_config, main
 from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.preparation.synthetic import make_scene, write_synthetic_records
 from sarwmix_jax.preparation.writer import write_records
@@ -54,7 +53,7 @@ def processor_seconds_of_children() -> float:
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_answers_within_two_seconds_of_work_without_jax(arguments):
     code = (
-        "import sys\nfrom sarwmix_jax.cli import main\n"
+        "import sys\nfrom sarwmix_jax.cli.main import main\n"
         f"code = main({arguments!r})\nassert 'jax' not in sys.modules, 'jax was imported'\nsys.exit(code)"
     )
     before = processor_seconds_of_children()
@@ -158,7 +157,7 @@ def test_a_run_from_the_command_line_and_its_pictures(records, tmp_path, capsys)
 
 LIMITED = """
 import resource, signal, sys
-from sarwmix_jax.cli import main
+from sarwmix_jax.cli.main import main
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 sys.exit(main(sys.argv[1:]))

@@ -8,8 +8,8 @@ from pathlib import Path
 import jax
 import pytest
 
-from sarwmix_jax.training.resources import OFF, default_place, keep_compiled
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.training.resources import OFF, default_place, keep_compiled
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ import sys
 
 import pytest
 
-from sarwmix_jax.cli import main
-from sarwmix_jax.config_flags import load_config
-from sarwmix_jax.demo import demo, tell
-from sarwmix_jax.errors import UserError
 from sarwmix_jax.checkpoints.loading import load_parameters
+from sarwmix_jax.cli.demo import demo, tell
+from sarwmix_jax.cli.main import load_config, main
+from sarwmix_jax.errors import UserError
 from tests.test_cli import ROOT
 from tests.training.conftest import TINY_RUN
 
@@ -50,7 +49,7 @@ def test_demo_that_learns_nothing_fails(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_demo_beats_the_best_constant_prediction(tmp_path, optimised):
-    command = [sys.executable, "-m", "sarwmix_jax.cli", "demo", f"--config={CONFIG}", f"--workdir={tmp_path}/demo"]
+    command = [sys.executable, "-m", "sarwmix_jax.cli.main", "demo", f"--config={CONFIG}", f"--workdir={tmp_path}/demo"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "demo/result.json").read_text())

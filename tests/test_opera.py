@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.evaluation.held_out import best_constant
+from sarwmix_jax.evaluation.held_out import best_constant, evaluate_held_out
 from sarwmix_jax.evaluation.reconstruction import load_pretrained
-from sarwmix_jax.evaluation.held_out import evaluate_held_out
 from tests.data.samples import write_opera_records
 from tests.support import SHARED_DATA
 
@@ -31,7 +30,14 @@ def test_held_out_places_are_reconstructed_far_better_than_by_a_constant(tmp_pat
         "validation.every_epochs": 60,
         "checkpoint.every_epochs": 60,
     }
-    command = [sys.executable, "-m", "sarwmix_jax.cli", "pretrain", "--config=configs/demo.py", f"--workdir={tmp_path}"]
+    command = [
+        sys.executable,
+        "-m",
+        "sarwmix_jax.cli.main",
+        "pretrain",
+        "--config=configs/demo.py",
+        f"--workdir={tmp_path}",
+    ]
     command += [f"--config.{name}={value}" for name, value in settings.items()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -45,7 +45,7 @@ def test_base_pretrains_on_real_patches_and_goes_on_after_a_restart(tree, tmp_pa
     records, workdir = tmp_path / "records", tmp_path / "run"
     command("data_prep/bigearthnet_v2.py", "--root", tree, "--metadata", metadata, "--out", records)
     run = [
-        *("-m", "sarwmix_jax.cli", "pretrain", "--config=configs/pretrain_bigearthnet_v2.py:base"),
+        *("-m", "sarwmix_jax.cli.main", "pretrain", "--config=configs/pretrain_bigearthnet_v2.py:base"),
         *(f"--workdir={workdir}", f"--config.data.records={records}", "--config.batch.global_batch=2"),
         *("--config.model.dtype=float32", "--config.optimizer.warmup_epochs=1", "--config.log.every_steps=1"),
         *("--config.checkpoint.every_epochs=5", "--config.checkpoint.powers_of_two=False"),

@@ -3,8 +3,8 @@ import dataclasses
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.settings.sections import PretrainingSettings
 from sarwmix_jax.settings.config import as_json, differences, pretraining_config, to_dataclass
+from sarwmix_jax.settings.sections import PretrainingSettings
 
 
 def test_config_round_trips_to_the_defaults():

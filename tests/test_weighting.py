@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.settings.sections import WeightSettings
 from sarwmix_jax.preprocessing import backscatter_weights
+from sarwmix_jax.settings.sections import WeightSettings
 from tests.support import golden
 
 STORED = golden("weighting")

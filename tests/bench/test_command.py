@@ -12,7 +12,7 @@ import pytest
 
 from sarwmix_jax.bench.plan import Options
 from sarwmix_jax.bench.run import run
-from sarwmix_jax.cli import main
+from sarwmix_jax.cli.main import main
 from sarwmix_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +39,7 @@ def start(tmp_path, compiled):
     }
 
     def begin(*arguments):
-        command = [sys.executable, "-m", "sarwmix_jax.cli", "bench", *TINY, *arguments]
+        command = [sys.executable, "-m", "sarwmix_jax.cli.main", "bench", *TINY, *arguments]
         return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True)
 
     return begin

@@ -12,9 +12,9 @@ from sarwmix_jax.conversion.table import LAYOUTS, Extent, entries, to_ours
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.encoder import cell_mask
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.models.state import flatten_names, merge_model
 from sarwmix_jax.models.tokens import inverse, z_order
+from sarwmix_jax.settings.model import ModelSettings
 from tests.support import GOLDEN, TINY, golden, model_arrays, standardised
 
 torch = pytest.importorskip("torch")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from sarwmix_jax import preprocessing as sar
+from sarwmix_jax.preprocessing import backscatter_weights
 from sarwmix_jax.settings.model import CELL, ModelSettings, published
 from sarwmix_jax.settings.sections import WeightSettings
-from sarwmix_jax.preprocessing import backscatter_weights
 from tests.support import GOLDEN, TINY, V2, golden, standardised
 
 torch = pytest.importorskip("torch")

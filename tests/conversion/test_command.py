@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sarwmix_jax.checkpoints.loading import load_parameters
 from sarwmix_jax.conversion.command import main
 from sarwmix_jax.conversion.torch_file import read_checkpoint, sha256_of
 from sarwmix_jax.models.state import flatten_names
-from sarwmix_jax.checkpoints.loading import load_parameters
 from tests.conversion import handmade
 from tests.conversion.handmade import Args, View
 from tests.support import GOLDEN, TINY, published_weights

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sarwmix_jax.checkpoints.restore import previous_run, take_parameters
+from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints
 from sarwmix_jax.conversion.moments import convert_moments, parameter_order
 from sarwmix_jax.conversion.recognition import Hints, recognise
 from sarwmix_jax.conversion.table import Extent, entries
@@ -16,10 +18,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import flatten_names, split_model
 from sarwmix_jax.settings.sections import OptimizerSettings
-from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints
 from sarwmix_jax.training.optimizer import DECAYED, make_optimizer
-from sarwmix_jax.checkpoints.restore import previous_run
-from sarwmix_jax.checkpoints.restore import take_parameters
 from tests.conversion.test_command import FINETUNE, PRETRAIN, run
 from tests.support import GOLDEN, TINY, published_weights
 

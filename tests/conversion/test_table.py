@@ -22,8 +22,8 @@ from sarwmix_jax.conversion.table import (
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.settings.model import published
 from sarwmix_jax.models.state import flatten_names, split_model
+from sarwmix_jax.settings.model import published
 from tests.support import GOLDEN, TINY
 
 BASE = json.loads((GOLDEN / "schedules_and_groups.json").read_text())["pretrain_base_state_dict"]

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from sarwmix_jax.settings.sections import PretrainingSettings
 from sarwmix_jax.settings.config import as_json, to_dataclass
+from sarwmix_jax.settings.sections import PretrainingSettings
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.data.synthetic import write_synthetic_records
 from sarwmix_jax.evaluation.held_out import Pretrained
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.models.mixmae import MixMAE
+from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.settings.model import ModelSettings
-from sarwmix_jax.tasks.pretraining import StepSettings
 from sarwmix_jax.settings.sections import WeightSettings
+from sarwmix_jax.tasks.pretraining import StepSettings
 from tests.support import model_arrays
 
 SMALL = ModelSettings(

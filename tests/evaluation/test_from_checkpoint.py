@@ -4,8 +4,8 @@ import pytest
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.reconstruction import stored_settings
-from sarwmix_jax.settings.sections import LossSettings, PretrainingSettings
 from sarwmix_jax.settings.config import as_json
+from sarwmix_jax.settings.sections import LossSettings, PretrainingSettings
 
 
 def test_a_setting_younger_than_the_checkpoint_has_its_default():

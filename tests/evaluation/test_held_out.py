@@ -1,9 +1,7 @@
 import numpy as np
 import pytest
 
-from sarwmix_jax.evaluation.held_out import best_constant
-from sarwmix_jax.evaluation.held_out import Group, groups
-from sarwmix_jax.evaluation.held_out import BandMoments, evaluate_held_out
+from sarwmix_jax.evaluation.held_out import BandMoments, Group, best_constant, evaluate_held_out, groups
 from sarwmix_jax.settings.sections import DataSettings
 from sarwmix_jax.tasks.gradients import make_mesh
 from sarwmix_jax.tasks.pretraining import make_validation

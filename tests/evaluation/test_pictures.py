@@ -8,8 +8,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation import pictures
 from sarwmix_jax.evaluation.held_out import evaluate_held_out
 from sarwmix_jax.evaluation.pictures import draw_correlation, draw_loss, draw_reconstructions, draw_row
-from sarwmix_jax.evaluation.reconstruction import short_names
-from sarwmix_jax.evaluation.reconstruction import reconstruct_samples
+from sarwmix_jax.evaluation.reconstruction import reconstruct_samples, short_names
 from tests.evaluation.conftest import small_model
 
 

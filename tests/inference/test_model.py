@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from sarwmix_jax.inference.reconstruction import mirrored_chunks
 
 import sarwmix_jax
 from sarwmix_jax.conversion.convert import Request, convert, write
@@ -9,7 +10,6 @@ from sarwmix_jax.conversion.recognition import Hints
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.inference import model as model_module
 from sarwmix_jax.inference.model import batches
-from sarwmix_jax.inference.reconstruction import mirrored_chunks
 from tests.support import GOLDEN, golden
 
 ATOL = 2e-5
@@ -177,8 +177,8 @@ def test_reconstruction_needs_to_know_the_targets(tmp_path):
 
 def test_a_checkpoint_that_does_not_fit_its_description(classifier):
     from sarwmix_jax.checkpoints.loading import model_from
-    from sarwmix_jax.settings.model import described_model
     from sarwmix_jax.models.state import split_model
+    from sarwmix_jax.settings.model import described_model
 
     _, params, fixed = split_model(classifier._model)
     settings = described_model(classifier.description["model"])

@@ -1,7 +1,5 @@
 """Tiles of flood pairs: which pixels stand together, by hand."""
 
-from functools import partial
-
 import jax
 import numpy as np
 import pytest
@@ -12,6 +10,7 @@ from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.flood import cut_tiles, flood_logits, pooled_difference
 from sarwmix_jax.models.state import merge_model
 from sarwmix_jax.preprocessing import standardise
+from sarwmix_jax.settings.sections import FloodSettings
 from tests.support import TINY, golden, model_arrays, published_weights
 
 
@@ -62,9 +61,7 @@ def test_golden_logits():
     model = merge_model(*model_arrays(Classifier, TINY, 2, weights=published_weights("flood_tiny")))
     linear = numbers["pair_linear"]
     pairs = standardise(10 * np.log10(np.where(linear == 0, np.float32(1e-6), linear)), STATISTICS["bigearthnet_v1"])
-    logits = jax.jit(partial(flood_logits, model, side=128, tiling="released", patch_op="max"))(
-        pairs[:, 0], pairs[:, 1]
-    )
+    logits = jax.jit(lambda pairs: flood_logits(model, pairs, 128, FloodSettings("released", "max")))(pairs)
     np.testing.assert_allclose(logits, numbers["logits_max"], rtol=0, atol=2e-5)
 
 

@@ -13,13 +13,12 @@ import pytest
 
 from sarwmix_jax.models.fused_attention import LAUNCH, Launch, fused_attention, interpreted, unsupported
 from sarwmix_jax.models.layers import self_attend
-from sarwmix_jax.settings.model import published
 from sarwmix_jax.models.state import FORBIDDEN, flatten_names, unflatten_names
-from sarwmix_jax.tasks.gradients import make_mesh
-from sarwmix_jax.training.run import abstract_model
-from sarwmix_jax.tasks.pretraining import StepSettings
-from sarwmix_jax.tasks.gradients import TrainState, make_gradients
+from sarwmix_jax.settings.model import published
 from sarwmix_jax.settings.sections import WeightSettings
+from sarwmix_jax.tasks.gradients import TrainState, make_gradients, make_mesh
+from sarwmix_jax.tasks.pretraining import StepSettings
+from sarwmix_jax.training.run import abstract_model
 from tests.support import TINY, V2
 
 WITH_GPU = jax.default_backend() == "gpu"

@@ -11,38 +11,31 @@ import pytest
 from sarwmix_jax.conversion.table import LAYOUTS, entries, extent_of, to_ours
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.models.state import flatten_names, merge_model
-from sarwmix_jax.settings.sections import OptimizerSettings
+from sarwmix_jax.preprocessing import Prepared
+from sarwmix_jax.settings.sections import OptimizerSettings, WeightSettings
+from sarwmix_jax.tasks.pretraining import Pretraining, errors
 from sarwmix_jax.training.optimizer import learning_rate, make_optimizer
-from sarwmix_jax.tasks.pretraining import Prepared, StepSettings, masked_errors
-from sarwmix_jax.settings.sections import WeightSettings
-from sarwmix_jax.preprocessing import backscatter_weights
-from tests.support import GOLDEN, TINY, V2, golden, golden_autoencoder, golden_classifier, standardised
+from tests.support import GOLDEN, golden, golden_autoencoder, golden_classifier, pretraining_task, standardised
 
 PRETRAIN = golden("pretrain_tiny")
 RELEASED = WeightSettings(mode="per_channel", power_of="standardised")
 
 
-def step_settings(norm_pix: bool = True, weighting: WeightSettings = RELEASED, ratio: float = 0.5) -> StepSettings:
-    return StepSettings(TINY, V2, weighting, ratio, 0.0, norm_pix, 0.0, 0.0, mix_group=4, micro_batch=4, seed=0)
+def task(norm_pix: bool = True, weighting: WeightSettings = RELEASED, ratio: float = 0.5) -> Pretraining:
+    return pretraining_task(weighting=weighting, ratio=ratio, norm_pix=norm_pix)
 
 
-def prepared(db: np.ndarray, settings: StepSettings) -> Prepared:
+def loss(graphdef, fixed, task, params, db, mask):
     db = jnp.asarray(db, jnp.float32)
-    images = standardised(db)
-    return Prepared(db, images, backscatter_weights(db, images, settings.weighting, cell=32), None)
-
-
-def loss(graphdef, fixed, settings, params, db, mask):
-    model = merge_model(graphdef, params, fixed)
-    errors, _ = masked_errors(model, prepared(db, settings), mask, settings)
-    return errors.mean()
+    predicted = task.predict(merge_model(graphdef, params, fixed), Prepared(db, standardised(db), None), mask)
+    return errors(predicted).mean()
 
 
 @cache
 def gradients():
     """(params, db, mask) -> (loss, gradients), compiled once for all tests."""
     graphdef, _, fixed = golden_autoencoder()
-    return jax.jit(jax.value_and_grad(partial(loss, graphdef, fixed, step_settings())))
+    return jax.jit(jax.value_and_grad(partial(loss, graphdef, fixed, task())))
 
 
 @pytest.mark.parametrize("masked_count", [8, None], ids=["gathered", "plain"])
@@ -56,15 +49,15 @@ def test_encoder_and_both_sequences(masked_count):
 
 
 @pytest.mark.parametrize(
-    ("key", "settings"),
+    ("key", "asked"),
     [
-        ("loss_no_norm_pix", step_settings(norm_pix=False)),
-        ("loss_unweighted", step_settings(weighting=WeightSettings(mode="off"))),
+        ("loss_no_norm_pix", task(norm_pix=False)),
+        ("loss_unweighted", task(weighting=WeightSettings(mode="off"))),
     ],
 )
-def test_loss_forms(key, settings):
+def test_loss_forms(key, asked):
     graphdef, params, fixed = golden_autoencoder()
-    value = jax.jit(partial(loss, graphdef, fixed, settings))(params, PRETRAIN["x_db"], jnp.asarray(PRETRAIN["mask"]))
+    value = jax.jit(partial(loss, graphdef, fixed, asked))(params, PRETRAIN["x_db"], jnp.asarray(PRETRAIN["mask"]))
     assert abs(value - PRETRAIN[key]) < 1e-5
 
 
@@ -109,13 +102,12 @@ def test_names_of_a_whole_model_are_those_of_the_table():
 
 def test_odd_batch_with_five_cells_masked():
     graphdef, params, fixed = golden_autoencoder()
-    settings = step_settings(ratio=5 / 16)
     db, mask = PRETRAIN["x_db"][:3], jnp.asarray(PRETRAIN["odd_mask"])
     assert mask.sum() == 5
     model = merge_model(graphdef, params, fixed)
     sequences = jax.jit(partial(model.sequences, masked_count=5))(standardised(db), mask).reshape(6, 16, 2048)
     np.testing.assert_allclose(sequences[..., ::32], PRETRAIN["odd_x_rec_slice"], rtol=0, atol=5e-5)
-    value = jax.jit(partial(loss, graphdef, fixed, settings))(params, db, mask)
+    value = jax.jit(partial(loss, graphdef, fixed, task(ratio=5 / 16)))(params, db, mask)
     assert abs(value - PRETRAIN["odd_loss"]) < 1e-5
 
 
@@ -124,7 +116,7 @@ TRAJECTORY = OptimizerSettings(warmup_epochs=2, schedule_epochs=10)
 
 def test_eight_steps():
     _, params, _ = golden_autoencoder()
-    optimizer, opt_state = make_optimizer(TRAJECTORY), make_optimizer(TRAJECTORY).init(params)
+    optimizer, opt_state = make_optimizer(TRAJECTORY, ()), make_optimizer(TRAJECTORY, ()).init(params)
     for number in range(8):
         rate = learning_rate(number / 3, peak=1e-3, minimum=0.0, warmup_epochs=2, schedule_epochs=10)
         assert abs(rate - PRETRAIN["train_lr"][number]) < 1e-9
@@ -156,7 +148,7 @@ def compare_trained(params) -> None:
 def test_accumulation_and_clipping():
     _, params, _ = golden_autoencoder()
     recipe = OptimizerSettings(clip_grad=1.0)
-    optimizer, opt_state = make_optimizer(recipe), make_optimizer(recipe).init(params)
+    optimizer, opt_state = make_optimizer(recipe, ()), make_optimizer(recipe, ()).init(params)
     for update in range(4):
         micro = [
             gradients()(params, PRETRAIN["train_x_db"][n % 3], jnp.asarray(PRETRAIN["accum_masks"][n]))

@@ -10,8 +10,8 @@ from flax import nnx
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.settings.model import ModelSettings, published, windows_for
 from sarwmix_jax.models.state import Fixed
+from sarwmix_jax.settings.model import ModelSettings, published, windows_for
 from tests.support import TINY
 
 
@@ -53,7 +53,7 @@ def test_windows_for_a_side(side, windows):
         ({"kernel": "triton"}, "model.kernel is 'triton'; use one of xla, cudnn, fused"),
         ({"kernel": "cudnn"}, "model.kernel cudnn cannot compute in model.dtype float32; use bfloat16, or kernel xla"),
         ({"drop_path": 1.0}, "model.drop_path is 1.0; use a rate from 0 to below 1"),
-        ({"patch_size": 8}, "model.patch_size is 8; only 4 gives 32-pixel cells"),
+        ({"bands": ("VH", "VH")}, "model.bands, mlp_ratio and decoder_depth must be at least 1, each band once"),
     ],
 )
 def test_bad_values_are_refused_in_one_line(change, line):

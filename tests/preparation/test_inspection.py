@@ -4,11 +4,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 from absl import flags
+from sarwmix_jax.preparation.inspect_command import define_inspect, run_inspect
 
 from sarwmix_jax import cli
 from sarwmix_jax.data.records import CONTRACT_FILE, read_contract
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation.inspect_command import define_inspect, run_inspect
 from sarwmix_jax.preparation.inspection import inspect
 from sarwmix_jax.preparation.writer import write_records, write_text
 from tests.data.conftest import toy_contract, toy_records

@@ -3,8 +3,7 @@
 import pytest
 
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
-from sarwmix_jax.settings.config import pretraining_config
-from sarwmix_jax.settings.config import resolve
+from sarwmix_jax.settings.config import pretraining_config, resolve
 
 TINY_RUN = {
     "model.image_size": 64,

@@ -9,13 +9,12 @@ import numpy as np
 
 from sarwmix_jax.data.pipeline import TrainingInput, mixed_order, process_block
 from sarwmix_jax.data.sources import RecordSource, open_records
-from sarwmix_jax.settings.config import pretraining_config
-from sarwmix_jax.training.logs import read_log, training_curve
-from sarwmix_jax.training.loop import pretrain
+from sarwmix_jax.settings.config import pretraining_config, resolve
 from sarwmix_jax.tasks.gradients import make_mesh
-from sarwmix_jax.settings.config import resolve
-from sarwmix_jax.training.device_cache import ResidentRecords, load_records
 from sarwmix_jax.tasks.pretraining import device_batch
+from sarwmix_jax.training.device_cache import ResidentRecords, load_records
+from sarwmix_jax.training.logs import read_log, training_curve
+from sarwmix_jax.training.loop import train
 from tests.support import collectives
 from tests.training.conftest import TINY_RUN
 
@@ -113,7 +112,7 @@ def train(folder: Path, resident: str) -> dict:
     config.data.resident = resident == "1"
     config.batch.update({"global_batch": 16, "mix_group": 2})
     config.optimizer.stop_after_epochs = 6.0
-    progress = pretrain(resolve(config), folder / f"run{resident}")
+    progress = train(resolve(config), folder / f"run{resident}")
     entries = training_curve(read_log(folder / f"run{resident}"))
     return {"devices": jax.device_count(), "steps": progress.step, "losses": [entry["loss"] for entry in entries]}
 

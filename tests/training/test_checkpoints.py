@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from sarwmix_jax.checkpoints.loading import load_parameters, locate
+from sarwmix_jax.checkpoints.store import Checkpoints, describe
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.settings.sections import OptimizerSettings
-from sarwmix_jax.checkpoints.store import Checkpoints, describe
-from sarwmix_jax.checkpoints.loading import load_parameters, locate
 from sarwmix_jax.training.optimizer import make_optimizer
 
 MODEL = ModelSettings(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), windows=(8, 8, 8, 4))

@@ -13,16 +13,14 @@ from sarwmix_jax.conversion.table import Extent, entries
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.state import flatten_names, stack_blocks, unflatten_names, unstack_blocks
 from sarwmix_jax.settings.sections import OptimizerSettings
+from sarwmix_jax.tasks.gradients import TrainState, make_mesh, replicate, shard_batch
 from sarwmix_jax.tasks.multilabel import (
     ClassifierStepSettings,
     make_classifier_step,
     make_logits_step,
     multilabel_loss,
 )
-from sarwmix_jax.training.optimizer import layer_factors, layer_of, scale_by_layer
-from sarwmix_jax.training.optimizer import make_optimizer
-from sarwmix_jax.tasks.gradients import make_mesh, replicate, shard_batch
-from sarwmix_jax.tasks.gradients import TrainState
+from sarwmix_jax.training.optimizer import layer_factors, layer_of, make_optimizer, scale_by_layer
 from tests.support import GOLDEN, TINY, V2, at_size, golden, golden_classifier, model_arrays
 
 FINETUNE = golden("finetune_tiny")

@@ -13,12 +13,9 @@ import pytest
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.settings.sections import OptimizerSettings
+from sarwmix_jax.tasks.gradients import TrainState, make_mesh, make_train_step, replicate, shard_batch
 from sarwmix_jax.training.optimizer import make_optimizer
-from sarwmix_jax.tasks.gradients import make_mesh, replicate, shard_batch
-from sarwmix_jax.tasks.pretraining import StepSettings
-from sarwmix_jax.tasks.gradients import TrainState, make_train_step
-from sarwmix_jax.settings.sections import WeightSettings
-from tests.support import GOLDEN, V2, model_arrays
+from tests.support import GOLDEN, model_arrays, pretraining_task
 
 BATCH = 4
 MODEL = ModelSettings(
@@ -44,11 +41,11 @@ def account(changes):
     """Operations that rearrange data, collectives, and XLA's own count of operations and of bytes, per image."""
     model = replace(MODEL, **changes)
     graphdef, params, fixed = model_arrays(MixMAE, model)
-    optimizer, mesh = make_optimizer(OptimizerSettings()), make_mesh(jax.devices()[:1])
-    settings = StepSettings(model, V2, WeightSettings(), 0.5, 0.0, True, 0.5, 0.5, BATCH, BATCH, seed=0)
+    optimizer, mesh = make_optimizer(OptimizerSettings(), ()), make_mesh(jax.devices()[:1])
+    task = pretraining_task(model, mix_group=BATCH, micro_batch=BATCH)
     state = replicate(TrainState(params, fixed, optimizer.init(params), jnp.int32(0)), mesh)
     batch = shard_batch({"image": np.zeros((BATCH, 2, 120, 120), np.float16)}, mesh)
-    lowered = make_train_step(graphdef, settings, optimizer, mesh).lower(state, batch, np.float32(0))
+    lowered = make_train_step(task, graphdef, optimizer, mesh).lower(state, batch, np.float32(0))
     compiled = lowered.compile()
     # XLA may fold or add what rearranges; what the step asks for is in the lowered text.
     asked = Counter(re.findall(r"stablehlo\.(\w+)", lowered.as_text()))

@@ -13,27 +13,22 @@ import pytest
 from flax import nnx
 from ml_collections import config_dict
 
-from sarwmix_jax.config_flags import load_config
+from sarwmix_jax.checkpoints.store import complete_steps
+from sarwmix_jax.cli.main import load_config
 from sarwmix_jax.data.sources import RecordSource
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import merge_model, split_model
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
+from sarwmix_jax.settings.config import get, pretraining_config, resolve, setting_names
 from sarwmix_jax.settings.sections import PretrainingSettings
-from sarwmix_jax.settings.config import pretraining_config, setting_names
-from sarwmix_jax.training import inputs
-from sarwmix_jax.training.optimizer import Calendar
-from sarwmix_jax.checkpoints.store import complete_steps
-from sarwmix_jax.training.run import training_input
-from sarwmix_jax.training.logs import RunLog
-from sarwmix_jax.training.loop import pretrain
-from sarwmix_jax.training.optimizer import make_optimizer
-from sarwmix_jax.tasks.gradients import make_mesh
-from sarwmix_jax.settings.config import get, resolve
-from sarwmix_jax.training.run import plan_batch
-from sarwmix_jax.training.run import initialise, model_structure, set_up, step_settings
-from sarwmix_jax.tasks.gradients import TrainState, make_train_step
+from sarwmix_jax.tasks.gradients import TrainState, make_mesh, make_train_step
 from sarwmix_jax.tasks.pretraining import micro_loss
+from sarwmix_jax.training import inputs
+from sarwmix_jax.training.logs import RunLog
+from sarwmix_jax.training.loop import train
+from sarwmix_jax.training.optimizer import Calendar, make_optimizer
+from sarwmix_jax.training.run import initialise, model_structure, plan_batch, set_up, step_settings, training_input
 from tests.training.conftest import TINY_RUN
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -173,7 +168,7 @@ def start(settings, place):
 
 def kept(settings, place):
     """Checkpoints that a run of four epochs leaves."""
-    pretrain(settings, place.folder)
+    train(settings, place.folder)
     return complete_steps(place.folder / "checkpoints")
 
 

@@ -11,10 +11,9 @@ from sarwmix_jax.preparation.synthetic import make_scene
 from sarwmix_jax.preparation.writer import write_records
 from sarwmix_jax.training import dry_run
 from sarwmix_jax.training.dry_run import abstract_state, memory_text, resident_bytes, state_bytes, step_memory
-from sarwmix_jax.training.run import training_input
 from sarwmix_jax.training.logs import RunLog, read_log
-from sarwmix_jax.training.loop import pretrain
-from sarwmix_jax.training.run import set_up
+from sarwmix_jax.training.loop import train
+from sarwmix_jax.training.run import set_up, training_input
 
 from .test_loop import losses, same
 
@@ -35,9 +34,9 @@ def quiet(tmp_path):
 @pytest.mark.slow
 def test_two_steps_of_the_loader_and_two_of_records_held_equal_four_of_the_loader(run_settings, tmp_path):
     unvalidated = {"validation__split": None}
-    loaded = pretrain(run_settings(**unvalidated), tmp_path / "loaded")
-    pretrain(run_settings(**unvalidated, optimizer__stop_after_steps=2), tmp_path / "parts")
-    parts = pretrain(run_settings(**unvalidated, data__resident=True), tmp_path / "parts")
+    loaded = train(run_settings(**unvalidated), tmp_path / "loaded")
+    train(run_settings(**unvalidated, optimizer__stop_after_steps=2), tmp_path / "parts")
+    parts = train(run_settings(**unvalidated, data__resident=True), tmp_path / "parts")
     assert losses(tmp_path / "loaded") == losses(tmp_path / "parts") and len(losses(tmp_path / "parts")) == 4
     same(loaded.state, parts.state)
     (told,) = [entry for entry in read_log(tmp_path / "parts") if entry["event"] == "resident"]
@@ -46,10 +45,10 @@ def test_two_steps_of_the_loader_and_two_of_records_held_equal_four_of_the_loade
 
 @pytest.mark.slow
 def test_the_feed_may_change_at_every_restart(run_settings, tmp_path):
-    held = pretrain(run_settings(**STOCHASTIC, data__resident=True), tmp_path / "held")
+    held = train(run_settings(**STOCHASTIC, data__resident=True), tmp_path / "held")
     for stop in (1, 2, 3, 4):
         settings = run_settings(**STOCHASTIC, data__resident=stop % 2 == 1, optimizer__stop_after_steps=stop)
-        parts = pretrain(settings, tmp_path / "parts")
+        parts = train(settings, tmp_path / "parts")
     assert losses(tmp_path / "held") == losses(tmp_path / "parts") and len(losses(tmp_path / "parts")) == 4
     same(held.state, parts.state)
 
@@ -78,7 +77,7 @@ def test_weighted_sets_with_masks_have_the_losses_of_the_loader(run_settings, tm
         "optimizer__stop_after_steps": 3,
     }
     for name in ("loaded", "resident"):
-        pretrain(run_settings(**mixed, data__resident=name == "resident"), tmp_path / name)
+        train(run_settings(**mixed, data__resident=name == "resident"), tmp_path / name)
     assert losses(tmp_path / "loaded") == losses(tmp_path / "resident") and len(losses(tmp_path / "loaded")) == 3
 
 
@@ -104,7 +103,7 @@ def test_both_feeds_give_the_same_batches_to_the_same_program(run_settings, tmp_
 def test_a_loss_that_is_not_finite_names_the_records_held(run_settings, tmp_path):
     settings = run_settings(optimizer__base_lr=1e30, data__resident=True)
     with pytest.raises(UserError, match=r"not finite at step \d; .* records of the batch: synthetic_train_") as caught:
-        pretrain(settings, tmp_path)
+        train(settings, tmp_path)
     step = int(str(caught.value).split("at step ")[1][0])
     told = json.loads((tmp_path / f"not_finite_step_{step}_process_0.json").read_text())
     batches = training_input(set_up(run_settings()), step, quiet(tmp_path))
@@ -134,7 +133,7 @@ def test_a_run_whose_records_do_not_fit_beside_the_state_begins_nothing(run_sett
     state = state_bytes(abstract_state(set_up(settings)))
     monkeypatch.setattr(dry_run, "device_memory", lambda: state + 20 * RECORD_BYTES - 1)
     with pytest.raises(UserError, match=r"records need 0.0 GiB on each of 1 devices .*; unset data.resident"):
-        pretrain(settings, tmp_path / "run")
+        train(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(dry_run, "device_memory", lambda: state + 20 * RECORD_BYTES)
     dry_run.check_resident(set_up(settings))

@@ -9,13 +9,12 @@ import jax
 import numpy as np
 import pytest
 
+from sarwmix_jax.checkpoints.loading import load_parameters
+from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps, named
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import unstack_blocks
-from sarwmix_jax.checkpoints.store import complete_steps, named
-from sarwmix_jax.checkpoints.store import Checkpoints
-from sarwmix_jax.checkpoints.loading import load_parameters
 from sarwmix_jax.training.logs import read_log, training_curve
-from sarwmix_jax.training.loop import pretrain
+from sarwmix_jax.training.loop import train
 
 
 def same(one, other):
@@ -33,7 +32,7 @@ def losses(workdir):
 def finished(run_settings, tmp_path_factory):
     """A run of four steps that is over: its workdir and its progress."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    return workdir, pretrain(run_settings(), workdir)
+    return workdir, train(run_settings(), workdir)
 
 
 @pytest.fixture
@@ -61,8 +60,8 @@ def test_a_run_leaves_checkpoints_settings_and_a_log(finished):
 
 def assert_two_parts_equal(changes, run_settings, workdir, whole_workdir, whole):
     """A run stopped after two steps and started again, held to one that was not."""
-    pretrain(run_settings(**changes, optimizer__stop_after_steps=2), workdir)
-    parts = pretrain(run_settings(**changes), workdir)
+    train(run_settings(**changes, optimizer__stop_after_steps=2), workdir)
+    parts = train(run_settings(**changes), workdir)
     assert losses(whole_workdir) == losses(workdir)
     same(whole.state, parts.state)
     # and the checkpoint of step 2, written while training went on, is that of the run that stopped there
@@ -80,18 +79,18 @@ def test_four_steps_equal_two_a_restart_and_two(run_settings, finished, tmp_path
 @pytest.mark.slow
 def test_the_same_with_accumulation_and_drop_path(run_settings, tmp_path):
     changes = {"batch__micro_batch": 4, "batch__mix_group": 2, "model__drop_path": 0.3}
-    whole = pretrain(run_settings(**changes), tmp_path / "whole")
+    whole = train(run_settings(**changes), tmp_path / "whole")
     assert_two_parts_equal(changes, run_settings, tmp_path / "parts", tmp_path / "whole", whole)
 
 
 @pytest.mark.slow
 def test_a_run_goes_on_with_its_blocks_stacked_or_one_by_one(run_settings, tmp_path):
     changes = {"model__depths": (1, 1, 3, 1), "model__drop_path": 0.3}
-    pretrain(run_settings(**changes, model__scan=False), tmp_path / "whole")
-    pretrain(run_settings(**changes, model__scan=True, optimizer__stop_after_steps=2), tmp_path / "parts")
+    train(run_settings(**changes, model__scan=False), tmp_path / "whole")
+    train(run_settings(**changes, model__scan=True, optimizer__stop_after_steps=2), tmp_path / "parts")
     assert "encoder/stages/2/blocks/2/norm1/scale" in named(load_parameters(tmp_path / "parts").params)
-    pretrain(run_settings(**changes, model__scan=False, optimizer__stop_after_steps=3), tmp_path / "parts")
-    pretrain(run_settings(**changes, model__scan=True), tmp_path / "parts")
+    train(run_settings(**changes, model__scan=False, optimizer__stop_after_steps=3), tmp_path / "parts")
+    train(run_settings(**changes, model__scan=True), tmp_path / "parts")
     parts, whole = losses(tmp_path / "parts"), losses(tmp_path / "whole")
     assert parts.keys() == whole.keys()
     np.testing.assert_allclose(list(parts.values()), list(whole.values()), rtol=2e-5)
@@ -100,12 +99,12 @@ def test_a_run_goes_on_with_its_blocks_stacked_or_one_by_one(run_settings, tmp_p
 def test_another_run_in_the_workdir_is_refused_with_the_difference(run_settings, workdir):
     other = run_settings(optimizer__warmup_epochs=1.0, optimizer__stop_after_epochs=2.5)
     with pytest.raises(UserError, match=r"holds a run with other settings \(optimizer.warmup_epochs: 0.5 -> 1.0\)"):
-        pretrain(other, workdir)
-    assert pretrain(other, workdir, override=True).step == 5
+        train(other, workdir)
+    assert train(other, workdir, override=True).step == 5
 
 
 def test_a_finished_run_has_nothing_to_do(run_settings, workdir, capsys):
-    assert pretrain(run_settings(), workdir).first_loss is None
+    assert train(run_settings(), workdir).first_loss is None
     assert "nothing to do: 4 of 4 steps are done" in capsys.readouterr().err
 
 
@@ -118,17 +117,17 @@ def test_sigterm_saves_and_the_run_goes_on(run_settings, tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop_when_training).start()
-    progress = pretrain(settings, tmp_path)
+    progress = train(settings, tmp_path)
     assert progress.interrupted == "SIGTERM"
     assert complete_steps(tmp_path / "checkpoints")[-1] == progress.step < 16
-    assert pretrain(run_settings(optimizer__stop_after_steps=progress.step), tmp_path).step == progress.step
+    assert train(run_settings(optimizer__stop_after_steps=progress.step), tmp_path).step == progress.step
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_names_the_records(run_settings, workdir):
     with pytest.raises(
         UserError, match=r"not finite at step \d; last good checkpoint: step 4; records of the batch: synthetic_train_"
     ) as caught:
-        pretrain(run_settings(optimizer__base_lr=1e30, optimizer__stop_after_epochs=5.0), workdir, override=True)
+        train(run_settings(optimizer__base_lr=1e30, optimizer__stop_after_epochs=5.0), workdir, override=True)
     step = int(str(caught.value).split("at step ")[1][0])
     told = json.loads((workdir / f"not_finite_step_{step}_process_0.json").read_text())
     assert len(told["records"]) == 8
@@ -137,7 +136,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_the_records(run_setting
 
 def test_a_run_starts_from_another_checkpoint_and_says_what_it_took(run_settings, finished, tmp_path, capsys):
     workdir, first = finished
-    second = pretrain(run_settings(init_from=str(workdir), optimizer__stop_after_steps=1), tmp_path)
+    second = train(run_settings(init_from=str(workdir), optimizer__stop_after_steps=1), tmp_path)
     same(first.state.params, second.state.params)  # the first step's learning rate is 0
     count = len(named(unstack_blocks(first.state.params)))
     assert f"initialised from {workdir} (step 4): took {count} parameters" in capsys.readouterr().err
@@ -145,5 +144,5 @@ def test_a_run_starts_from_another_checkpoint_and_says_what_it_took(run_settings
 
 def test_too_few_records_are_refused_before_anything_is_written(run_settings, tmp_path):
     with pytest.raises(UserError, match="20 records are fewer than one global batch of 24"):
-        pretrain(run_settings(batch__global_batch=24), tmp_path / "run")
+        train(run_settings(batch__global_batch=24), tmp_path / "run")
     assert not (tmp_path / "run").exists()

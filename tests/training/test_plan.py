@@ -1,12 +1,10 @@
 import jax
 import pytest
 
-from sarwmix_jax.errors import UserError
-from sarwmix_jax.settings.config import pretraining_config
-from sarwmix_jax.settings.config import BatchPlan, model_settings, resolve
-from sarwmix_jax.training.run import plan_batch
 from sarwmix_jax.checkpoints.restore import Previous, changes
-from sarwmix_jax.training.run import set_up, settings_json
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.settings.config import BatchPlan, model_settings, pretraining_config, resolve
+from sarwmix_jax.training.run import plan_batch, set_up, settings_json
 
 
 def config(**changes):

@@ -19,10 +19,10 @@ from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.preparation.writer import write_records
-from sarwmix_jax.training import resident
 from sarwmix_jax.tasks.gradients import make_mesh
-from sarwmix_jax.training.device_cache import RowLayout, allocate, load_records, read_ahead
 from sarwmix_jax.tasks.pretraining import device_batch
+from sarwmix_jax.training import resident
+from sarwmix_jax.training.device_cache import RowLayout, allocate, load_records, read_ahead
 
 ROOT = Path(__file__).parents[2]
 
