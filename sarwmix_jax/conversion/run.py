@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def run_state(params: Mapping[str, np.ndarray], moments: Moments) -> dict[str, np.ndarray]:
     """The optimiser item of a checkpoint: the arrays of our optimiser's state, by path."""
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in params.items()}
-    template = jax.eval_shape(make_optimizer(PretrainingSettings().optimizer, ()).init, unflatten_names(shapes))
+    template = jax.eval_shape(make_optimizer(PretrainingSettings().optimizer).init, unflatten_names(shapes))
     state: dict[str, np.ndarray] = {}
     for path in named(template):
         _, what, *name = path.split("/", 2)

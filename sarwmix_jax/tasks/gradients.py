@@ -17,9 +17,16 @@ from jaxtyping import Array, Float, Int
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import Tree, merge_model
+from sarwmix_jax.settings.sections import DataSettings
 from sarwmix_jax.tasks.task import Batch, Metrics, Task
 
 DATA_AXIS = "data"
+
+
+def reading(settings: DataSettings) -> dict[str, int]:
+    """How this process reads, for `pipeline.Reading`."""
+    own = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    return own | {name: getattr(settings, name) for name in ("threads", "workers", "prefetch")}
 
 
 class TrainState(NamedTuple):

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from sarwmix_jax.data.pipeline import EvaluationInput
 from sarwmix_jax.models.state import Tree, merge_model
 from sarwmix_jax.settings.sections import FinetuningSettings
-from sarwmix_jax.tasks.gradients import over_devices, shard_batch
+from sarwmix_jax.tasks.gradients import over_devices, reading, shard_batch
 from sarwmix_jax.tasks.task import Batch
 
 Logits = Float[Array, "batch classes"]
@@ -47,19 +47,8 @@ def make_predict(task: Labelled, graphdef: nnx.GraphDef, mesh: Mesh, sources: Se
         return task.logits(merge_model(graphdef, params, fixed), batch)
 
     forward = jax.jit(over_devices(share, mesh, False, False, True))
-    data, rows = task.settings.data, mesh.size * (task.settings.batch.micro_batch or 1)
-    inputs = [
-        EvaluationInput(
-            source,
-            rows,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            threads=data.threads,
-            workers=data.workers,
-            prefetch=data.prefetch,
-        )
-        for source in sources
-    ]
+    rows, columns = mesh.size * (task.settings.batch.micro_batch or 1), (*task.inputs, task.target)
+    inputs = [EvaluationInput(source, rows, columns=columns, **reading(task.settings.data)) for source in sources]
 
     def predict(params: Tree, fixed: Tree) -> dict[str, np.ndarray]:
         found: dict[str, list[np.ndarray]] = {"logits": [], task.target: []}

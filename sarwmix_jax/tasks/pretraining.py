@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
+from sarwmix_jax.data.pipeline import EvaluationInput
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.facts.bands import BandStatistics
 from sarwmix_jax.models.layers import Key
@@ -33,7 +34,7 @@ from sarwmix_jax.models.state import Tree, merge_model
 from sarwmix_jax.models.tokens import image_to_vectors, vectors_to_image
 from sarwmix_jax.preprocessing import Images, Prepared, backscatter_weights, draw_flips, prepare, unstandardise
 from sarwmix_jax.settings.sections import PretrainingSettings
-from sarwmix_jax.tasks.gradients import DATA_AXIS, over_devices, shard_batch
+from sarwmix_jax.tasks.gradients import DATA_AXIS, over_devices, reading, shard_batch
 from sarwmix_jax.tasks.task import Batch, Metrics
 
 EVALUATION_GROUP = 8
@@ -210,17 +211,7 @@ class Pretraining:
         rows = mesh.size * max(micro_batch // EVALUATION_GROUP, 1) * EVALUATION_GROUP
         first = 0
         for source in sources:
-            batches = EvaluationInput(
-                source,
-                rows,
-                columns=self.columns,
-                group=EVALUATION_GROUP,
-                process_index=jax.process_index(),
-                process_count=jax.process_count(),
-                threads=data.threads,
-                workers=data.workers,
-                prefetch=data.prefetch,
-            )
+            batches = EvaluationInput(source, rows, columns=self.columns, group=EVALUATION_GROUP, **reading(data))
             for number, batch in enumerate(batches):
                 group = first + number * rows // EVALUATION_GROUP
                 yield group, {name: batch[name] for name in self.columns}, batch["valid"]

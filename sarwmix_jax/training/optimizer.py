@@ -142,14 +142,14 @@ class Schedule:
         return frozenset(self.step_at(epoch) for epoch in epochs)
 
 
-def make_optimizer(settings: OptimizerSettings, depths: tuple[int, ...]) -> optax.GradientTransformation:
+def make_optimizer(settings: OptimizerSettings, depths: tuple[int, ...] = ()) -> optax.GradientTransformation:
     """AdamW without its learning rate: clipping (when set), Adam moments, decoupled weight decay by group, layer decay.
 
     The caller applies `params - lr * update`.
 
     Args:
         settings: The optimiser's settings.
-        depths: Blocks per stage of the encoder.
+        depths: Blocks per stage of the encoder, for layer decay.
     """
     parts = [
         # always one part, so that a state fits whether clipping is set or not

@@ -25,7 +25,15 @@ from sarwmix_jax.models.state import Tree, abstract_model, split_model, stack_bl
 from sarwmix_jax.settings.config import RECORDS, remedy
 from sarwmix_jax.settings.sections import FinetuningSettings, MixedBatchSettings, PretrainingSettings, RunSettings
 from sarwmix_jax.tasks.flood import Flood
-from sarwmix_jax.tasks.gradients import TrainState, TrainStep, make_mesh, make_train_step, replicate, shard_batch
+from sarwmix_jax.tasks.gradients import (
+    TrainState,
+    TrainStep,
+    make_mesh,
+    make_train_step,
+    reading,
+    replicate,
+    shard_batch,
+)
 from sarwmix_jax.tasks.multilabel import Multilabel
 from sarwmix_jax.tasks.pretraining import Pretraining
 from sarwmix_jax.tasks.task import Batch, Task
@@ -270,11 +278,7 @@ class LoaderFeed(Iterator[DeviceBatch]):
             columns=run.task.columns,
             group=run.task.group,
             start_step=start,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
-            threads=data.threads,
-            workers=data.workers,
-            prefetch=data.prefetch,
+            **reading(data),
         )
 
     def __next__(self) -> DeviceBatch:

@@ -116,7 +116,7 @@ TRAJECTORY = OptimizerSettings(warmup_epochs=2, schedule_epochs=10)
 
 def test_eight_steps():
     _, params, _ = golden_autoencoder()
-    optimizer, opt_state = make_optimizer(TRAJECTORY, ()), make_optimizer(TRAJECTORY, ()).init(params)
+    optimizer, opt_state = make_optimizer(TRAJECTORY), make_optimizer(TRAJECTORY).init(params)
     for number in range(8):
         rate = learning_rate(number / 3, peak=1e-3, minimum=0.0, warmup_epochs=2, schedule_epochs=10)
         assert abs(rate - PRETRAIN["train_lr"][number]) < 1e-9
@@ -148,7 +148,7 @@ def compare_trained(params) -> None:
 def test_accumulation_and_clipping():
     _, params, _ = golden_autoencoder()
     recipe = OptimizerSettings(clip_grad=1.0)
-    optimizer, opt_state = make_optimizer(recipe, ()), make_optimizer(recipe, ()).init(params)
+    optimizer, opt_state = make_optimizer(recipe), make_optimizer(recipe).init(params)
     for update in range(4):
         micro = [
             gradients()(params, PRETRAIN["train_x_db"][n % 3], jnp.asarray(PRETRAIN["accum_masks"][n]))

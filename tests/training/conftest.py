@@ -4,6 +4,7 @@ import pytest
 
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.settings.config import pretraining_config, resolve
+from sarwmix_jax.settings.sections import PretrainingSettings
 
 TINY_RUN = {
     "model.image_size": 64,
@@ -43,6 +44,6 @@ def run_settings(records):
         config.data.records = (str(records),)
         config.update_from_flattened_dict(TINY_RUN)
         config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
-        return resolve(config)
+        return resolve(config, PretrainingSettings)
 
     return make

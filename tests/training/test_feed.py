@@ -9,11 +9,12 @@ from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.synthetic import make_scene
 from sarwmix_jax.preparation.writer import write_records
-from sarwmix_jax.training import dry_run
-from sarwmix_jax.training.dry_run import abstract_state, memory_text, resident_bytes, state_bytes, step_memory
+from sarwmix_jax.training import dry_run, resources
+from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
+from sarwmix_jax.training.dry_run import memory_text, step_memory
 from sarwmix_jax.training.logs import RunLog, read_log
 from sarwmix_jax.training.loop import train
-from sarwmix_jax.training.run import set_up, training_input
+from sarwmix_jax.training.run import LoaderFeed, abstract_state, set_up
 
 from .test_loop import losses, same
 
@@ -83,7 +84,7 @@ def test_weighted_sets_with_masks_have_the_losses_of_the_loader(run_settings, tm
 
 def test_both_feeds_give_the_same_batches_to_the_same_program(run_settings, tmp_path):
     runs = [set_up(run_settings(data__resident=resident, validation__split=None)) for resident in (False, True)]
-    feeds = [training_input(run, 1, quiet(tmp_path)) for run in runs]
+    feeds = [LoaderFeed(runs[0], 1), ResidentFeed(runs[1], 1, quiet(tmp_path))]
     for _ in range(4):
         loaded, held = (next(feed) for feed in feeds)
         np.testing.assert_array_equal(loaded.records, held.records)
@@ -106,7 +107,7 @@ def test_a_loss_that_is_not_finite_names_the_records_held(run_settings, tmp_path
         train(settings, tmp_path)
     step = int(str(caught.value).split("at step ")[1][0])
     told = json.loads((tmp_path / f"not_finite_step_{step}_process_0.json").read_text())
-    batches = training_input(set_up(run_settings()), step, quiet(tmp_path))
+    batches = LoaderFeed(set_up(run_settings()), step)
     assert told["records"] == [f"synthetic_train_{number:06d}" for number in next(batches).records]
     batches.close()
 
@@ -115,14 +116,14 @@ def test_the_plan_counts_the_records_held_and_refuses_what_does_not_fit(run_sett
     run = set_up(run_settings(data__resident=True, validation__split=None))
     state = abstract_state(run)
     needed, held = step_memory(run, state), 20 * RECORD_BYTES
-    assert resident_bytes(run) == held and resident_bytes(set_up(run_settings())) == 0
+    assert bytes_per_device(run) == held
     assert f"for a training step and {held / 2**30:.2f} for its share of the training records, " in memory_text(
         run, state
     )
     monkeypatch.setattr(dry_run, "step_memory", lambda *_: needed)  # not compiled again
-    monkeypatch.setattr(dry_run, "device_memory", lambda: needed + held)
+    monkeypatch.setattr(resources, "device_memory", lambda: needed + held)
     memory_text(run, state)
-    monkeypatch.setattr(dry_run, "device_memory", lambda: needed + held - 1)
+    monkeypatch.setattr(resources, "device_memory", lambda: needed + held - 1)
     with pytest.raises(UserError, match=r"share of the training records 0.0, .*; unset data.resident, use more"):
         memory_text(run, state)
     assert "records" not in memory_text(set_up(run_settings()), state)
@@ -130,10 +131,10 @@ def test_the_plan_counts_the_records_held_and_refuses_what_does_not_fit(run_sett
 
 def test_a_run_whose_records_do_not_fit_beside_the_state_begins_nothing(run_settings, tmp_path, monkeypatch):
     settings = run_settings(data__resident=True)
-    state = state_bytes(abstract_state(set_up(settings)))
-    monkeypatch.setattr(dry_run, "device_memory", lambda: state + 20 * RECORD_BYTES - 1)
+    state = resources.tree_bytes(abstract_state(set_up(settings)))
+    monkeypatch.setattr(resources, "device_memory", lambda: state + 20 * RECORD_BYTES - 1)
     with pytest.raises(UserError, match=r"records need 0.0 GiB on each of 1 devices .*; unset data.resident"):
         train(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    monkeypatch.setattr(dry_run, "device_memory", lambda: state + 20 * RECORD_BYTES)
-    dry_run.check_resident(set_up(settings))
+    monkeypatch.setattr(resources, "device_memory", lambda: state + 20 * RECORD_BYTES)
+    resources.check_records_fit(20 * RECORD_BYTES, state, 1)

@@ -77,7 +77,7 @@ def test_curve_drops_what_a_restart_did_again(tmp_path):
 
 def test_scalars_name_the_bands():
     values = {"step": 3, "loss": 1.0, "loss_per_band": [1.0, 2.0], "note": "x"}
-    assert dict(scalars(values)) == {"loss": 1.0, "loss_per_band/VH": 1.0, "loss_per_band/VV": 2.0}
+    assert dict(scalars(values, ("VH", "VV"))) == {"loss": 1.0, "loss_per_band/VH": 1.0, "loss_per_band/VV": 2.0}
 
 
 def test_tensorboard_gets_the_numbers_where_it_is_installed(tmp_path):

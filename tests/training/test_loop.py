@@ -55,7 +55,7 @@ def test_a_run_leaves_checkpoints_settings_and_a_log(finished):
     loaded = load_parameters(workdir)
     same(loaded.params, unstack_blocks(progress.state.params))
     assert loaded.description["progress"]["mix_group"] == 8
-    assert loaded.description["model"]["windows"] == [8, 8, 4, 2]
+    assert loaded.settings.window_sides == (8, 8, 4, 2)
 
 
 def assert_two_parts_equal(changes, run_settings, workdir, whole_workdir, whole):

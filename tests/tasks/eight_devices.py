@@ -1,4 +1,4 @@
-"""Run by test_parallel.py in a process of its own, which has eight devices on the CPU; prints one JSON line."""
+"""Run by test_devices.py in a process of its own, which has eight devices on the CPU; prints one JSON line."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ MODEL = replace(TINY, depths=(1, 1, 1, 1), decoder_depth=1, drop_path=0.1)
 GRAPHDEF, PARAMS, FIXED = model_arrays(MixMAE, MODEL)
 STORED = golden("pretrain_tiny")
 IMAGES = np.concatenate([STORED["x_db"], *STORED["train_x_db"]])
-OPTIMIZER = make_optimizer(OptimizerSettings(), ())
+OPTIMIZER = make_optimizer(OptimizerSettings())
 
 
 def task(micro_batch: int) -> Pretraining:

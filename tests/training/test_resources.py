@@ -2,7 +2,8 @@ import jax
 import pytest
 
 from sarwmix_jax.settings.model import published
-from sarwmix_jax.training.resources import PEAK_FLOPS, peak_flops, pretraining_parts, table, training_flops
+from sarwmix_jax.training.resources import PEAK_FLOPS, parts_of, peak_flops, table, training_flops
+from tests.support import pretraining_task
 
 
 @pytest.mark.parametrize(
@@ -14,21 +15,25 @@ from sarwmix_jax.training.resources import PEAK_FLOPS, peak_flops, pretraining_p
     ],
 )
 def test_published_sizes(size, forward, trainable):
-    parts = pretraining_parts(published(size))
+    parts = parts_of(pretraining_task(published(size)))
     assert sum(part.flops for part in parts) == pytest.approx(forward, rel=1e-3)
-    assert training_flops(published(size)) == pytest.approx(3 * forward, rel=1e-3)
+    assert training_flops(parts) == pytest.approx(3 * forward, rel=1e-3)
     if trainable:
         assert sum(part.parameters for part in parts) == trainable
     assert all(part.parameters > 0 for part in parts)
 
 
 def test_stage_three_is_most_of_base():
-    parts = {part.name: part.flops for part in pretraining_parts(published("base"))}
+    parts = {part.name: part.flops for part in parts_of(pretraining_task(published("base")))}
     assert parts["stage 3"] / sum(parts.values()) == pytest.approx(0.63, abs=0.01)
 
 
 def test_table_ends_with_the_sum():
-    assert table(pretraining_parts(published("base"))).splitlines()[-1].split() == ["all", "113,547,000", "11.830"]
+    assert table(parts_of(pretraining_task(published("base")))).splitlines()[-1].split() == [
+        "all",
+        "113,547,000",
+        "11.830",
+    ]
 
 
 def test_no_peak_is_made_up_for_an_unknown_device():

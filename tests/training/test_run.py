@@ -3,8 +3,9 @@ import pytest
 
 from sarwmix_jax.checkpoints.restore import Previous, changes
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.settings.config import BatchPlan, model_settings, pretraining_config, resolve
-from sarwmix_jax.training.run import plan_batch, set_up, settings_json
+from sarwmix_jax.settings.config import as_json, pretraining_config, resolve
+from sarwmix_jax.settings.sections import MixedBatchSettings, PretrainingSettings
+from sarwmix_jax.training.run import cut_batch, set_up
 
 
 def config(**changes):
@@ -14,9 +15,13 @@ def config(**changes):
     return result
 
 
+def resolved(**changes):
+    return resolve(config(**changes), PretrainingSettings)
+
+
 def test_defaults_are_the_published_base():
-    model = model_settings(resolve(config()))
-    assert (model.embed_dim, model.depths, model.windows) == (128, (2, 2, 18, 2), (8, 8, 8, 4))
+    model = resolved().model
+    assert (model.embed_dim, model.depths, model.window_sides) == (128, (2, 2, 18, 2), (8, 8, 8, 4))
 
 
 @pytest.mark.parametrize(
@@ -44,22 +49,22 @@ def test_defaults_are_the_published_base():
 )
 def test_wrong_values_are_refused_in_one_line(change, message):
     with pytest.raises(UserError, match=message.replace(".", r"\.")) as caught:
-        resolve(config(**change))
+        resolved(**change)
     assert "\n" not in str(caught.value)
 
 
 def test_batch_is_cut_over_devices():
-    settings = resolve(config(batch__global_batch=64, batch__micro_batch=4))
-    assert plan_batch(settings, 1) == BatchPlan(micro_batch=4, accumulation=16, mix_group=4)
-    assert plan_batch(settings, 8) == BatchPlan(micro_batch=4, accumulation=2, mix_group=4)
+    settings = resolved(batch__global_batch=64, batch__micro_batch=4)
+    assert cut_batch(settings.batch, 1) == MixedBatchSettings(64, micro_batch=4, mix_group=4)
+    assert cut_batch(settings.batch, 8) == MixedBatchSettings(64, micro_batch=4, mix_group=4)
 
 
 def test_mix_group_stays_when_devices_change():
-    settings = resolve(config(batch__global_batch=64))
-    assert plan_batch(settings, 8).mix_group == 8
-    assert plan_batch(settings, 1, frozen_mix_group=8) == BatchPlan(64, 1, 8)
+    settings = resolved(batch__global_batch=64)
+    assert cut_batch(settings.batch, 8).mix_group == 8
+    assert cut_batch(settings.batch, 1, frozen_mix_group=8) == MixedBatchSettings(64, 64, 8)
     with pytest.raises(UserError, match="mix group of 8 images does not divide the device's micro-batch of 4"):
-        plan_batch(settings, 16, frozen_mix_group=8)
+        cut_batch(settings.batch, 16, frozen_mix_group=8)
 
 
 @pytest.mark.parametrize(
@@ -67,9 +72,9 @@ def test_mix_group_stays_when_devices_change():
     [((64, None), 3, "not a multiple of 3 devices; use 63 or 66"), ((64, 16), 8, "use 8"), ((2, None), 4, "use 4")],
 )
 def test_devices_that_do_not_fit(batch, devices, message):
-    settings = resolve(config(batch__global_batch=batch[0], **({"batch__micro_batch": batch[1]} if batch[1] else {})))
+    settings = resolved(batch__global_batch=batch[0], **({"batch__micro_batch": batch[1]} if batch[1] else {}))
     with pytest.raises(UserError, match=message):
-        plan_batch(settings, devices)
+        cut_batch(settings.batch, devices)
 
 
 def test_a_kernel_that_this_machine_lacks_is_refused_at_the_start(run_settings):
@@ -80,5 +85,5 @@ def test_a_kernel_that_this_machine_lacks_is_refused_at_the_start(run_settings):
 
 
 def test_a_run_may_go_on_with_another_kernel():
-    old, new = (resolve(config(model__kernel=kernel)) for kernel in ("xla", "fused"))
-    assert changes(Previous(1, settings_json(old), 8), new) == []
+    old, new = (resolved(model__kernel=kernel) for kernel in ("xla", "fused"))
+    assert changes(Previous(1, "pretraining", as_json(old), {}), new) == []

@@ -9,6 +9,7 @@ import pytest
 from sarwmix_jax.checkpoints.loading import load_parameters, locate
 from sarwmix_jax.checkpoints.store import Checkpoints, describe
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.bands import BandStatistics
 from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.settings.sections import OptimizerSettings
 from sarwmix_jax.training.optimizer import make_optimizer
@@ -17,9 +18,8 @@ MODEL = ModelSettings(embed_dim=8, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), 
 DESCRIPTION = describe(
     "pretraining",
     MODEL,
-    bands=("VH", "VV"),
-    unit="dB",
-    statistics={"name": "x", "mean_db": (-19.0, -12.0), "std_db": (5.0, 5.0)},
+    BandStatistics((-19.0, -12.0), (5.0, 5.0)),
+    "x",
     source={"records": "somewhere"},
     progress={"mix_group": 4},
 )
@@ -55,7 +55,7 @@ def test_nothing_to_restore(tmp_path):
 def test_last_ones_milestones_and_best_stay(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=2, milestones={2})
     for step in range(1, 7):
-        checkpoints.save(step, make_state(), DESCRIPTION, best=min(step, 3))
+        checkpoints.save(step, make_state(), DESCRIPTION, best=[min(step, 3)])
     checkpoints.wait()
     checkpoints.close()
     assert Checkpoints(tmp_path, read_only=True).steps() == [2, 3, 5, 6]

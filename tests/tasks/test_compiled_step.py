@@ -41,7 +41,7 @@ def account(changes):
     """Operations that rearrange data, collectives, and XLA's own count of operations and of bytes, per image."""
     model = replace(MODEL, **changes)
     graphdef, params, fixed = model_arrays(MixMAE, model)
-    optimizer, mesh = make_optimizer(OptimizerSettings(), ()), make_mesh(jax.devices()[:1])
+    optimizer, mesh = make_optimizer(OptimizerSettings()), make_mesh(jax.devices()[:1])
     task = pretraining_task(model, mix_group=BATCH, micro_batch=BATCH)
     state = replicate(TrainState(params, fixed, optimizer.init(params), jnp.int32(0)), mesh)
     batch = shard_batch({"image": np.zeros((BATCH, 2, 120, 120), np.float16)}, mesh)

@@ -103,7 +103,7 @@ def process(folder: Path, number: str, port: str) -> dict:
     }
 
 
-def train(folder: Path, resident: str) -> dict:
+def losses(folder: Path, resident: str) -> dict:
     """Losses of twelve steps over all devices, with few optimisations by the compiler."""
     jax.config.update("jax_disable_most_optimizations", True)
     config = pretraining_config()
@@ -119,4 +119,4 @@ def train(folder: Path, resident: str) -> dict:
 
 if __name__ == "__main__":
     what, place, *rest = sys.argv[1:]
-    json.dump({"batches": batches, "process": process, "train": train}[what](Path(place), *rest), sys.stdout)
+    json.dump({"batches": batches, "process": process, "train": losses}[what](Path(place), *rest), sys.stdout)

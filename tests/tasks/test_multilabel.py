@@ -11,20 +11,26 @@ import pytest
 
 from sarwmix_jax.conversion.table import Extent, entries
 from sarwmix_jax.models.classifier import Classifier
-from sarwmix_jax.models.state import flatten_names, stack_blocks, unflatten_names, unstack_blocks
-from sarwmix_jax.settings.sections import OptimizerSettings
-from sarwmix_jax.tasks.gradients import TrainState, make_mesh, replicate, shard_batch
-from sarwmix_jax.tasks.multilabel import (
-    ClassifierStepSettings,
-    make_classifier_step,
-    make_logits_step,
-    multilabel_loss,
+from sarwmix_jax.models.state import flatten_names, merge_model, stack_blocks, unflatten_names, unstack_blocks
+from sarwmix_jax.settings.sections import (
+    AugmentSettings,
+    BatchSettings,
+    FinetuningOptimizerSettings,
+    FinetuningSettings,
 )
-from sarwmix_jax.training.optimizer import layer_factors, layer_of, make_optimizer, scale_by_layer
+from sarwmix_jax.tasks.gradients import TrainState, make_mesh, make_train_step, replicate, shard_batch
+from sarwmix_jax.tasks.multilabel import Multilabel, multilabel_loss
+from sarwmix_jax.training.optimizer import layer_factors, layer_of, make_optimizer
 from tests.support import GOLDEN, TINY, V2, at_size, golden, golden_classifier, model_arrays
 
 FINETUNE = golden("finetune_tiny")
-STILL = ClassifierStepSettings(TINY, V2, horizontal_flip=0.0, vertical_flip=0.0)
+CLASSES = tuple(map(str, range(19)))
+
+
+def still(model=TINY) -> Multilabel:
+    """The task without flips."""
+    settings = FinetuningSettings(model=model, augment=AugmentSettings(0.0, 0.0), batch=BatchSettings(4, 4))
+    return Multilabel(settings, V2, CLASSES)
 
 
 def one_device():
@@ -39,19 +45,20 @@ def start(optimizer):
 
 
 def recipe():
-    adamw = make_optimizer(OptimizerSettings(beta2=0.999))
-    return optax.chain(adamw, scale_by_layer(TINY.depths, 0.7))
+    return make_optimizer(FinetuningOptimizerSettings(), TINY.depths)
 
 
 @pytest.mark.slow
 def test_eight_steps_have_the_published_losses():
     graphdef, state = start(recipe())
-    step, images = make_classifier_step(graphdef, STILL, recipe(), one_device()), golden("pretrain_tiny")["train_x_db"]
+    step = make_train_step(still(), graphdef, recipe(), one_device())
+    images = golden("pretrain_tiny")["train_x_db"]
     for number in range(8):
         batch = {"image": images[number % 3], "labels": FINETUNE["train_y"][number % 3]}
         state, metrics = step(state, shard_batch(batch, one_device()), np.float32(FINETUNE["train_lr"][number]))
         assert abs(metrics["loss"] - FINETUNE["train_loss"][number]) < 1e-5
-    logits = make_logits_step(graphdef, STILL, one_device())(state.params, state.fixed, {"image": FINETUNE["x_db"]})
+    model = merge_model(graphdef, state.params, state.fixed)
+    logits = jax.jit(lambda db: still().logits(model, {"image": db}))(FINETUNE["x_db"])
     np.testing.assert_allclose(logits, FINETUNE["final_logits"], rtol=0, atol=1e-4)
 
 
@@ -65,12 +72,12 @@ def test_drop_path_draws_anew_at_every_step_and_repeats_from_the_seed():
     model = replace(at_size(32), embed_dim=4, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), drop_path=0.5)
     graphdef, params, fixed = model_arrays(Classifier, model, 19)
     batch = {"image": FINETUNE["x_db"][..., :32, :32], "labels": FINETUNE["y"]}
-    still = optax.set_to_zero()
-    step = make_classifier_step(graphdef, replace(STILL, model=model), still, one_device())
+    nothing = optax.set_to_zero()
+    step = make_train_step(still(model), graphdef, nothing, one_device())
 
     def losses():
         copy = jax.tree.map(jnp.array, (params, fixed))
-        state, found = replicate(TrainState(*copy, still.init(params), jnp.zeros((), jnp.int32)), one_device()), []
+        state, found = replicate(TrainState(*copy, nothing.init(params), jnp.zeros((), jnp.int32)), one_device()), []
         for _ in range(3):
             state, metrics = step(state, shard_batch(batch, one_device()), np.float32(0))
             found.append(float(metrics["loss"]))
