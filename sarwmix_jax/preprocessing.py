@@ -126,6 +126,7 @@ def backscatter_weights(
     images_standardised: Images,
     settings: WeightSettings,
     *,
+    cell: int = CELL,
     valid: Valid | None = None,
 ) -> Images:
     """Weight of every pixel of resized, flipped images.
@@ -134,6 +135,7 @@ def backscatter_weights(
         images_db: Backscatter in dB.
         images_standardised: The same, standardised; used with `power_of="standardised"`.
         settings: The variant.
+        cell: Side of a cell in pixels, for `granularity="token"`.
         valid: Pixels that count; the others take no part in any minimum, maximum or mean, and weigh 0.
     """
     if settings.mode == "off":
@@ -142,7 +144,7 @@ def backscatter_weights(
         power = db_to_power(images_db if settings.power_of == "backscatter" else images_standardised)
         weights = _weights_of_power(power, settings, valid)
     if settings.granularity == "token":
-        weights = _cell_means(weights, valid)
+        weights = _cell_means(weights, cell, valid)
     return weights if valid is None else weights * valid
 
 
@@ -165,11 +167,11 @@ def _min_max_normalised(power: Images, valid: Valid | None) -> Images:
     return normalised if valid is None else jnp.where(valid, normalised, 0.0)
 
 
-def _cell_means(weights: Images, valid: Valid | None) -> Images:
+def _cell_means(weights: Images, cell: int, valid: Valid | None) -> Images:
     """The mean weight of each cell's valid pixels, at every pixel of the cell."""
     used = jnp.ones_like(weights[:, :1]) if valid is None else valid.astype(weights.dtype)
-    total = reduce(weights * used, "b c (r y) (q x) -> b c r 1 q 1", "sum", y=CELL, x=CELL)
-    count = reduce(used, "b c (r y) (q x) -> b c r 1 q 1", "sum", y=CELL, x=CELL)
-    cells = rearrange(weights, "b c (r y) (q x) -> b c r y q x", y=CELL, x=CELL)
+    total = reduce(weights * used, "b c (r y) (q x) -> b c r 1 q 1", "sum", y=cell, x=cell)
+    count = reduce(used, "b c (r y) (q x) -> b c r 1 q 1", "sum", y=cell, x=cell)
+    cells = rearrange(weights, "b c (r y) (q x) -> b c r y q x", y=cell, x=cell)
     means = jnp.broadcast_to(total / jnp.maximum(count, 1), cells.shape)
     return rearrange(means, "b c r y q x -> b c (r y) (q x)")

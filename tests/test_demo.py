@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from sarwmix_jax.checkpoints.loading import load_parameters
-from sarwmix_jax.cli.demo import demo, tell
+from sarwmix_jax.cli.demo import demo, report
 from sarwmix_jax.cli.main import load_config, main
 from sarwmix_jax.errors import UserError
 from tests.test_cli import ROOT
@@ -23,7 +23,7 @@ def tiny_demo(workdir):
 @pytest.mark.slow
 def test_demo_leaves_checkpoint_pictures_and_figures(tmp_path):
     result = tiny_demo(tmp_path / "demo")
-    told = tell(result)
+    told = report(result)
     for words in ("training loss", "held-out scenes", "best constant prediction", "below it", "VH", "VV"):
         assert words in told
     assert set(result.pictures) == {"loss_curve", "reconstruction", "correlation"}
@@ -49,7 +49,8 @@ def test_demo_that_learns_nothing_fails(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_demo_beats_the_best_constant_prediction(tmp_path, optimised):
-    command = [sys.executable, "-m", "sarwmix_jax.cli.main", "demo", f"--config={CONFIG}", f"--workdir={tmp_path}/demo"]
+    command = [sys.executable, "-m", "sarwmix_jax.cli.main", "demo", f"--config={CONFIG}"]
+    command.append(f"--workdir={tmp_path}/demo")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "demo/result.json").read_text())

@@ -42,7 +42,7 @@ def test_held_out_places_are_reconstructed_far_better_than_by_a_constant(tmp_pat
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     model = load_pretrained(tmp_path)
-    constant = best_constant(open_records(records, "train"), model.steps)
+    constant = best_constant(model.task, open_records(records, "train"))
     result = evaluate_held_out(model, open_records(records, "validation"), constant)
     assert result.records == 42
     assert result.margin > 0.8

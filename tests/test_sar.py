@@ -36,7 +36,7 @@ def test_standardise_by_band():
 
 def test_flips_mirror_only_marked_images():
     images = jnp.arange(3 * 2 * 2 * 2.0).reshape(3, 2, 2, 2)
-    flipped = sar.flip(images, jnp.array([True, False, False]), jnp.array([False, True, False]))
+    flipped = sar.flip(images, sar.Flips(jnp.array([True, False, False]), jnp.array([False, True, False])))
     np.testing.assert_array_equal(flipped[0], images[0, :, :, ::-1])
     np.testing.assert_array_equal(flipped[1], images[1, :, ::-1])
     np.testing.assert_array_equal(flipped[2], images[2])

@@ -63,16 +63,15 @@ def published_tensors(
             )
         yield entry.published, array
         if entry.stage is not None and entry.published.endswith("bias_table"):
-            yield (
-                entry.published.replace("bias_table", "index"),
-                relative_position_index(window),
-            )
+            index = relative_position_index(settings.window_sides[entry.stage])
+            yield entry.published.replace("bias_table", "index"), index
 
 
 def notes(description: Mapping[str, Any]) -> dict[str, Any]:
     """What a PyTorch user needs to know beside the tensors: plain values."""
-    kept = ("kind", "bands", "unit", "statistics", "classes", "tiling", "norm_pix", "model")
-    return {name: description[name] for name in kept if description.get(name) is not None}
+    kept = ("kind", "unit", "statistics", "classes", "tiling", "norm_pix", "model")
+    known = {name: description[name] for name in kept if description.get(name) is not None}
+    return {"bands": description["model"]["bands"], **known}
 
 
 def write_safetensors(exported: Exported, file: Path) -> None:

@@ -200,7 +200,8 @@ def read_mixed(
     first = 0
     for source in sources:
         rows = np.flatnonzero((numbers >= first) & (numbers < first + len(source)))
-        for name, values in source.read_batch(numbers[rows] - first, columns).items():
+        carried = [c for c in columns or () if c != "valid_pixels" or source.contract.has_valid_pixels]
+        for name, values in source.read_batch(numbers[rows] - first, carried or None).items():
             # Where a source has no masks, all pixels are valid.
             empty = np.ones if name == "valid_pixels" else np.zeros
             batch.setdefault(name, empty((len(numbers), *values.shape[1:]), values.dtype))[rows] = values

@@ -90,7 +90,7 @@ def test_the_training_code_restores_it(tmp_path):
         found = flatten_names(tree)
         assert all(np.array_equal(found[name], ours[name]) for name in ours)
     previous = previous_run(tmp_path / "run" / FOLDER)
-    assert previous is not None and (previous.step, previous.mix_group) == (8, 4)
+    assert previous is not None and (previous.step, previous.progress["mix_group"]) == (8, 4)
     assert previous.settings["model"]["decoder_heads"] == 4 and previous.settings["model"]["windows"] is None
     assert restored.description["progress"]["epoch"] == 64
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import sarwmix_jax
-from sarwmix_jax.data.pipeline import EvaluationInput, TrainingInput, process_block
+from sarwmix_jax.data.pipeline import EvaluationInput, Reading, TrainingInput
 from sarwmix_jax.data.records import Record
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
@@ -153,7 +153,7 @@ def test_mistakes_are_named(make_source, tmp_path):
         TrainingInput([], 8, 0)
     with pytest.raises(UserError, match="batch 0"):
         EvaluationInput(source, 0)
-    assert process_block(8, 1, 4) == slice(2, 4)
+    assert Reading(1, 4).block(8) == slice(2, 4)
 
 
 def test_the_package_initialises_no_backend_on_import():
@@ -178,12 +178,12 @@ def test_worker_processes_give_the_same_batches_and_initialise_no_backend(make_s
         from sarwmix_jax.data.sources import RecordSource, open_records
 
         class Watched(RecordSource):
-            def read_batch(self, indices, **options):
+            def read_batch(self, indices, *options):
                 from jax._src import xla_bridge
                 state = "backend" if xla_bridge.backends_are_initialized() else "none"
                 with open({str(tmp_path)!r} + f"/worker-{{os.getpid()}}", "a") as log:
                     log.write(state + "\\n")
-                return super().read_batch(indices, **options)
+                return super().read_batch(indices, *options)
 
         if __name__ == "__main__":
             source = open_records({str(tmp_path / "toy")!r}, "train")

@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from sarwmix_jax.data.pipeline import steps_per_epoch, training_order
+from sarwmix_jax.data.order import held_out_order, steps_per_epoch, training_order
 from sarwmix_jax.errors import UserError
 
 
@@ -103,3 +103,53 @@ def test_the_order_of_a_seed_never_changes():
 def test_mistakes_are_named(arguments, message):
     with pytest.raises(UserError, match=message):
         training_order(*arguments)
+
+
+def partners(numbers, group):
+    """Records beside those that they mix with."""
+    numbers = np.asarray(numbers)
+    return numbers, numbers.reshape(-1, group)[:, ::-1].reshape(-1)
+
+
+@pytest.mark.parametrize("group", range(2, 33, 2))
+def test_no_held_out_record_meets_itself_or_its_copy(group):
+    for count in range(2, 71):
+        order = held_out_order(count, group)
+        own, partner = partners(order, group)
+        assert order[:count].tolist() == list(range(count)) and len(order) == -(-count // group) * group
+        assert (own != partner).all()
+
+
+def test_a_single_held_out_record_is_refused():
+    with pytest.raises(UserError, match="1 record cannot be evaluated: images mix with each other; give at least 2"):
+        held_out_order(1, 8)
+    assert held_out_order(1, 1).tolist() == [0]
+
+
+@pytest.mark.parametrize("group", [2, 4, 6, 8, 16, 32])
+def test_no_training_record_meets_itself_or_its_copy_in_one_set(group):
+    for count in range(group, 71, 3):
+        order = training_order([count], None, group * (count // group), 1, group)
+        assert all((np.not_equal(*partners(order(step), group))).all() for step in range(12))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "weights"), [((3, 40), (1, 1)), ((2, 9), (1, 3)), ((1, 9), (1, 7)), ((3, 3, 3), (2, 1, 1))]
+)
+@pytest.mark.parametrize("group", [2, 8])
+def test_no_training_record_meets_its_copy_in_mixed_sets(lengths, weights, group):
+    batch = 8
+    order, plain = (training_order(lengths, weights, batch, 1, size) for size in (group, 1))
+    met = 0
+    for step in range(60):
+        own, partner = partners(order(step), group)
+        assert (own != partner).all()
+        assert sorted(own) == sorted(plain(step))  # the same records, in other places
+        met += (np.equal(*partners(plain(step), group))).any()
+    assert met > 0 or 1 in lengths  # the case exists: without care some would meet
+
+
+def test_a_set_that_cannot_be_mixed_with_others_is_refused():
+    with pytest.raises(UserError, match="a record set of 1 records has 6 of 8 places in a batch: a record would mix"):
+        training_order([1, 20], (3, 1), 8, 0, 8)
+    assert training_order([1, 20], (3, 1), 8, 0)(0).shape == (8,)

@@ -31,7 +31,7 @@ def test_a_source_opens_nothing_before_it_is_read_and_survives_pickling(make_sou
 
 def test_batches_keep_the_order_asked_for(make_source):
     source = make_source(20)
-    batch = source.read_batch(np.array([19, 0, 8]), labels=True)
+    batch = source.read_batch(np.array([19, 0, 8]))
     np.testing.assert_array_equal(batch["image"][:, 0, 0, 0], [-20 - 19 / 8, -20, -21])
     assert batch["labels"].tolist() == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
 

@@ -6,45 +6,27 @@ import pytest
 
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.evaluation.held_out import Pretrained
-from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.settings.model import ModelSettings
-from sarwmix_jax.settings.sections import WeightSettings
-from sarwmix_jax.tasks.pretraining import StepSettings
-from tests.support import model_arrays
+from tests.support import model_arrays, pretraining_task
 
 SMALL = ModelSettings(
     image_size=64,
     embed_dim=8,
     depths=(1, 1, 1, 1),
     num_heads=(1, 1, 1, 1),
-    windows=(8, 8, 4, 2),
     decoder_dim=8,
     decoder_depth=1,
     decoder_heads=1,
 )
 
 
-def small_model(**changes):
-    values = dict(
-        model=SMALL,
-        statistics=STATISTICS["bigearthnet_v2"],
-        weighting=WeightSettings(),
-        mask_ratio=0.5,
-        range_mask_ratio=0.0,
-        norm_pix=False,
-        horizontal_flip=0.5,
-        vertical_flip=0.5,
-        mix_group=4,
-        micro_batch=4,
-        seed=0,
-    )
-    steps = StepSettings(**values | changes)
+def small_model(norm_pix=False, seed=0):
     graphdef, params, fixed = model_arrays(MixMAE, SMALL)
     noise = np.random.default_rng(0)
     params = jax.tree.map(lambda leaf: leaf + 0.05 * noise.normal(size=leaf.shape).astype(np.float32), params)
-    return Pretrained(graphdef, params, fixed, steps)
+    return Pretrained(pretraining_task(SMALL, norm_pix=norm_pix, seed=seed), graphdef, params, fixed)
 
 
 @pytest.fixture(scope="session")

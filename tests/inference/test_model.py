@@ -1,15 +1,16 @@
 """The Python interface on converted golden files: the published numbers, batching, and errors."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
-from sarwmix_jax.inference.reconstruction import mirrored_chunks
 
 import sarwmix_jax
 from sarwmix_jax.conversion.convert import Request, convert, write
 from sarwmix_jax.conversion.recognition import Hints
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.inference import model as model_module
-from sarwmix_jax.inference.model import batches
+from sarwmix_jax.inference.model import batches, mirrored_chunks
 from tests.support import GOLDEN, golden
 
 ATOL = 2e-5
@@ -101,12 +102,25 @@ def test_batching_changes_nothing(pretrained, monkeypatch):
     np.testing.assert_allclose(pretrained.encode(X_DB), features, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("count", range(1, 12))
+@pytest.mark.parametrize("count", range(2, 12))
 def test_chunks_keep_partners_together_and_lose_nothing(count):
     for limit in (1, 2, 4, 32):
         chunks = list(mirrored_chunks(count, limit))
-        assert set(np.concatenate(chunks)) == set(range(count))
-        assert all(np.array_equal(rows[::-1], count - 1 - rows) and len(rows) <= max(2, limit) for rows in chunks)
+        assert set(np.concatenate([rows[:kept] for rows, kept in chunks])) == set(range(count))
+        for rows, kept in chunks:
+            assert len(rows) <= max(2, limit)
+            assert all(rows[::-1] != rows)  # nobody is its own partner
+            assert all(rows[::-1][:kept] == np.where(2 * rows[:kept] == count - 1, 0, count - 1 - rows[:kept]))
+
+
+def test_a_single_image_would_be_mixed_with_itself(pretrained):
+    with pytest.raises(UserError, match="images_db holds one image, which would be mixed with itself; give at least 2"):
+        pretrained.reconstruct(X_DB[:1])
+
+
+def test_the_middle_image_of_three_is_mixed_with_the_first(pretrained):
+    three, two = pretrained.reconstruct(X_DB[:3], seed=3), pretrained.reconstruct(X_DB[[1, 0]], seed=3)
+    np.testing.assert_allclose(three.prediction[1], two.prediction[0], rtol=0, atol=ATOL)
 
 
 def test_features_of_a_pretraining_checkpoint_are_the_classifiers(pretrained, classifier):
@@ -131,6 +145,7 @@ def test_other_statistics(tmp_path):
 
 
 GOOD = np.full((1, 2, 128, 128), -15.0)
+TWO = np.concatenate([GOOD, GOOD])
 BAD_INPUTS = {
     "three axes": (GOOD[0], r"shape \(2, 128, 128\)"),
     "three bands": (np.full((1, 3, 128, 128), -15.0), "bands VH, VV"),
@@ -160,10 +175,10 @@ def test_wrong_use(pretrained, classifier, flood):
         (lambda: classifier.reconstruct(GOOD), "a pretraining checkpoint is needed"),
         (lambda: flood.flood(pair, pair[..., :150]), "give the same"),
         (lambda: flood.flood(pair[..., :100], pair[..., :100]), "no tile of 128"),
-        (lambda: flood.flood(pair, pair, "mean"), "avg or max"),
-        (lambda: flood.flood(pair, pair, tiling="three"), "released or two_band"),
-        (lambda: pretrained.reconstruct(GOOD, mask=np.ones(15)), "give 16 values"),
-        (lambda: pretrained.reconstruct(GOOD, mask=np.full(16, 0.5)), "0 or 1"),
+        (lambda: flood.flood(pair, pair, "mean"), "use one of avg, max"),
+        (lambda: flood.flood(pair, pair, tiling="three"), "use one of released, two_band"),
+        (lambda: pretrained.reconstruct(TWO, mask=np.ones(15)), "give 16 values"),
+        (lambda: pretrained.reconstruct(TWO, mask=np.full(16, 0.5)), "0 or 1"),
     ]:
         with pytest.raises(UserError, match=why):
             call()
@@ -172,19 +187,15 @@ def test_wrong_use(pretrained, classifier, flood):
 def test_reconstruction_needs_to_know_the_targets(tmp_path):
     model = converted(tmp_path, "pretrain", statistics="bigearthnet_v2", decoder_heads=4)
     with pytest.raises(UserError, match="give norm_pix"):
-        model.reconstruct(GOOD)
+        model.reconstruct(TWO)
 
 
 def test_a_checkpoint_that_does_not_fit_its_description(classifier):
-    from sarwmix_jax.checkpoints.loading import model_from
-    from sarwmix_jax.models.state import split_model
-    from sarwmix_jax.settings.model import described_model
-
-    _, params, fixed = split_model(classifier._model)
-    settings = described_model(classifier.description["model"])
-    with pytest.raises(UserError, match="head/bias"):
-        model_from("classifier", settings, 18, params, fixed)
-    with pytest.raises(UserError, match="unknown model settings"):
-        described_model(classifier.description["model"] | {"novelty": 1})
-    with pytest.raises(UserError, match="cannot be used here"):
-        model_from("segmentation", settings, 18, params, fixed)
+    loaded = classifier._loaded
+    for changes, why in [
+        ({"classes": 18}, "head/bias"),
+        ({"model": loaded.description["model"] | {"novelty": 1}}, "unknown model settings"),
+        ({"kind": "segmentation"}, "cannot be used here"),
+    ]:
+        with pytest.raises(UserError, match=why):
+            _ = replace(loaded, description=loaded.description | changes).structure

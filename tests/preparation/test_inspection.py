@@ -4,9 +4,9 @@ import matplotlib.image
 import numpy as np
 import pytest
 from absl import flags
-from sarwmix_jax.preparation.inspect_command import define_inspect, run_inspect
 
-from sarwmix_jax import cli
+from sarwmix_jax.main_module.inspect import define as define_inspect
+from sarwmix_jax.main_module.inspect import run as run_inspect
 from sarwmix_jax.data.records import CONTRACT_FILE, read_contract
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.inspection import inspect
@@ -74,4 +74,4 @@ def test_mistakes_are_one_line(run, tmp_path):
         run()
     with pytest.raises(UserError, match="no record set at"):
         run(tmp_path / "nothing")
-    assert np.isin("inspect", list(cli.COMMANDS))
+    assert np.isin("inspect", list(COMMANDS))

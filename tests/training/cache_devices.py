@@ -1,18 +1,19 @@
-"""Run by test_resident.py in processes of their own, which have several devices on the CPU; prints one JSON line."""
+"""Run by test_device_cache.py in processes of their own with several devices on the CPU; prints one JSON line."""
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from sarwmix_jax.data.pipeline import TrainingInput, mixed_order, process_block
+from sarwmix_jax.data.order import mixed_order
+from sarwmix_jax.data.pipeline import Reading, TrainingInput
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.settings.config import pretraining_config, resolve
-from sarwmix_jax.tasks.gradients import make_mesh
-from sarwmix_jax.tasks.pretraining import device_batch
-from sarwmix_jax.training.device_cache import ResidentRecords, load_records
+from sarwmix_jax.tasks.gradients import make_mesh, shard_batch
+from sarwmix_jax.training.device_cache import load_rows, make_gather, row_layout
 from sarwmix_jax.training.logs import read_log, training_curve
 from sarwmix_jax.training.loop import train
 from tests.support import collectives
@@ -22,15 +23,19 @@ BATCH, SEED = 16, 5
 WEIGHTS = {1: None, 2: (1, 1)}
 
 
-def compare(sources: list[RecordSource], steps: int, *, masks: bool) -> tuple[list[bool], ResidentRecords]:
-    """For every step, whether each device of this process holds the loader's rows in all bits."""
+def compare(sources: list[RecordSource], steps: int, *, masks: bool) -> tuple[list[bool], Any, Any]:
+    """For every step, whether each device of this process holds the loader's rows in all bits; rows and gatherer."""
     mesh, weights = make_mesh(), WEIGHTS[len(sources)]
     processes = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     loader = TrainingInput(sources, BATCH, SEED, weights=weights, **processes)
-    records, order = load_records(sources, mesh, masks=masks, threads=2), mixed_order(sources, weights, BATCH, SEED)
+    columns = ("image", "valid_pixels") if masks else ("image",)
+    layout, order = row_layout(sources, columns), mixed_order(sources, weights, BATCH, SEED)
+    rows, gather = load_rows(sources, layout, mesh, threads=2), make_gather(layout, mesh)
     equal = []
     for step in range(steps):
-        expected, got = device_batch(next(loader), mesh, nodata=masks), records.batch(order(step))
+        host = next(loader)
+        expected = shard_batch({name: host[name] for name in columns}, mesh)
+        got = gather(rows, order(step).astype(np.int32))
         pairs = [
             (one, other)
             for name in expected
@@ -46,7 +51,7 @@ def compare(sources: list[RecordSource], steps: int, *, masks: bool) -> tuple[li
             )
         )
     loader.close()
-    return equal, records
+    return equal, rows, gather
 
 
 def open_both(folder: Path) -> list[RecordSource]:
@@ -55,14 +60,14 @@ def open_both(folder: Path) -> list[RecordSource]:
 
 def batches(folder: Path) -> dict:
     one, two = open_both(folder)
-    alone, _ = compare([one], 6, masks=False)
-    both, records = compare([one, two], 8, masks=True)
+    alone, _, _ = compare([one], 6, masks=False)
+    both, rows, gather = compare([one, two], 8, masks=True)
     order = mixed_order([one, two], WEIGHTS[2], BATCH, SEED)(0)
-    names = [host_number(image, [one, two]) for image in np.asarray(records.batch(order)["image"])]
-    compiled = records._gather.lower(records._rows, np.zeros(BATCH, np.int32)).compile()
+    names = [host_number(image, [one, two]) for image in np.asarray(gather(rows, order.astype(np.int32))["image"])]
+    compiled = gather.lower(rows, np.zeros(BATCH, np.int32)).compile()
     return {
         "devices": jax.device_count(),
-        "rows": [len(shard.data) for shard in records._rows.addressable_shards],
+        "rows": [len(shard.data) for shard in rows.addressable_shards],
         "equal": {"one": alone, "both": both},
         "records": names,
         "order": order.tolist(),
@@ -84,16 +89,16 @@ def process(folder: Path, number: str, port: str) -> dict:
     firsts = {id(sources[0]): 0, id(sources[1]): len(sources[0])}
     records_of = RecordSource.read_batch
 
-    def watched(self, indices, **more):
+    def watched(self, indices, *more):
         read.update(int(index) + firsts[id(self)] for index in indices)
-        return records_of(self, indices, **more)
+        return records_of(self, indices, *more)
 
     RecordSource.read_batch = watched  # type: ignore[method-assign]
-    load_records(sources, make_mesh(), masks=True, threads=2)
+    load_rows(sources, row_layout(sources, ("image", "valid_pixels")), make_mesh(), threads=2)
     RecordSource.read_batch = records_of  # type: ignore[method-assign]
-    equal, _ = compare(sources, 8, masks=True)
+    equal, _, _ = compare(sources, 8, masks=True)
     order = mixed_order(sources, WEIGHTS[2], BATCH, SEED)
-    block = process_block(BATCH, jax.process_index(), jax.process_count())
+    block = Reading(jax.process_index(), jax.process_count()).block(BATCH)
     return {
         "devices": jax.device_count(),
         "equal": equal,

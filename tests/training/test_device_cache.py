@@ -13,18 +13,27 @@ import jax
 import numpy as np
 import pytest
 
-from sarwmix_jax.data.pipeline import TrainingInput, mixed_order
+from sarwmix_jax.data.order import mixed_order
+from sarwmix_jax.data.pipeline import TrainingInput
 from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.preparation.writer import write_records
-from sarwmix_jax.tasks.gradients import make_mesh
-from sarwmix_jax.tasks.pretraining import device_batch
-from sarwmix_jax.training import resident
-from sarwmix_jax.training.device_cache import RowLayout, allocate, load_records, read_ahead
+from sarwmix_jax.tasks.gradients import make_mesh, shard_batch
+from sarwmix_jax.training import device_cache
+from sarwmix_jax.training.device_cache import (
+    Column,
+    RowLayout,
+    allocate,
+    load_rows,
+    make_gather,
+    read_ahead,
+    row_layout,
+)
 
 ROOT = Path(__file__).parents[2]
+ROW_BYTES = 2 * 6 * 5 * 2
 
 
 def write_noise(folder, count, *, height=6, width=5, masks=False):
@@ -47,15 +56,25 @@ def same_bits(one, other):
     return np.asarray(one).tobytes() == np.asarray(other).tobytes()
 
 
+def columns(masks):
+    return ("image", "valid_pixels") if masks else ("image",)
+
+
+def load(sources, masks=False, threads=2, **more):
+    """Rows of all records, and what gathers batches of them."""
+    mesh, layout = make_mesh(), row_layout(sources, columns(masks))
+    return load_rows(sources, layout, mesh, threads=threads, **more), make_gather(layout, mesh)
+
+
 def same_batches(sources, steps, *, weights=None, masks=False, batch=8):
     """Whether resident records give the loader's batches, in every array and bit."""
     mesh = make_mesh()
     loader = TrainingInput(sources, batch, 3, weights=weights)
-    records = load_records(sources, mesh, masks=masks, threads=2)
-    order = mixed_order(sources, weights, batch, 3)
+    (rows, gather), order = load(sources, masks), mixed_order(sources, weights, batch, 3)
     for step in range(steps):
         host = next(loader)
-        expected, got = device_batch(host, mesh, nodata=masks), records.batch(order(step))
+        expected = shard_batch({name: host[name] for name in columns(masks)}, mesh)
+        got = gather(rows, order(step).astype(np.int32))
         assert expected.keys() == got.keys()
         assert all(same_bits(expected[name], got[name]) for name in expected)
         assert all(expected[name].sharding == got[name].sharding for name in expected)
@@ -65,7 +84,7 @@ def same_batches(sources, steps, *, weights=None, masks=False, batch=8):
 
 @pytest.mark.parametrize("chunk_records", [1, 5, 100])
 def test_batches_are_those_of_the_loader_over_epochs(tmp_path, monkeypatch, chunk_records):
-    monkeypatch.setattr(resident, "CHUNK_BYTES", chunk_records * RowLayout((2, 6, 5), False).row_bytes)
+    monkeypatch.setattr(device_cache, "CHUNK_BYTES", chunk_records * ROW_BYTES)
     assert same_batches([write_noise(tmp_path / "one", 29)], 8)
 
 
@@ -83,24 +102,32 @@ def test_masks_stay_on_the_host_where_they_are_not_asked_for(tmp_path):
     [((2, 120, 120), False, 14400), ((2, 120, 120), True, 14850), ((1, 3, 3), True, 5 + 1), ((3, 8, 8), True, 96 + 2)],
 )
 def test_rows_take_the_stored_bits_and_one_bit_a_mask_pixel(shape, masks, words):
-    layout = RowLayout(shape, masks)
-    assert layout.words == words and layout.row_bytes == 4 * words
     rng = np.random.default_rng(0)
     batch = {"image": rng.integers(0, 2**16, (3, *shape), np.uint16).view(np.float16)}  # with NaNs of every kind
     batch["valid_pixels"] = rng.random((3, *shape[1:])) < 0.5
+    layout = RowLayout(tuple(Column(name, batch[name].dtype, batch[name].shape[1:]) for name in columns(masks)))
+    assert layout.words == words and layout.row_bytes == 4 * words
+    check_round_trip(layout, batch, words)
+
+
+@pytest.mark.parametrize(("dtype", "shape", "words"), [(np.uint8, (19,), 5), (np.int32, (), 1), (np.bool_, (33,), 2)])
+def test_labels_of_any_kind_come_back(dtype, shape, words):
+    values = np.random.default_rng(0).integers(0, 2, (5, *shape)).astype(dtype)
+    check_round_trip(RowLayout((Column("labels", values.dtype, shape),)), {"labels": values}, words)
+
+
+def check_round_trip(layout, batch, words):
     rows = layout.pack(batch)
-    assert rows.shape == (3, words)
+    assert rows.shape == (len(next(iter(batch.values()))), words)
     back = jax.jit(layout.unpack)(rows)
-    assert same_bits(back["image"], batch["image"])
-    assert ("valid" in back) == masks
-    if masks:
-        assert same_bits(back["valid"], batch["valid_pixels"][:, None])
+    assert set(back) == {column.name for column in layout.columns}
+    assert all(same_bits(back[name], batch[name]) for name in back)
 
 
 def test_loading_fills_the_rows_where_they_are():
     block = allocate((6, 4), jax.devices()[0])
     place = block.unsafe_buffer_pointer()
-    filled = resident._put(block, np.full((2, 4), 7, np.uint32), np.int32(3))
+    filled = device_cache._put(block, np.full((2, 4), 7, np.uint32), np.int32(3))
     assert block.is_deleted() and filled.unsafe_buffer_pointer() == place
     np.testing.assert_array_equal(filled[:, 0], [0, 0, 0, 7, 7, 0])
 
@@ -123,17 +150,10 @@ def test_reading_goes_on_ahead_but_not_without_end():
 
 
 def test_progress_counts_every_record(tmp_path, monkeypatch):
-    monkeypatch.setattr(resident, "CHUNK_BYTES", 4 * RowLayout((2, 6, 5), False).row_bytes)
+    monkeypatch.setattr(device_cache, "CHUNK_BYTES", 4 * ROW_BYTES)
     counts = []
-    load_records([write_noise(tmp_path / "one", 10)], make_mesh(), masks=False, threads=1, advance=counts.append)
+    load([write_noise(tmp_path / "one", 10)], threads=1, advance=counts.append)
     assert counts == [4, 4, 2]
-
-
-def test_closed_records_free_their_memory(tmp_path):
-    records = load_records([write_noise(tmp_path / "one", 10)], make_mesh(), masks=False, threads=1)
-    records.close()
-    with pytest.raises(RuntimeError, match="deleted"):
-        records.batch(np.arange(8))
 
 
 def test_records_that_do_not_fit_are_one_line():
@@ -148,7 +168,7 @@ def test_a_damaged_file_is_one_line(tmp_path):
     path = source._files[1].path
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="00001-of-00005 cannot be read"):
-        load_records([source], make_mesh(), masks=False, threads=2)
+        load([source])
 
 
 def start(what, folder, *arguments, devices=8):
@@ -157,7 +177,7 @@ def start(what, folder, *arguments, devices=8):
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-m", "tests.training.resident_devices", what, str(folder), *map(str, arguments)]
+    command = [sys.executable, "-m", "tests.training.cache_devices", what, str(folder), *map(str, arguments)]
     return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=-1)
 
 

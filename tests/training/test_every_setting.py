@@ -13,22 +13,28 @@ import pytest
 from flax import nnx
 from ml_collections import config_dict
 
-from sarwmix_jax.checkpoints.store import complete_steps
+from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps
 from sarwmix_jax.cli.main import load_config
 from sarwmix_jax.data.sources import RecordSource
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import merge_model, split_model
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
-from sarwmix_jax.settings.config import get, pretraining_config, resolve, setting_names
+from sarwmix_jax.settings.config import pretraining_config, resolve, setting_names
 from sarwmix_jax.settings.sections import PretrainingSettings
-from sarwmix_jax.tasks.gradients import TrainState, make_mesh, make_train_step
-from sarwmix_jax.tasks.pretraining import micro_loss
-from sarwmix_jax.training import inputs
+from sarwmix_jax.tasks.gradients import TrainState
+from sarwmix_jax.tasks.pretraining import Pretraining
+from sarwmix_jax.training.device_cache import ResidentFeed
 from sarwmix_jax.training.logs import RunLog
 from sarwmix_jax.training.loop import train
-from sarwmix_jax.training.optimizer import Calendar, make_optimizer
-from sarwmix_jax.training.run import initialise, model_structure, plan_batch, set_up, step_settings, training_input
+from sarwmix_jax.training.optimizer import Schedule, make_optimizer
+from sarwmix_jax.training.run import (
+    LoaderFeed,
+    cut_batch,
+    describe_sources,
+    first_state,
+    open_all,
+    set_up,
+)
 from tests.training.conftest import TINY_RUN
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
@@ -42,6 +48,13 @@ class Place:
     folder: Path
 
 
+def get(settings, name):
+    """Value of a setting by its dotted name."""
+    for part in name.split("."):
+        settings = getattr(settings, part)
+    return settings
+
+
 def from_settings_alone(observe):
     """An observable that needs no place: what many tests start from is computed once."""
     once = cache(observe)
@@ -49,15 +62,15 @@ def from_settings_alone(observe):
 
 
 def schedule(settings, place):
-    """Everything that the calendar decides in the first 60 steps."""
-    calendar = Calendar(STEPS_PER_EPOCH, settings)
+    """Everything that the schedule decides in the first 60 steps."""
+    run = Schedule(STEPS_PER_EPOCH, settings)
     steps = range(60)
-    due = (lambda step: calendar.log_due(step, 1), calendar.checkpoint_due, calendar.validation_due)
+    due = (lambda step: run.log_due(step, 1), run.checkpoint_due, run.validation_due)
     return [
-        calendar.total_steps,
-        [calendar.rate(step) for step in steps],
+        run.total_steps,
+        [run.rate(step) for step in steps],
         [[step for step in steps if question(step)] for question in due],
-        calendar.milestones(settings.checkpoint),
+        run.milestones(),
     ]
 
 
@@ -75,21 +88,24 @@ def adam(settings, place):
 
 def cut(settings, place):
     """How the batch is cut over two devices."""
-    return settings.batch.global_batch, plan_batch(settings, 2)
+    try:
+        return cut_batch(settings.batch, 2)
+    except UserError as error:
+        return str(error)
 
 
 def sources(settings, place):
     """Which records are opened, or why not."""
     try:
-        train = inputs.open_all(settings, settings.data.split)
-        statistics = inputs.band_statistics(settings, train)
+        run = set_up(settings)
     except UserError as error:
         return str(error)
     held_out = settings.validation.split
     return (
-        inputs.describe_sources(settings, train),
-        statistics,
-        held_out and inputs.describe_sources(settings, inputs.open_all(settings, held_out)),
+        describe_sources(run),
+        run.task.statistics,
+        run.task.columns,
+        held_out and [len(source) for source in open_all(Pretraining, settings, held_out)],
     )
 
 
@@ -97,16 +113,17 @@ def reading(settings, place):
     """First batch; threads that read and batches read ahead, the reading processes, or the records read at once."""
     read, threads, counts = RecordSource.read_batch, [], []
 
-    def slow(self, indices, **more):
+    def slow(self, indices, *more):
         threads.append(time.monotonic())
         counts.append(len(indices))
         time.sleep(0.05)
-        return read(self, indices, **more)
+        return read(self, indices, *more)
 
     run = set_up(settings)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RecordSource, "read_batch", slow)
-        batches = training_input(run, 0, RunLog(place.folder, 0, quiet=True))
+        log = RunLog(place.folder, 0, quiet=True)
+        batches = ResidentFeed(run, 0, log) if settings.data.resident else LoaderFeed(run, 0)
         first = next(batches).records.tolist()
         time.sleep(0.4)
         batches.close()
@@ -131,37 +148,37 @@ def traced(settings):
 @from_settings_alone
 def numbers(settings):
     """Training losses of a batch at six steps, with arbitrary parameters that depend on their shapes alone."""
-    train = inputs.open_all(settings, settings.data.split)
-    steps = step_settings(settings, train, make_mesh(), None)
-    structure, *shapes = nnx.eval_shape(lambda: split_model(MixMAE(steps.model, rngs=nnx.Rngs(0))))
+    run = set_up(settings)
+    make, *arguments = run.task.model
+    structure, *shapes = nnx.eval_shape(lambda: split_model(make(*arguments, rngs=nnx.Rngs(0))))
     rng = np.random.default_rng(0)
     params, fixed = jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
-    batch = {"image": jnp.asarray(train[0].read_batch(np.arange(8))["image"])}
 
     @jax.jit
     def loss(params, batch, step):
-        model = merge_model(structure, params, fixed)
-        return micro_loss(model, batch, step, jnp.zeros(1, jnp.int32), steps)[0]
+        return run.task.loss(merge_model(structure, params, fixed), batch, step, jnp.int32(0))[0]
 
-    return [float(loss(params, batch, step)) for step in range(6)]
+    return [float(loss(params, _batch(run), step)) for step in range(6)]
+
+
+def _batch(run):
+    return {"image": jnp.asarray(run.sources[0].read_batch(np.arange(8))["image"])}
 
 
 def _step(settings):
-    train = inputs.open_all(settings, settings.data.split)
-    mesh = make_mesh()
-    steps = step_settings(settings, train, mesh, None)
-    optimizer = make_optimizer(settings.optimizer)
-    params, fixed = jax.jit(lambda: split_model(MixMAE(steps.model, rngs=nnx.Rngs(settings.seed)))[1:])()
-    state = TrainState(params, fixed, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32))
-    batch = {"image": jnp.asarray(train[0].read_batch(np.arange(8))["image"])}
-    return make_train_step(model_structure(steps), steps, optimizer, mesh), state, batch
+    run = set_up(settings)
+    make, *arguments = run.task.model
+    params, fixed = jax.jit(lambda: split_model(make(*arguments, rngs=nnx.Rngs(settings.seed)))[1:])()
+    state = TrainState(params, fixed, jax.jit(run.optimizer.init)(params), jnp.zeros((), jnp.int32))
+    return run.train_step, state, _batch(run)
 
 
 def start(settings, place):
     """Parameters at step 0, or why there are none."""
     run = set_up(settings)
     try:
-        return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(initialise(run, None).params)))
+        state, _ = first_state(run, Checkpoints(place.folder))
+        return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(state.params)))
     except UserError as error:
         return str(error)
 
@@ -174,6 +191,7 @@ def kept(settings, place):
 
 TABLE = {
     "seed": ((1, 2), reading),
+    "model.bands": ((("VV", "VH"), ("VH",)), sources),
     "init_from": (("nowhere", "elsewhere"), start),
     "model.image_size": ((96, 128), numbers),
     "model.embed_dim": ((16, 24), numbers),
@@ -214,7 +232,8 @@ TABLE = {
     "augment.vertical_flip": ((0.0, 1.0), numbers),
     "batch.global_batch": ((16, 32), cut),
     "batch.micro_batch": ((2, 1), cut),
-    "batch.mix_group": ((2, 1), cut),
+    "batch.mix_group": ((2, 4), cut),
+    "batch.odd_group": (("faithful", "refuse"), cut),
     "optimizer.base_lr": ((1e-3, 2e-3), schedule),
     "optimizer.min_lr": ((1e-6, 1e-5), schedule),
     "optimizer.beta1": ((0.8, 0.7), adam),
@@ -238,6 +257,8 @@ TABLE = {
 CONTEXT = {
     "model.kernel": {"model.embed_dim": 16},  # heads deep enough for the kernel
     "model.scan": {"model.scan": False, "model.depths": (1, 1, 3, 1)},  # None is one of both, by the device
+    "batch.odd_group": {"batch.global_batch": 6, "batch.micro_batch": 3},
+    "batch.mix_group": {"batch.global_batch": 32},
     "checkpoint.keep": {"checkpoint.best": False},
     "checkpoint.best": {
         "checkpoint.keep": 1,
@@ -260,14 +281,14 @@ def config_arguments():
 
 
 def test_the_table_is_complete():
-    assert sorted(TABLE) == sorted(setting_names())
+    assert sorted(TABLE) == sorted(setting_names(PretrainingSettings))
 
 
 @pytest.mark.parametrize("config", config_arguments())
 def test_every_config_has_all_settings_and_the_table_another_value(config):
     loaded = load_config(config)
     leaves = config_dict.FrozenConfigDict(loaded)
-    for name in setting_names():
+    for name in setting_names(PretrainingSettings):
         assert any(value != get(leaves, name) for value in TABLE[name][0]), name
 
 
@@ -288,7 +309,7 @@ def settings_with(records, **changes):
     config.data.records = (str(records / "records1"),)
     config.update_from_flattened_dict(TINY_RUN | {"optimizer.schedule_epochs": 8.0, "optimizer.stop_after_epochs": 5.0})
     config.update_from_flattened_dict(changes)
-    return resolve(config)
+    return resolve(config, PretrainingSettings)
 
 
 @pytest.mark.parametrize(

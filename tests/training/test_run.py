@@ -68,6 +68,19 @@ def test_mix_group_stays_when_devices_change():
 
 
 @pytest.mark.parametrize(
+    ("micro", "odd", "message"),
+    [(1, "refuse", "only image"), (1, "faithful", "only image"), (3, "refuse", "middle image"), (3, "faithful", None)],
+)
+def test_images_that_would_mix_with_themselves_are_refused(micro, odd, message):
+    batch = MixedBatchSettings(6, micro, odd_group=odd)
+    if message is None:
+        assert cut_batch(batch, 1).mix_group == 3
+        return
+    with pytest.raises(UserError, match=rf"in a mix group of {micro} its {message} would mix with itself"):
+        cut_batch(batch, 1)
+
+
+@pytest.mark.parametrize(
     ("batch", "devices", "message"),
     [((64, None), 3, "not a multiple of 3 devices; use 63 or 66"), ((64, 16), 8, "use 8"), ((2, None), 4, "use 4")],
 )
