@@ -10,7 +10,6 @@ from pathlib import Path
 
 from absl import flags
 
-from sarwmix_jax.bench.command import define_bench, run_bench
 from sarwmix_jax.command_line import flags_help
 from sarwmix_jax.config_flags import define_config, needed, parse
 from sarwmix_jax.data.inspect_command import define_inspect, run_inspect
@@ -20,7 +19,7 @@ from sarwmix_jax.huge_pages import ask_for_huge_pages
 MISTAKE = 2
 """Exit code after a `UserError`."""
 
-COMPUTING = ("pretrain", "demo", "bench")
+COMPUTING = ("pretrain", "demo")
 """Commands that need much memory and time."""
 
 FAILED = 1
@@ -243,7 +242,6 @@ COMMANDS = {
         define_demo,
         run_demo,
     ),
-    "bench": Command("Measure speed.", "sarwmix bench --device=gpu --out=DIR", define_bench, run_bench),
 }
 
 if __name__ == "__main__":

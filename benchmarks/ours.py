@@ -10,9 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from sarwmix_jax.bench import sample
-from sarwmix_jax.bench.programs import CLASSES, Program, make_program, model_settings
-from sarwmix_jax.bench.work import Unavailable
+from benchmarks import sample
+from benchmarks.programs import CLASSES, Program, make_program, model_settings
+from benchmarks.work import Unavailable
 from sarwmix_jax.training import cost
 from sarwmix_jax.training.parallel import make_mesh, shard_batch
 
@@ -66,7 +66,7 @@ class Ours:
             host = sample.batches(BATCHES, spec["batch"], CLASSES)
             ready = [shard_batch(self.program.needed(batch), mesh) for batch in host]
             return itertools.cycle(ready), ready[0]
-        from sarwmix_jax.bench.feeds import open_feed
+        from benchmarks.feeds import open_feed
 
         batches = open_feed(spec["feed"], spec["options"], spec["batch"], mesh)
         first = next(batches)

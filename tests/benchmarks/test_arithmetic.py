@@ -2,8 +2,8 @@
 
 import pytest
 
-from sarwmix_jax.bench import targets
-from sarwmix_jax.bench.arithmetic import Round, images_per_second, percentile, speed_ratio, utilisation
+from benchmarks import targets
+from benchmarks.arithmetic import Round, images_per_second, percentile, speed_ratio, utilisation
 
 
 def rounds(*speeds, wave=1, first=0):

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sarwmix_jax.bench.plan import Contender, Workload
-from sarwmix_jax.bench.report import markdown
+from benchmarks.plan import Contender, Workload
+from benchmarks.report import markdown
 from sarwmix_jax.errors import UserError
 
 JSON_NAME, MARKDOWN_NAME = "bench.json", "bench.md"

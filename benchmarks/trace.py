@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sarwmix_jax.bench import hlo
+from benchmarks import hlo
 
 BY_KERNEL = (
     (hlo.COLLECTIVES, re.compile(r"nccl|all.?reduce|all.?gather|reduce.?scatter", re.I)),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sarwmix_jax.bench.arithmetic import FIRST_LOOK, percentile, utilisation
+from benchmarks.arithmetic import FIRST_LOOK, percentile, utilisation
 
 GIB = 2**30
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from sarwmix_jax.bench.ours import WARM_STEPS, process_peak_bytes
-from sarwmix_jax.bench.programs import tiny
-from sarwmix_jax.bench.work import Unavailable
+from benchmarks.ours import WARM_STEPS, process_peak_bytes
+from benchmarks.programs import tiny
+from benchmarks.work import Unavailable
 from sarwmix_jax.models.settings import ModelSettings, published, windows_for
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 TOLERANCE = 1e-4
 """Relative deviation from the golden loss, absolute from the golden logits."""
@@ -169,7 +169,7 @@ def _released(name: str) -> dict[str, Any]:
 def _standardised(images_db: np.ndarray) -> Any:
     import torch
 
-    from sarwmix_jax.bench.sample import DATA
+    from benchmarks.sample import DATA
 
     mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (DATA.mean_db, DATA.std_db))
     return torch.from_numpy((images_db.astype(np.float32) - mean) / std)

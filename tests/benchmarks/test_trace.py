@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from sarwmix_jax.bench import hlo
-from sarwmix_jax.bench.trace import account, cover, kernel_kind, kernels, read_events
+from benchmarks import hlo
+from benchmarks.trace import account, cover, kernel_kind, kernels, read_events
 
 MODULE = """HloModule jit_step, is_scheduled=true
 

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from sarwmix_jax.bench.in_turn import Desk, run_group
-from sarwmix_jax.bench.plan import Options, Workload, make_plan
-from sarwmix_jax.bench.processes import ROOT, Child
-from sarwmix_jax.bench.results import Results
+from benchmarks.in_turn import Desk, run_group
+from benchmarks.plan import Options, Workload, make_plan
+from benchmarks.processes import ROOT, Child
+from benchmarks.results import Results
 from sarwmix_jax.version import __version__
 
 

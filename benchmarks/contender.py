@@ -13,7 +13,7 @@ import traceback
 from pathlib import Path
 from typing import Any, TextIO
 
-from sarwmix_jax.bench.work import Unavailable, Work
+from benchmarks.work import Unavailable, Work
 from sarwmix_jax.errors import UserError
 
 MEMORY_WORDS = ("resource_exhausted", "out of memory", "out_of_memory", "bad_alloc", "cannot allocate memory")
@@ -24,19 +24,19 @@ def make_work(spec: dict[str, Any]) -> Work:
     """The work that a specification from the parent describes."""
     work: Work
     if spec["kind"] == "torch":
-        from sarwmix_jax.bench.torch_peer import TorchPeer
+        from benchmarks.torch_peer import TorchPeer
 
         work = TorchPeer(spec)
     elif spec["kind"] == "host":
-        from sarwmix_jax.bench.feeds import HostInput
+        from benchmarks.feeds import HostInput
 
         work = HostInput(spec)
     elif spec["kind"] == "probe":
-        from sarwmix_jax.bench.probe import Probe
+        from benchmarks.probe import Probe
 
         return Probe(spec)  # type: ignore[return-value]
     else:
-        from sarwmix_jax.bench.ours import Ours
+        from benchmarks.ours import Ours
 
         work = Ours(spec)
     return work
@@ -52,7 +52,7 @@ def answer(work: Work, request: dict[str, Any]) -> dict[str, Any]:
     if what == "steps":
         return {"step_seconds": single_steps(work, request["steps"])}
     if what == "profile":
-        from sarwmix_jax.bench.profiling import profile
+        from benchmarks.profiling import profile
 
         return profile(work, Path(request["folder"]), request["steps"])
     return work.facts()

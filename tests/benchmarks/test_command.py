@@ -1,4 +1,4 @@
-"""`sarwmix bench` with its real child processes, on the smallest work."""
+"""`python -m benchmarks` with its real child processes, on the smallest work."""
 
 import json
 import os
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from sarwmix_jax.bench.plan import Options
-from sarwmix_jax.bench.run import run
-from sarwmix_jax.cli import main
+from benchmarks.__main__ import main
+from benchmarks.plan import Options
+from benchmarks.run import run
 from sarwmix_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,7 @@ def compiled(tmp_path_factory):
 
 @pytest.fixture
 def start(tmp_path, compiled):
-    """Starts `python -m sarwmix_jax.cli bench` where only JAX and its companions are installed."""
+    """Starts `python -m benchmarks` where only JAX and its companions are installed."""
     blocked = tmp_path / "blocked"
     blocked.mkdir()
     lines = ["import sys", *(f"sys.modules[{name!r}] = None" for name in ABSENT)]
@@ -39,8 +39,8 @@ def start(tmp_path, compiled):
     }
 
     def begin(*arguments):
-        command = [sys.executable, "-m", "sarwmix_jax.cli", "bench", *TINY, *arguments]
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True)
+        command = [sys.executable, "-m", "benchmarks", *TINY, *arguments]
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=-1, stderr=-1, text=True)
 
     return begin
 
@@ -52,7 +52,7 @@ def rows_of(out):
 
 @pytest.mark.slow
 def test_a_whole_run_needs_only_jax_and_its_companions(start, tmp_path):
-    process = start("--out=out", "--rounds=2", "--variants=odd:frobnicate=1", "--profile")
+    process = start(f"--out={tmp_path}/out", "--rounds=2", "--variants=odd:frobnicate=1", "--profile")
     printed, told = process.communicate(timeout=300)
     assert process.returncode == 0, told
     data, rows = rows_of(tmp_path / "out")
@@ -73,7 +73,7 @@ def test_a_whole_run_needs_only_jax_and_its_companions(start, tmp_path):
 
 @pytest.mark.slow
 def test_a_kill_leaves_readable_results_and_no_children(start, tmp_path):
-    process = start("--out=out", "--rounds=1000000")
+    process = start(f"--out={tmp_path}/out", "--rounds=1000000")
     deadline = time.monotonic() + 300
     while not timed(tmp_path / "out"):
         assert time.monotonic() < deadline and process.poll() is None
@@ -123,12 +123,12 @@ def test_no_budget_no_measurement(tmp_path):
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments, words, capsys):
-    assert main(["bench", *arguments]) == 2
+    assert main(arguments) == 2
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 1 and told[0].startswith("error: ") and words in told[0]
 
 
 def test_a_folder_that_cannot_be_written_is_told(tmp_path, capsys):
     (tmp_path / "file").write_text("")
-    assert main(["bench", "--device=cpu", f"--out={tmp_path}/file/out", "--budget=0"]) == 2
+    assert main(["--device=cpu", f"--out={tmp_path}/file/out", "--budget=0"]) == 2
     assert "choose another --out" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sarwmix_jax.bench.ours import LIBRARIES, device_facts, device_for, versions
+from benchmarks.ours import LIBRARIES, device_facts, device_for, versions
 
 SIDES = {"gpu": 8192, "cpu": 1536}
 COPIED_MIB = {"gpu": 2048, "cpu": 64}

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 QUIT_SECONDS = 5.0
 
 
@@ -26,7 +26,7 @@ class Child:
         self._log = log
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "sarwmix_jax.bench.contender", json.dumps(spec)],
+                [sys.executable, "-m", "benchmarks.contender", json.dumps(spec)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

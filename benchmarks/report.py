@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from sarwmix_jax.bench import arithmetic, tables, targets
-from sarwmix_jax.bench.arithmetic import Round
-from sarwmix_jax.bench.plan import ONE_THREAD
+from benchmarks import arithmetic, tables, targets
+from benchmarks.arithmetic import Round
+from benchmarks.plan import ONE_THREAD
 
 Row = dict[str, Any]
 

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sarwmix_jax.bench.arithmetic import FIRST_LOOK
-from sarwmix_jax.bench.plan import Contender, Group, Options
-from sarwmix_jax.bench.processes import Child
-from sarwmix_jax.bench.results import Results, Row
+from benchmarks.arithmetic import FIRST_LOOK
+from benchmarks.plan import Contender, Group, Options
+from benchmarks.processes import Child
+from benchmarks.results import Results, Row
 
 SINGLE_STEPS = 10
 PROFILED_STEPS = 3

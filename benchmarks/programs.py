@@ -12,8 +12,8 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from sarwmix_jax.bench import sample
-from sarwmix_jax.bench.work import Unavailable
+from benchmarks import sample
+from benchmarks.work import Unavailable
 from sarwmix_jax.facts.labels import CLASSES as CLASS_NAMES
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.mixmae import MixMAE

@@ -1,4 +1,4 @@
-"""The command `sarwmix bench`: measures training and inference, and compares with PyTorch."""
+"""The command `python -m benchmarks`: measures training and inference, and compares with PyTorch."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ from sarwmix_jax.errors import UserError
 
 
 def define_bench(values: flags.FlagValues, _: Sequence[str]) -> None:
-    """Flags of `sarwmix bench`."""
+    """Flags of `python -m benchmarks`."""
     text = {
         "device": "cpu or gpu",
         "out": "folder for bench.json and bench.md",
@@ -56,8 +56,8 @@ def run_bench(values: flags.FlagValues) -> int:
         if given[name] is None:
             raise UserError(f"--{name} is not given")
     options = options_of(given)
-    from sarwmix_jax.bench.results import MARKDOWN_NAME
-    from sarwmix_jax.bench.run import run
+    from benchmarks.results import MARKDOWN_NAME
+    from benchmarks.run import run
 
     started = time.monotonic()
 
@@ -76,8 +76,8 @@ def options_of(given: dict[str, Any]) -> Any:
     Raises:
         UserError: One of them is wrong.
     """
-    from sarwmix_jax.bench.plan import Options
-    from sarwmix_jax.bench.variants import parse_variants
+    from benchmarks.plan import Options
+    from benchmarks.variants import parse_variants
 
     same = ("device", "dtype", "fed", "threads", "workers", "records", "rounds", "round_seconds", "profile")
     variants = given["variants"]

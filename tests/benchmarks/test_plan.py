@@ -2,8 +2,8 @@
 
 import pytest
 
-from sarwmix_jax.bench.plan import Options, make_plan, names
-from sarwmix_jax.bench.variants import PLAIN, PREDEFINED, parse_variant, parse_variants
+from benchmarks.plan import Options, make_plan, names
+from benchmarks.variants import PLAIN, PREDEFINED, parse_variant, parse_variants
 from sarwmix_jax.errors import UserError
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sarwmix_jax.bench.variants import DEFAULT, PLAIN, PREDEFINED, Variant
+from benchmarks.variants import DEFAULT, PLAIN, PREDEFINED, Variant
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.sizes import SIZES
 

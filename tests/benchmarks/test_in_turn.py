@@ -10,12 +10,12 @@ from typing import ClassVar
 
 import pytest
 
-from sarwmix_jax.bench import in_turn
-from sarwmix_jax.bench.in_turn import Desk, run_group
-from sarwmix_jax.bench.plan import Contender, Group, Options, Workload
-from sarwmix_jax.bench.results import Results
-from sarwmix_jax.bench.run import about
-from sarwmix_jax.bench.variants import Variant
+from benchmarks import in_turn
+from benchmarks.in_turn import Desk, run_group
+from benchmarks.plan import Contender, Group, Options, Workload
+from benchmarks.results import Results
+from benchmarks.run import about
+from benchmarks.variants import Variant
 
 OPTIONS = Options("gpu", rounds=2, round_seconds=1.0)
 WORKLOAD = Workload("pretrain", "base", 8, "bfloat16", "gpu")

@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
-from sarwmix_jax.bench.hlo import read_instructions
-from sarwmix_jax.bench.trace import account, kernels, read_events
-from sarwmix_jax.bench.work import Unavailable
+from benchmarks.hlo import read_instructions
+from benchmarks.trace import account, kernels, read_events
+from benchmarks.work import Unavailable
 
 
 def profile(work: Any, folder: Path, steps: int) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from jax.sharding import Mesh
 
-from sarwmix_jax.bench import sample
-from sarwmix_jax.bench.work import Unavailable
+from benchmarks import sample
+from benchmarks.work import Unavailable
 
 SEED, SPLIT, CHUNK = 0, "train", 64
 WARM_BATCHES = 8
