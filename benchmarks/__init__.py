@@ -1,1 +1,1 @@
-"""The benchmark: contenders as child processes, timed in turn, and the report of what they did."""
+"""Speed: programs timed in turn, and independent PyTorch models to compare with."""

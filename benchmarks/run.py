@@ -1,94 +1,192 @@
-"""A whole benchmark run: probe the device, measure group after group, keep the files whole."""
+"""Programs as child processes that take turns, as many side by side as the memory holds."""
 
+import argparse
+import json
 import os
-import platform
-import subprocess
+import select
+import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import asdict
-from datetime import UTC, datetime
+from contextlib import suppress
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
-from benchmarks.in_turn import Desk, run_group
-from benchmarks.plan import Options, Workload, make_plan
-from benchmarks.processes import ROOT, Child
-from benchmarks.results import Results
-from sarwmix_jax.version import __version__
+from benchmarks.plan import Group
+from benchmarks.report import ROOT, Results, Row
+
+LONGEST_SET_UP, LONGEST_ROUND = 1800.0, 300.0
+FEED_OPTIONS = ("threads", "workers", "records")
+KEPT = ("JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
+MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
+AGREEMENT = {
+    "float32": {"loss": 1e-4, "grad_norm": 1e-3, "logits": 1e-3},
+    "bfloat16": {"loss": 1e-2, "grad_norm": 5e-2, "logits": 5e-2},
+}
+"""Largest relative difference between first steps that compute the same."""
+
+BUDGET_ENDED = "the budget of time ended before it could be measured"
 
 
-def run(options: Options, out: Path, budget_minutes: float | None, say: Callable[[str], None]) -> Results:
-    """Measure everything, or as much as the budget allows.
+class Child:
+    """One program's process; it answers first when it is set up, then each request."""
 
-    Args:
-        options: What the user asked for.
-        out: Folder for the results.
-        budget_minutes: After so long nothing new is begun; None: no limit.
-        say: Called with lines of progress.
+    def __init__(self, spec: dict[str, Any], log: Path, environment: dict[str, str]):
+        """Start it; what it prints goes to `log`."""
+        self.log, command = log, [sys.executable, "-m", "benchmarks.child", json.dumps(spec)]
+        everything = os.environ | environment
+        with log.open("ab") as stderr:  # a group of its own, so that a compiler's helpers end with it
+            self.process: Any = Popen(
+                command, cwd=ROOT, env=everything, stdin=PIPE, stdout=PIPE, stderr=stderr, text=True, process_group=0
+            )
 
-    Raises:
-        UserError: The folder cannot be used.
+    def answer(self, seconds: float, **request: Any) -> dict[str, Any]:
+        """The next answer, to a request if there is one; a failure too is one, with `failed` and `memory`."""
+        with suppress(BrokenPipeError):  # a child that has ended gives no line below
+            print(*map(json.dumps, [request] if request else ()), file=self.process.stdin, flush=True)
+        if not select.select([self.process.stdout], [], [], max(seconds, 0.1))[0]:
+            return {"failed": f"no answer within {seconds:.0f} s", "memory": False}
+        if line := self.process.stdout.readline():
+            return dict(json.loads(line))
+        code, printed = self.process.wait(), self.log.read_text(errors="replace").split("\n")
+        reason = f"the process ended with code {code}: {' '.join(printed[-2:])[:200]}"
+        # SIGKILL is how a system short of memory ends a process
+        return {"failed": reason, "memory": code == -signal.SIGKILL}
+
+    def close(self) -> None:
+        """End the process and what it started."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+class Bench:
+    """Measures groups of programs until the budget ends.
+
+    Attributes:
+        wave: Number of the present set of programs that take turns.
+        children: Those that are set up, by the program's name.
     """
-    deadline = float("inf") if budget_minutes is None else time.monotonic() + 60 * budget_minutes
-    results = Results(out, about(options))
-    with tempfile.TemporaryDirectory(prefix="sarwmix_bench_") as scratch:
-        desk = Desk(options, results, deadline, Path(scratch), say)
-        plan = make_plan(options)
-        probe(plan[0].workload, desk)
-        for group in plan:
-            run_group(group, desk)
-    results.finished = True
-    results.save()
-    return results
+
+    def __init__(self, options: argparse.Namespace, results: Results):
+        self.options, self.results, self.started = options, results, time.monotonic()
+        self.wave, self.children, self.scratch = 0, dict[str, Child](), Path()
+
+    def run(self, plan: list[Group]) -> None:
+        """Measure everything, or as much as the budget allows; every program ends as a row."""
+        with tempfile.TemporaryDirectory(prefix="sarwmix_bench_") as scratch:
+            self.scratch = Path(scratch)
+            for group in plan:
+                self.log(str(group.workload))
+                try:
+                    self.measure([self.results.row(group.workload, program) for program in group.programs])
+                finally:
+                    self.close()
+        self.results.finished = True
+        self.results.save()
+
+    def log(self, text: str) -> None:
+        """Write down what was measured, and print a line of progress."""
+        self.results.save()
+        print(f"{time.monotonic() - self.started:7.1f} s  {text}", file=sys.stderr, flush=True)
+
+    def seconds_left(self) -> float:
+        """What is left of the budget."""
+        return self.started + 60 * self.options.budget - time.monotonic()
+
+    def close(self, keep: str = "") -> None:
+        """End all children but one."""
+        for name in [name for name in self.children if name != keep]:
+            self.children.pop(name).close()
+
+    def measure(self, rows: list[Row]) -> None:
+        """Time programs in turn, always with the first among them, side by side where the memory holds them."""
+        first, waiting = rows[0], rows[1:]
+        crowded = self.take_turns(rows)
+        while crowded:
+            waiting, crowded = crowded, self.take_turns([first, *crowded])
+            if crowded == waiting:  # no room beside the first: each of the two is started for each of its rounds
+                self.take_turns([first, crowded.pop(0)], together=False)
+
+    def take_turns(self, rows: list[Row], together: bool = True) -> list[Row]:
+        """Rounds in turn, every other one backwards; gives the programs that had no room beside the others."""
+        self.wave += 1
+        self.close(keep=rows[0]["program"]["name"] if together else "")
+        crowded: list[Row] = []
+        for row in rows if together else ():
+            if crowded or self.open(row):
+                crowded.append(row)
+        for number in range(self.options.rounds):
+            for row in rows[:: -1 if number % 2 else 1]:
+                if not together:
+                    self.close()
+                    self.open(row)
+                self.round(row, number)
+        return crowded
+
+    def open(self, row: Row) -> bool:
+        """Start and set up a program unless it runs or has failed; True where only the others take its memory."""
+        name, options = row["program"]["name"], self.options
+        if name in self.children or row["status"] == "failed":
+            return False
+        # the rounds of those set up are not given up for a further set-up
+        seconds = self.seconds_left() - len(self.children) * options.rounds * options.round_seconds
+        if seconds <= 0:
+            return self.end(row, "skipped", BUDGET_ENDED)
+        self.log(f"  {name}: setting up")
+        spec = row["workload"] | row["program"] | {key: getattr(options, key) for key in FEED_OPTIONS}
+        child = Child(spec | {"folder": f"{self.scratch}/records"}, self.scratch / "log", self.environment(row))
+        answer = child.answer(min(seconds, LONGEST_SET_UP))
+        problem = answer.get("failed") or disagreement(row, answer, self.results.rows)
+        if problem:
+            child.close()
+            if answer.get("memory") and self.children:
+                return True
+            return self.end(row, "skipped" if self.seconds_left() <= 0 else "failed", problem)
+        self.children[name] = child
+        row["setup"] = row["setup"] or answer  # a second start finds its compilation ready
+        if options.profile and row is self.results.rows[0] and not row["rounds"]:
+            child.answer(LONGEST_ROUND, steps=3, profile=str(self.results.folder.resolve() / "trace"))
+        return False
+
+    def environment(self, row: Row) -> dict[str, str]:
+        """Of a child: memory taken as needed, flags of the variant, compilations kept for a second start."""
+        flags = f"{os.environ.get('XLA_FLAGS', '')} {row['program']['xla_flags']}".strip()
+        kept = {name: str(self.scratch / name) for name in KEPT if name not in os.environ}
+        platform = {"JAX_PLATFORMS": "cpu"} if row["workload"]["device"] == "cpu" else {}
+        return {**MEMORY, **kept, **platform, "XLA_FLAGS": flags}
+
+    def round(self, row: Row, number: int) -> None:
+        """One round of one program, if it runs and time is left."""
+        name, batch = row["program"]["name"], row["workload"]["batch"]
+        if name not in self.children or self.seconds_left() <= 0:
+            return
+        steps = max(1, round(self.options.round_seconds / row["setup"]["step_seconds"]))
+        answer = self.children[name].answer(LONGEST_ROUND, steps=steps)
+        if "failed" in answer:
+            self.children.pop(name).close()
+            self.end(row, "failed", answer["failed"])
+            return
+        row["status"] = "measured"
+        row["rounds"].append({"wave": self.wave, "number": number, **answer})
+        self.log(f"  {name}: round {number + 1}, {batch * answer['steps'] / answer['seconds']:,.5g} images/s")
+
+    def end(self, row: Row, status: str, reason: str) -> bool:
+        """Close a row that has no measurement, or keep the one it has; gives False."""
+        if row["status"] != "measured":
+            row["status"], row["reason"] = status, reason
+        self.log(f"  {row['program']['name']}: {reason}")
+        return False
 
 
-def probe(workload: Workload, desk: Desk) -> None:
-    """What the device does at best, measured in a process of its own."""
-    if desk.left <= 0:
-        return
-    desk.say("probing the device")
-    platforms = {"JAX_PLATFORMS": "cpu"} if workload.device == "cpu" else {}
-    child = Child(
-        {"kind": "probe", "device": workload.device, "dtype": workload.dtype}, desk.scratch / "children.log", platforms
-    )
-    desk.results.device = child.ask({"do": "set_up"}, desk.left)
-    child.close()
-    desk.results.save()
-
-
-def about(options: Options) -> dict[str, Any]:
-    """Where, when and what of a run."""
-    return {
-        "sarwmix_jax": __version__,
-        "commit": tell("git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "driver": tell("nvidia-smi", "--query-gpu=driver_version,power.limit", "--format=csv,noheader"),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "options": asdict(options),
-        "command": sys.argv[1:],
-    }
-
-
-def processor() -> str:
-    """Name of the processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def tell(*command: str) -> str | None:
-    """What a small program says; None where it is not there or fails."""
-    try:
-        result = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return result.stdout.strip() or None
+def disagreement(row: Row, setup: dict[str, Any], rows: list[Row]) -> str | None:
+    """How a JAX program's first step differs beyond rounding from that of its workload's first; None if it does not."""
+    reference = next(each for each in rows if each["workload"] == row["workload"])
+    if any(row["program"][name] != reference["program"][name] for name in ("kind", "feed")):
+        return None  # other images
+    for name, expected in reference["setup"].get("first", {}).items():
+        value, allowed = setup["first"][name], AGREEMENT[row["workload"]["dtype"]][name]
+        if not abs(value / expected - 1) <= allowed:
+            return f"its first step gives {name} {value:.6g}, that of {reference['program']['name']} {expected:.6g}"
+    return None

@@ -1,0 +1,168 @@
+"""The compiled steps of this project, timed as they are: the one file here that knows how training calls them."""
+
+import importlib.metadata
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from benchmarks import hlo, sample
+from sarwmix_jax.models.attention import self_attend
+from sarwmix_jax.models.classifier import Classifier
+from sarwmix_jax.models.mixmae import MixMAE
+from sarwmix_jax.models.settings import STAGES, ModelSettings
+from sarwmix_jax.models.state import split_model
+from sarwmix_jax.settings import OptimizerSettings
+from sarwmix_jax.training.classifier_steps import ClassifierStepSettings, make_classifier_step, make_logits_step
+from sarwmix_jax.training.layer_decay import scale_by_layer
+from sarwmix_jax.training.optimizer import make_optimizer
+from sarwmix_jax.training.parallel import make_mesh, replicate, shard_batch
+from sarwmix_jax.training.steps import StepSettings, TrainState, make_train_step
+from sarwmix_jax.weighting import WeightSettings
+
+RATE = np.float32(1e-5)
+"""Small, for there is no warm-up; the arithmetic is the same at any rate."""
+
+FINETUNING = OptimizerSettings(beta2=0.999)
+DROP_PATH, LAYER_DECAY = 0.1, 0.7
+PREFETCH = 4
+LIBRARIES = ("jax", "jaxlib", "flax", "optax")
+
+Step = tuple[Any, Any]
+"""The jitted step, and the state that is its first argument (training) or arguments (all else)."""
+
+
+class JaxProgram:
+    """One variant of one task; see `benchmarks.child.Work`."""
+
+    def __init__(self, spec: dict[str, Any]):
+        self.training = spec["task"] in ("pretrain", "finetune")
+        self.read_ahead = max(PREFETCH, spec["threads"]) + spec["workers"] * PREFETCH if spec["feed"] == "fed" else 0
+        self.last: Any = None
+        mesh = make_mesh([jax.devices(spec["device"])[0]])
+        jitted, self.state = make_step(spec["task"], model_settings(spec), spec["batch"], mesh)
+        self.batches = batches(spec, mesh)
+        started = time.perf_counter()
+        self.compiled = jitted.lower(*self.arguments()).compile()
+        self.facts = {
+            "compile_seconds": time.perf_counter() - started,
+            "versions": {"device": mesh.devices.item().device_kind}
+            | {n: importlib.metadata.version(n) for n in LIBRARIES},
+            **hlo.account(self.compiled.as_text()),
+        }
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What the next step is called with."""
+        batch = next(self.batches)
+        return (self.state, batch, RATE) if self.training else (*self.state, batch)
+
+    def step(self) -> None:
+        """Starts one step; one of training consumes its state."""
+        self.last = self.compiled(*self.arguments())
+        if self.training:
+            self.state, self.last = self.last
+
+    def wait(self) -> None:
+        """Waits for the last step."""
+        jax.block_until_ready(self.last)
+
+    def numbers(self) -> dict[str, float]:
+        """Loss and gradient norm, or the root mean square of the logits."""
+        if isinstance(self.last, dict):
+            return {name: float(self.last[name]) for name in ("loss", "grad_norm")}
+        return {"logits": float(jnp.sqrt(jnp.mean(self.last.astype(jnp.float32) ** 2)))}
+
+    def peak_bytes(self) -> int | None:
+        """Most memory that the device held at once."""
+        return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def model_settings(spec: dict[str, Any]) -> ModelSettings:
+    """The model of a size with a variant's changes; blocks are looped over on a CPU, as in a run."""
+    unset = {"scan": spec["device"] == "cpu", "drop_path": DROP_PATH if spec["task"] == "finetune" else 0.0}
+    return replace(sample.settings_of(spec["size"]), **unset | spec["changes"] | {"dtype": spec["dtype"]})
+
+
+def make_step(task: str, settings: ModelSettings, batch: int, mesh: Mesh) -> Step:
+    """The step of a task, with a state drawn from seed 0."""
+    if task == "attention":
+        return attention_step(settings, batch)
+
+    def draw() -> Any:
+        rngs = nnx.Rngs(0)
+        return split_model(
+            MixMAE(settings, rngs=rngs) if task == "pretrain" else Classifier(settings, sample.CLASSES, rngs=rngs)
+        )
+
+    graphdef, (params, fixed) = nnx.eval_shape(draw)[0], jax.jit(lambda: draw()[1:])()
+    classifier = ClassifierStepSettings(settings, sample.DATA)
+    if task == "inference":
+        return make_logits_step(graphdef, classifier, mesh), replicate((params, fixed), mesh)
+    if task == "pretrain":
+        optimizer = make_optimizer(OptimizerSettings())
+        step = make_train_step(graphdef, pretraining_step(settings, batch), optimizer, mesh)
+    else:
+        optimizer = optax.chain(make_optimizer(FINETUNING), scale_by_layer(settings.depths, LAYER_DECAY))
+        step = make_classifier_step(graphdef, classifier, optimizer, mesh)
+    state = TrainState(params, fixed, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32))
+    return step, replicate(state, mesh)
+
+
+def pretraining_step(settings: ModelSettings, batch: int) -> StepSettings:
+    """The published recipe: half of the cells masked, per-channel weights, both flips, one mix group."""
+    return StepSettings(settings, sample.DATA, WeightSettings(), 0.5, 0.0, True, 0.5, 0.5, batch, batch, seed=0)
+
+
+def attention_step(settings: ModelSettings, batch: int) -> Step:
+    """Attention alone, forward and backward, once for each stage, with a bias for each window, and for the decoder."""
+    heads = (*settings.num_heads, settings.decoder_heads)
+    widths = (*(settings.embed_dim * 2**stage for stage in range(STAGES)), settings.decoder_dim)
+    windows = (*((grid // side) ** 2 for grid, side in zip(settings.grids, settings.windows, strict=True)), 2)
+    tokens = (*(side**2 for side in settings.windows), settings.cells)
+    drawn, packed, biases = np.random.default_rng(0).standard_normal, [], []
+    for w, n, h, width in zip(windows, tokens, heads, widths, strict=True):
+        packed.append(jnp.asarray(drawn((batch, w, n, 3 * width), np.float32), settings.dtype))
+        biases.append(jnp.asarray(drawn((w, h, n, n), np.float32)))
+
+    def loss(packed: list[jax.Array], biases: list[jax.Array | None]) -> jax.Array:
+        out = (self_attend(*given, settings.kernel) for given in zip(packed, heads, [*biases, None], strict=True))
+        return sum((jnp.mean(each.astype(jnp.float32) ** 2) for each in out), jnp.zeros(()))
+
+    def step(packed: Any, biases: Any, _: Any) -> dict[str, jax.Array]:
+        value, gradients = jax.value_and_grad(loss, (0, 1))(packed, biases)
+        return {"loss": value, "grad_norm": optax.global_norm(gradients)}
+
+    return jax.jit(step, keep_unused=True), (packed, biases[:-1])
+
+
+def batches(spec: dict[str, Any], mesh: Mesh) -> Iterator[dict[str, Any]]:
+    """Device batches of one feed, without end: ready on the device, read by the pipeline, or gathered on the device."""
+    if spec["feed"] == "synthetic":
+        columns = ("image", "labels") if spec["task"] == "finetune" else ("image",)
+        host = sample.host_batches(sample.BATCHES, spec["batch"])
+        yield from itertools.cycle([shard_batch({name: each[name] for name in columns}, mesh) for each in host])
+    # Imported where they are needed: the rest runs where only JAX and its companions are installed.
+    from sarwmix_jax.data.order import training_order
+    from sarwmix_jax.data.pipeline import TrainingInput
+    from sarwmix_jax.data.sources import open_records
+    from sarwmix_jax.data.synthetic import write_synthetic_records
+    from sarwmix_jax.training.resident import load_records
+    from sarwmix_jax.training.validation import device_batch
+
+    write_synthetic_records(spec["folder"], train=spec["records"], side=sample.RECORD_SIDE)
+    source = open_records(spec["folder"], "train")
+    if spec["feed"] == "resident":
+        order = training_order([len(source)], None, spec["batch"], 0)
+        records = load_records((source,), mesh, masks=False, threads=spec["threads"])
+        yield from (records.batch(order(number)) for number in itertools.count())
+    reading = {"threads": spec["threads"], "workers": spec["workers"], "prefetch": PREFETCH}
+    for each in TrainingInput(source, spec["batch"], 0, **reading):
+        yield device_batch(each, mesh, nodata=False)
