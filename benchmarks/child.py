@@ -1,8 +1,8 @@
 """One program: a child process that sets up a piece of work and times it when asked to.
 
-It writes one JSON object to stdout when it is set up, then one for each line that it reads from stdin; between two
-requests it computes nothing. What libraries print goes to stderr. A failure is an answer too: `failed` gives the
-reason, `memory` whether more memory would have helped; the process then ends.
+It reads a JSON object a line from stdin, first the specification of the work, then requests, and answers each with one
+on stdout; between two requests it computes nothing. What libraries print goes to stderr. A failure is an answer too:
+`failed` gives the reason, `memory` whether more memory would have helped; the process then ends.
 """
 
 import json
@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 import traceback
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from sarwmix_jax.errors import UserError
@@ -53,13 +53,18 @@ def set_up(work: Work) -> dict[str, Any]:
 
 def answer(work: Work, steps: int, profile: str = "") -> dict[str, Any]:
     """Steps started one after the other and waited for once, after those for which batches lie ready."""
-    import jax
-
     timed(work, work.read_ahead)
-    with jax.profiler.trace(profile) if profile else nullcontext():
+    with trace(profile) if profile else nullcontext():
         seconds = timed(work, steps)
     peak = work.peak_bytes() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"steps": steps, "seconds": seconds, "peak_bytes": peak, **finite(work.numbers())}
+
+
+def trace(folder: str) -> AbstractContextManager[None]:
+    """A profiler that writes to a folder; JAX is not imported where PyTorch is timed."""
+    import jax
+
+    return jax.profiler.trace(folder)
 
 
 def timed(work: Work, steps: int) -> float:
@@ -95,9 +100,9 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whoever else prints does so on stderr from now on
     try:
-        work = build(json.loads(sys.argv[1]))
+        work = build(json.loads(sys.stdin.readline()))
         print(json.dumps(set_up(work)), file=replies)
-        for line in filter(str.strip, sys.stdin):
+        for line in sys.stdin:
             print(json.dumps(answer(work, **json.loads(line))), file=replies)
     except Exception as error:  # becomes a row of the report with its reason
         traceback.print_exc()

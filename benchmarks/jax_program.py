@@ -5,6 +5,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,7 +19,7 @@ from benchmarks import hlo, sample
 from sarwmix_jax.models.attention import self_attend
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.models.settings import STAGES, ModelSettings
+from sarwmix_jax.models.settings import ModelSettings
 from sarwmix_jax.models.state import split_model
 from sarwmix_jax.settings import OptimizerSettings
 from sarwmix_jax.training.classifier_steps import ClassifierStepSettings, make_classifier_step, make_logits_step
@@ -34,6 +35,9 @@ RATE = np.float32(1e-5)
 FINETUNING = OptimizerSettings(beta2=0.999)
 DROP_PATH, LAYER_DECAY = 0.1, 0.7
 PREFETCH = 4
+HEAD_DEPTH = 32
+"""Of all published models."""
+
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 
 Step = tuple[Any, Any]
@@ -122,25 +126,22 @@ def pretraining_step(settings: ModelSettings, batch: int) -> StepSettings:
 
 
 def attention_step(settings: ModelSettings, batch: int) -> Step:
-    """Attention alone, forward and backward, once for each stage, with a bias for each window, and for the decoder."""
-    heads = (*settings.num_heads, settings.decoder_heads)
-    widths = (*(settings.embed_dim * 2**stage for stage in range(STAGES)), settings.decoder_dim)
-    windows = (*((grid // side) ** 2 for grid, side in zip(settings.grids, settings.windows, strict=True)), 2)
-    tokens = (*(side**2 for side in settings.windows), settings.cells)
-    drawn, packed, biases = np.random.default_rng(0).standard_normal, [], []
-    for w, n, h, width in zip(windows, tokens, heads, widths, strict=True):
-        packed.append(jnp.asarray(drawn((batch, w, n, 3 * width), np.float32), settings.dtype))
-        biases.append(jnp.asarray(drawn((w, h, n, n), np.float32)))
+    """Attention alone, forward and backward, once for each stage, with a bias for each window."""
+    sides = zip(settings.grids, settings.windows, settings.num_heads, strict=True)
+    shapes = [((grid // side) ** 2, side**2, heads, heads * HEAD_DEPTH) for grid, side, heads in sides]
+    drawn = np.random.default_rng(0).standard_normal
+    packed = [jnp.asarray(drawn((batch, w, n, 3 * width), np.float32), settings.dtype) for w, n, _, width in shapes]
+    biases = [jnp.asarray(drawn((w, heads, n, n), np.float32)) for w, n, heads, _ in shapes]
 
-    def loss(packed: list[jax.Array], biases: list[jax.Array | None]) -> jax.Array:
-        out = (self_attend(*given, settings.kernel) for given in zip(packed, heads, [*biases, None], strict=True))
+    def loss(packed: list[jax.Array], biases: list[jax.Array]) -> jax.Array:
+        out = map(partial(self_attend, kernel=settings.kernel), packed, settings.num_heads, biases)
         return sum((jnp.mean(each.astype(jnp.float32) ** 2) for each in out), jnp.zeros(()))
 
     def step(packed: Any, biases: Any, _: Any) -> dict[str, jax.Array]:
         value, gradients = jax.value_and_grad(loss, (0, 1))(packed, biases)
         return {"loss": value, "grad_norm": optax.global_norm(gradients)}
 
-    return jax.jit(step, keep_unused=True), (packed, biases[:-1])
+    return jax.jit(step, keep_unused=True), (packed, biases)
 
 
 def batches(spec: dict[str, Any], mesh: Mesh) -> Iterator[dict[str, Any]]:
@@ -150,19 +151,15 @@ def batches(spec: dict[str, Any], mesh: Mesh) -> Iterator[dict[str, Any]]:
         host = sample.host_batches(sample.BATCHES, spec["batch"])
         yield from itertools.cycle([shard_batch({name: each[name] for name in columns}, mesh) for each in host])
     # Imported where they are needed: the rest runs where only JAX and its companions are installed.
-    from sarwmix_jax.data.order import training_order
-    from sarwmix_jax.data.pipeline import TrainingInput
-    from sarwmix_jax.data.sources import open_records
-    from sarwmix_jax.data.synthetic import write_synthetic_records
-    from sarwmix_jax.training.resident import load_records
-    from sarwmix_jax.training.validation import device_batch
+    from sarwmix_jax.data import order, pipeline, sources, synthetic
+    from sarwmix_jax.training import resident, validation
 
-    write_synthetic_records(spec["folder"], train=spec["records"], side=sample.RECORD_SIDE)
-    source = open_records(spec["folder"], "train")
+    synthetic.write_synthetic_records(spec["folder"], train=spec["records"], side=sample.RECORD_SIDE)
+    source = sources.open_records(spec["folder"], "train")
     if spec["feed"] == "resident":
-        order = training_order([len(source)], None, spec["batch"], 0)
-        records = load_records((source,), mesh, masks=False, threads=spec["threads"])
-        yield from (records.batch(order(number)) for number in itertools.count())
+        numbers = order.training_order([len(source)], None, spec["batch"], 0)
+        records = resident.load_records((source,), mesh, masks=False, threads=spec["threads"])
+        yield from (records.batch(numbers(step)) for step in itertools.count())
     reading = {"threads": spec["threads"], "workers": spec["workers"], "prefetch": PREFETCH}
-    for each in TrainingInput(source, spec["batch"], 0, **reading):
-        yield device_batch(each, mesh, nodata=False)
+    for each in pipeline.TrainingInput(source, spec["batch"], 0, **reading):
+        yield validation.device_batch(each, mesh, nodata=False)

@@ -63,19 +63,19 @@ PEERS = {
     "products": Program("strong PyTorch, products", "strong", {"attention": "products"}),
 }
 VARIANTS = {
-    "plain": {"attention": "plain", "decoder": "full", "scan": False},
-    "fused kernel": {"kernel": "fused"},
-    "cudnn attention": {"kernel": "cudnn"},
-    "recompute elementwise": {"recompute": "elementwise"},
-    "recompute blocks": {"recompute": "block"},
-    "scan": {"scan": True},
-    "unrolled": {"scan": False},
-    "no group gathering": {"attention": "plain"},
-    "full decoder": {"decoder": "full"},
-    "latency hiding": {"xla": "--xla_gpu_enable_latency_hiding_scheduler=true"},
-    "no triton gemm": {"xla": "--xla_gpu_enable_triton_gemm=false"},
-    "no command buffers": {"xla": "--xla_gpu_enable_command_buffer="},
-    "autotune 0": {"xla": "--xla_gpu_autotune_level=0"},
+    "plain": "attention=plain,decoder=full,scan=false",
+    "fused kernel": "kernel=fused",
+    "cudnn attention": "kernel=cudnn",
+    "recompute elementwise": "recompute=elementwise",
+    "recompute blocks": "recompute=block",
+    "scan": "scan=true",
+    "unrolled": "scan=false",
+    "no group gathering": "attention=plain",
+    "full decoder": "decoder=full",
+    "latency hiding": "xla=--xla_gpu_enable_latency_hiding_scheduler=true",
+    "no triton gemm": "xla=--xla_gpu_enable_triton_gemm=false",
+    "no command buffers": "xla=--xla_gpu_enable_command_buffer=",
+    "autotune 0": "xla=--xla_gpu_autotune_level=0",
 }
 """Changes of the default by name."""
 
@@ -106,13 +106,12 @@ def parse_variant(text: str) -> Program:
     Raises:
         UserError: The text is neither, or the model has no such setting or value.
     """
-    name, colon, settings = text.partition(":")
-    if not name or (not colon and name not in VARIANTS):
-        raise UserError(f"--variants has {name!r}; use NAME:field=value or one of {', '.join(VARIANTS)}")
-    given = {key: value for key, _, value in (each.partition("=") for each in settings.split(","))} if colon else {}
-    flags, model = given.pop("xla", ""), settings_of("base")
-    changes = {key: value_of(value) for key, value in given.items()} or dict(VARIANTS.get(name, {}))
-    flags = changes.pop("xla", flags)
+    name, _, settings = text.partition(":")
+    settings = settings or VARIANTS.get(text, "")
+    if not (name and settings):
+        raise UserError(f"--variants has {text!r}; use NAME:field=value or one of {', '.join(VARIANTS)}")
+    changes = {key: value_of(value) for key, _, value in (each.partition("=") for each in settings.split(","))}
+    flags, model = changes.pop("xla", ""), settings_of("base")
     for key, value in changes.items():
         if type(getattr(model, key, None)) is not type(value):
             raise UserError(f"--variants has {text!r}, but model.{key} does not exist or cannot be {value!r}")

@@ -5,6 +5,7 @@ import platform
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -70,11 +71,9 @@ class Results:
     def row(self, workload: Workload, program: Program) -> Row:
         """The row of a program, new unless it was measured before on the same workload."""
         new = {"workload": asdict(workload), "program": asdict(program)}
-        for row in self.rows:
-            if all(row[name] == new[name] for name in new):
-                return row
-        self.rows.append({**new, "status": "waiting", "reason": "", "setup": {}, "rounds": []})
-        return self.rows[-1]
+        if not any(new.items() <= row.items() for row in self.rows):
+            self.rows.append({**new, "status": "waiting", "reason": "", "setup": {}, "rounds": []})
+        return next(row for row in self.rows if new.items() <= row.items())
 
     def save(self) -> None:
         """Write both files, each whole or not at all."""
@@ -87,11 +86,9 @@ class Results:
 
 def conditions() -> dict[str, str]:
     """Where and when a run takes place, and of what."""
-    found = {"Python": platform.python_version()}
-    for name, command in CONDITIONS.items():
-        done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
-        found |= {name: done.stdout.strip()} if done.stdout.strip() else {}
-    return found
+    run = partial(subprocess.run, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = {name: run(command).stdout.strip() for name, command in CONDITIONS.items()}
+    return {"Python": platform.python_version()} | {name: text for name, text in found.items() if text}
 
 
 def markdown(data: dict[str, Any]) -> str:
@@ -111,30 +108,24 @@ def markdown(data: dict[str, Any]) -> str:
 def cells(row: Row, first: Row) -> list[str]:
     """One line of a table."""
     setup, rounds, name = row["setup"], row["rounds"], row["program"]["name"]
-    known = f"{setup['compile_seconds']:.1f}" if setup else ""
-    moved = [f"{setup['kernels']:,}", f"{setup['bytes'] / 1e9:.2f}"] if "kernels" in setup else ["", ""]
+    program = [f"{setup['compile_seconds']:.1f}" if setup else ""]
+    program += [f"{setup['kernels']:,}", f"{setup['bytes'] / 1e9:.2f}"] if "kernels" in setup else ["", ""]
     if not rounds:
-        return [name, "", "", "", "", known, *moved, f"{row['status']}: {row['reason']}"]
+        return [name, "", "", "", "", *program, f"{row['status']}: {row['reason']}"]
     times = [1000 * each["seconds"] / each["steps"] for each in rounds]
-    ratio = None if row is first else speed_ratio(first["rounds"], rounds)
-    return [
-        name,
-        f"{1000 * row['workload']['batch'] / median(times):,.5g}",
-        "" if ratio is None else f"{ratio:.3f}",
-        f"{median(times):,.5g} ({min(times):,.5g} to {max(times):,.5g})",
-        f"{rounds[-1]['peak_bytes'] / 2**30:.2f} GiB",
-        known,
-        *moved,
-        f"{len(rounds)} rounds" + (f"; golden numbers to {setup['golden']:.0e}" if "golden" in setup else ""),
-    ]
+    speed = f"{1000 * row['workload']['batch'] / median(times):,.5g}"
+    spread = f"{median(times):,.5g} ({min(times):,.5g} to {max(times):,.5g})"
+    ratio = "" if row is first else speed_ratio(first["rounds"], rounds)
+    remarks = f"{len(rounds)} rounds" + (f"; golden numbers to {setup['golden']:.0e}" if "golden" in setup else "")
+    return [name, speed, ratio, spread, f"{rounds[-1]['peak_bytes'] / 2**30:.2f} GiB", *program, remarks]
 
 
-def speed_ratio(first: list[Row], other: list[Row]) -> float | None:
+def speed_ratio(first: list[Row], other: list[Row]) -> str:
     """How many times as fast the first is as the other: median of the ratios of rounds that took turns.
 
-    None where no round of the one stands beside a round of the other.
+    Empty where no round of the one stands beside a round of the other.
     """
     speeds = {(each["wave"], each["number"]): each["steps"] / each["seconds"] for each in first}
     pairs = [(speeds.get((each["wave"], each["number"])), each["steps"] / each["seconds"]) for each in other]
     ratios = [its / others for its, others in pairs if its is not None]
-    return median(ratios) if ratios else None
+    return f"{median(ratios):.3f}" if ratios else ""

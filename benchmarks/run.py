@@ -16,9 +16,11 @@ from typing import Any
 from benchmarks.plan import Group
 from benchmarks.report import ROOT, Results, Row
 
+COMMAND = (sys.executable, "-m", "benchmarks.child")
 LONGEST_SET_UP, LONGEST_ROUND = 1800.0, 300.0
 FEED_OPTIONS = ("threads", "workers", "records")
 KEPT = ("JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
+PLATFORMS: dict[str, dict[str, str]] = {"cpu": {"JAX_PLATFORMS": "cpu"}, "gpu": {}}
 MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
 AGREEMENT = {
     "float32": {"loss": 1e-4, "grad_norm": 1e-3, "logits": 1e-3},
@@ -30,29 +32,27 @@ BUDGET_ENDED = "the budget of time ended before it could be measured"
 
 
 class Child:
-    """One program's process; it answers first when it is set up, then each request."""
+    """One program's process; the first request tells it what to set up."""
 
-    def __init__(self, spec: dict[str, Any], log: Path, environment: dict[str, str]):
+    def __init__(self, log: Path, environment: dict[str, str]):
         """Start it; what it prints goes to `log`."""
-        self.log, command = log, [sys.executable, "-m", "benchmarks.child", json.dumps(spec)]
-        everything = os.environ | environment
+        self.log, everything = log, os.environ | environment
         with log.open("ab") as stderr:  # a group of its own, so that a compiler's helpers end with it
             self.process: Any = Popen(
-                command, cwd=ROOT, env=everything, stdin=PIPE, stdout=PIPE, stderr=stderr, text=True, process_group=0
+                COMMAND, cwd=ROOT, env=everything, stdin=PIPE, stdout=PIPE, stderr=stderr, text=True, process_group=0
             )
 
     def answer(self, seconds: float, **request: Any) -> dict[str, Any]:
-        """The next answer, to a request if there is one; a failure too is one, with `failed` and `memory`."""
+        """The answer to a request; a failure too is one, with `failed` and `memory`."""
         with suppress(BrokenPipeError):  # a child that has ended gives no line below
-            print(*map(json.dumps, [request] if request else ()), file=self.process.stdin, flush=True)
+            print(json.dumps(request), file=self.process.stdin, flush=True)
         if not select.select([self.process.stdout], [], [], max(seconds, 0.1))[0]:
             return {"failed": f"no answer within {seconds:.0f} s", "memory": False}
         if line := self.process.stdout.readline():
             return dict(json.loads(line))
         code, printed = self.process.wait(), self.log.read_text(errors="replace").split("\n")
         reason = f"the process ended with code {code}: {' '.join(printed[-2:])[:200]}"
-        # SIGKILL is how a system short of memory ends a process
-        return {"failed": reason, "memory": code == -signal.SIGKILL}
+        return {"failed": reason, "memory": code == -signal.SIGKILL}  # which ends a process where memory is short
 
     def close(self) -> None:
         """End the process and what it started."""
@@ -71,6 +71,7 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace, results: Results):
         self.options, self.results, self.started = options, results, time.monotonic()
+        self.deadline = self.started + 60 * options.budget
         self.wave, self.children, self.scratch = 0, dict[str, Child](), Path()
 
     def run(self, plan: list[Group]) -> None:
@@ -91,10 +92,6 @@ class Bench:
         self.results.save()
         print(f"{time.monotonic() - self.started:7.1f} s  {text}", file=sys.stderr, flush=True)
 
-    def seconds_left(self) -> float:
-        """What is left of the budget."""
-        return self.started + 60 * self.options.budget - time.monotonic()
-
     def close(self, keep: str = "") -> None:
         """End all children but one."""
         for name in [name for name in self.children if name != keep]:
@@ -102,12 +99,11 @@ class Bench:
 
     def measure(self, rows: list[Row]) -> None:
         """Time programs in turn, always with the first among them, side by side where the memory holds them."""
-        first, waiting = rows[0], rows[1:]
         crowded = self.take_turns(rows)
         while crowded:
-            waiting, crowded = crowded, self.take_turns([first, *crowded])
+            waiting, crowded = crowded, self.take_turns([rows[0], *crowded])
             if crowded == waiting:  # no room beside the first: each of the two is started for each of its rounds
-                self.take_turns([first, crowded.pop(0)], together=False)
+                self.take_turns([rows[0], crowded.pop(0)], together=False)
 
     def take_turns(self, rows: list[Row], together: bool = True) -> list[Row]:
         """Rounds in turn, every other one backwards; gives the programs that had no room beside the others."""
@@ -131,19 +127,19 @@ class Bench:
         if name in self.children or row["status"] == "failed":
             return False
         # the rounds of those set up are not given up for a further set-up
-        seconds = self.seconds_left() - len(self.children) * options.rounds * options.round_seconds
+        seconds = self.deadline - time.monotonic() - len(self.children) * options.rounds * options.round_seconds
         if seconds <= 0:
             return self.end(row, "skipped", BUDGET_ENDED)
         self.log(f"  {name}: setting up")
-        spec = row["workload"] | row["program"] | {key: getattr(options, key) for key in FEED_OPTIONS}
-        child = Child(spec | {"folder": f"{self.scratch}/records"}, self.scratch / "log", self.environment(row))
-        answer = child.answer(min(seconds, LONGEST_SET_UP))
+        child = Child(self.scratch / "log", self.environment(row))
+        feeding = {key: getattr(options, key) for key in FEED_OPTIONS} | {"folder": f"{self.scratch}/records"}
+        answer = child.answer(min(seconds, LONGEST_SET_UP), **row["workload"], **row["program"], **feeding)
         problem = answer.get("failed") or disagreement(row, answer, self.results.rows)
         if problem:
             child.close()
             if answer.get("memory") and self.children:
                 return True
-            return self.end(row, "skipped" if self.seconds_left() <= 0 else "failed", problem)
+            return self.end(row, "skipped" if time.monotonic() >= self.deadline else "failed", problem)
         self.children[name] = child
         row["setup"] = row["setup"] or answer  # a second start finds its compilation ready
         if options.profile and row is self.results.rows[0] and not row["rounds"]:
@@ -152,15 +148,14 @@ class Bench:
 
     def environment(self, row: Row) -> dict[str, str]:
         """Of a child: memory taken as needed, flags of the variant, compilations kept for a second start."""
-        flags = f"{os.environ.get('XLA_FLAGS', '')} {row['program']['xla_flags']}".strip()
+        flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {row['program']['xla_flags']}".strip()}
         kept = {name: str(self.scratch / name) for name in KEPT if name not in os.environ}
-        platform = {"JAX_PLATFORMS": "cpu"} if row["workload"]["device"] == "cpu" else {}
-        return {**MEMORY, **kept, **platform, "XLA_FLAGS": flags}
+        return {**MEMORY, **kept, **flags, **PLATFORMS[row["workload"]["device"]]}
 
     def round(self, row: Row, number: int) -> None:
         """One round of one program, if it runs and time is left."""
         name, batch = row["program"]["name"], row["workload"]["batch"]
-        if name not in self.children or self.seconds_left() <= 0:
+        if name not in self.children or time.monotonic() >= self.deadline:
             return
         steps = max(1, round(self.options.round_seconds / row["setup"]["step_seconds"]))
         answer = self.children[name].answer(LONGEST_ROUND, steps=steps)

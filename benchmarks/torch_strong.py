@@ -150,13 +150,6 @@ class Strong(Encoder):
 class StrongMixMAE(Strong, TorchMixMAE):
     """The masked autoencoder, fast."""
 
-    def forward(self, images: Tensor, mask: Tensor) -> Tensor:
-        """(2*batch, cells, values): sequence 1 of all images, then sequence 2."""
-        x = self.sequences(images, mask)
-        for block in self.decoder_blocks:
-            x = self.decoder_block(block, x)
-        return rearrange(self.decoder_pred(normed(self.decoder_norm, x)), "b s n v -> (s b) n v")
-
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """(batch, cells, values): every cell from the sequence in which it was hidden; only that is computed."""
         x = self.sequences(images, mask)

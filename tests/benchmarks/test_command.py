@@ -103,17 +103,17 @@ def rows_of(out):
 
 
 def test_a_child_that_fails_answers_with_its_reason(tmp_path):
-    child = run.Child({"kind": "jax", "task": "knit"}, tmp_path / "log", {"JAX_PLATFORMS": "cpu"})
-    assert child.answer(120) == {"failed": "KeyError: 'feed'", "memory": False}
+    child = run.Child(tmp_path / "log", {"JAX_PLATFORMS": "cpu"})
+    assert child.answer(120, kind="jax", task="knit") == {"failed": "KeyError: 'feed'", "memory": False}
     ended = child.answer(120, steps=1)
     assert ended["failed"].startswith("the process ended with code 0") and not ended["memory"]
     child.close()
 
 
 def test_a_killed_or_silent_child_is_an_answer(tmp_path):
-    child = run.Child({"kind": "jax"}, tmp_path / "log", {"JAX_PLATFORMS": "cpu"})
+    child = run.Child(tmp_path / "log", {"JAX_PLATFORMS": "cpu"})
     os.kill(child.process.pid, signal.SIGSTOP)
-    assert child.answer(0.2)["failed"] == "no answer within 0 s"
+    assert child.answer(0.2, kind="jax")["failed"] == "no answer within 0 s"
     child.process.kill()
     killed = child.answer(120)
     assert killed["failed"].startswith("the process ended with code -9") and killed["memory"]
