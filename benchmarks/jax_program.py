@@ -56,12 +56,10 @@ class JaxProgram:
         self.batches = batches(spec, mesh)
         started = time.perf_counter()
         self.compiled = jitted.lower(*self.arguments()).compile()
-        self.facts = {
-            "compile_seconds": time.perf_counter() - started,
-            "versions": {"device": mesh.devices.item().device_kind}
-            | {n: importlib.metadata.version(n) for n in LIBRARIES},
-            **hlo.account(self.compiled.as_text()),
-        }
+        seconds = time.perf_counter() - started
+        versions = {"device": mesh.devices.item().device_kind}
+        versions |= {name: importlib.metadata.version(name) for name in LIBRARIES}
+        self.facts = {"compile_seconds": seconds, "versions": versions, **hlo.account(self.compiled.as_text())}
 
     def arguments(self) -> tuple[Any, ...]:
         """What the next step is called with."""

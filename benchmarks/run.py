@@ -47,7 +47,7 @@ class Child:
         with suppress(BrokenPipeError):  # a child that has ended gives no line below
             print(json.dumps(request), file=self.process.stdin, flush=True)
         if not select.select([self.process.stdout], [], [], max(seconds, 0.1))[0]:
-            return {"failed": f"no answer within {seconds:.0f} s", "memory": False}
+            return {"failed": f"no answer within {seconds:.0f} s", "memory": False, "late": True}
         if line := self.process.stdout.readline():
             return dict(json.loads(line))
         code, printed = self.process.wait(), self.log.read_text(errors="replace").split("\n")
@@ -139,7 +139,7 @@ class Bench:
             child.close()
             if answer.get("memory") and self.children:
                 return True
-            return self.end(row, "skipped" if time.monotonic() >= self.deadline else "failed", problem)
+            return self.end(row, "skipped" if answer.get("late") else "failed", problem)
         self.children[name] = child
         row["setup"] = row["setup"] or answer  # a second start finds its compilation ready
         if options.profile and row is self.results.rows[0] and not row["rounds"]:

@@ -38,7 +38,7 @@ class ScriptedChild:
     def answer(self, seconds, **request):
         self.script = request.get("changes", self.script)
         if next(self.answers) == self.script.get("fails_at"):
-            return {"failed": self.script["fails"], "memory": False}
+            return {"failed": self.script["fails"], "memory": False, "late": self.script.get("late", False)}
         if "steps" in request:
             ScriptedChild.rounds.append(self.script["name"])
             taken = self.script["seconds"] * request["steps"]
@@ -147,6 +147,12 @@ def test_a_set_up_leaves_the_others_their_rounds(measure):
     rows, _ = measure(program("default"), program("b"), seconds=1.5)
     # The rounds of the default need 2 s, so nothing further may be set up; it is measured all the same.
     assert (waves(rows["default"]), rows["b"]["status"]) == ([1, 1], "skipped")
+
+
+def test_a_set_up_that_the_budget_ends_is_no_failure(measure):
+    rows, report = measure(program("default"), program("b", fails_at=0, fails="no answer within 9 s", late=True))
+    assert (waves(rows["default"]), rows["b"]["status"]) == ([1, 1], "skipped")
+    assert "skipped: no answer within 9 s" in report
 
 
 def test_no_time_no_measurement(measure):
