@@ -34,7 +34,7 @@ check: $(STAMP)
 # a few minutes on two cores; PyTorch, where it is missing, is installed for the comparison alone
 bench: $(STAMP)
 	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check ".[torch]"
-	$(BIN)/python -m sarwmix_jax.cli bench --device=cpu --rounds=5 --round_seconds=6 --budget=10 --out=$(BENCH_OUT)
+	$(BIN)/python -m benchmarks --device=cpu --rounds=5 --round-seconds=6 --budget=10 --out=$(BENCH_OUT)
 
 clean:
 	rm -rf $(VENV) demo_output

@@ -1,5 +1,6 @@
 """AdamW with the published groups, set up as the plain and as the strong peer do."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,19 +21,13 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 def pretraining_groups(model: nn.Module) -> Groups:
     """Two groups: neither 1-D parameters nor biases are decayed; bias tables and the mask token are."""
-    return grouped(
-        (1.0, 0.0 if parameter.ndim == 1 or name.endswith(".bias") else WEIGHT_DECAY, parameter)
-        for name, parameter in trained(model)
-    )
+    return grouped(model, lambda name, p: (1.0, 0.0 if p.ndim == 1 or name.endswith(".bias") else WEIGHT_DECAY))
 
 
-def finetuning_groups(model: nn.Module, depths: tuple[int, ...], layer_decay: float = LAYER_DECAY) -> Groups:
+def finetuning_groups(model: nn.Module, depths: tuple[int, ...]) -> Groups:
     """A group for each layer and weight decay; its `scale` multiplies the learning rate."""
-    layers = sum(depths) + 1
-    return grouped(
-        (layer_decay ** (layers - layer_of(name, depths)), 0.0 if parameter.ndim == 1 else WEIGHT_DECAY, parameter)
-        for name, parameter in trained(model)
-    )
+    scales = [LAYER_DECAY ** (sum(depths) + 1 - layer) for layer in range(sum(depths) + 2)]
+    return grouped(model, lambda name, p: (scales[layer_of(name, depths)], 0.0 if p.ndim == 1 else WEIGHT_DECAY))
 
 
 def layer_of(name: str, depths: tuple[int, ...]) -> int:
@@ -48,27 +43,20 @@ def layer_of(name: str, depths: tuple[int, ...]) -> int:
     return sum(depths[:stage]) + int(parts[3]) + 1
 
 
-def grouped(rows: Any) -> Groups:
-    """Parameters with the same (scale, weight decay) together."""
+def grouped(model: nn.Module, rule: Callable[[str, nn.Parameter], tuple[float, float]]) -> Groups:
+    """Parameters to which the rule gives the same (scale, weight decay) together."""
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
-    for scale, decay, parameter in rows:
-        groups.setdefault((scale, decay), []).append(parameter)
+    for name, parameter in trained(model):
+        groups.setdefault(rule(name, parameter), []).append(parameter)
     return [{"params": found, "weight_decay": decay, "scale": scale} for (scale, decay), found in groups.items()]
 
 
 def make_adamw(groups: Groups, betas: tuple[float, float], *, strong: bool) -> torch.optim.AdamW:
-    """AdamW at rate 0 until `set_rate`: PyTorch's defaults, or fused with rates that live on the device."""
-    if not strong:
-        return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8)
-    for group in groups:
-        group["lr"] = torch.zeros((), device=group["params"][0].device)
-    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8, fused=True)
+    """AdamW at rate 0 until `set_rate`: as PyTorch chooses, or fused."""
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=1e-8, fused=strong or None)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Gives every group its share of the learning rate; waits for nothing."""
     for group in optimizer.param_groups:
-        if isinstance(group["lr"], torch.Tensor):
-            group["lr"].fill_(rate * group["scale"])
-        else:
-            group["lr"] = rate * group["scale"]
+        group["lr"] = rate * group["scale"]

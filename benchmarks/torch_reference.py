@@ -4,9 +4,11 @@ Written from the method's description alone, in the most direct way; names of pa
 files, so their state dicts load. Nothing here is fast on purpose.
 """
 
+from collections import OrderedDict
+
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sarwmix_jax.settings.model import CELL, PATCH, STAGES, ModelSettings
 
@@ -18,10 +20,7 @@ def sine_cosine(grid: int, width: int) -> Tensor:
     """(1, grid*grid, width): sines and cosines of the column, then of the row."""
     omega = 10000.0 ** (-torch.arange(width // 4, dtype=torch.float64) / (width / 4))
     rows, columns = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
-    parts = []
-    for axis in (columns, rows):
-        angles = axis.reshape(-1, 1) * omega
-        parts += [angles.sin(), angles.cos()]
+    parts = [wave(axis.reshape(-1, 1) * omega) for axis in (columns, rows) for wave in (torch.sin, torch.cos)]
     return torch.cat(parts, dim=1).float()[None]
 
 
@@ -35,37 +34,20 @@ def relative_index(window: int) -> Tensor:
 
 def windows_of(x: Tensor, window: int) -> Tensor:
     """(batch, grid*grid, width) row-major to (batch*windows, window*window, width)."""
-    batch, tokens, width = x.shape
-    side = round(tokens**0.5) // window
-    x = x.reshape(batch, side, window, side, window, width).transpose(2, 3)
-    return x.reshape(-1, window * window, width)
+    side = round(x.shape[1] ** 0.5) // window
+    return rearrange(x, "b (Y y X x) c -> (b Y X) (y x) c", Y=side, y=window, x=window)
 
 
 def from_windows(x: Tensor, batch: int, window: int) -> Tensor:
     """Undoes `windows_of`."""
     side = round((x.shape[0] // batch) ** 0.5)
-    x = x.reshape(batch, side, side, window, window, x.shape[-1]).transpose(2, 3)
-    return x.reshape(batch, -1, x.shape[-1])
+    return rearrange(x, "(b Y X) (y x) c -> b (Y y X x) c", Y=side, X=side, y=window)
 
 
 def stretch(mask: Tensor, grid: int) -> Tensor:
     """A row-major mask over the cells, repeated for a finer grid: (grid*grid,)."""
     side = round(mask.numel() ** 0.5)
-    factor = grid // side
-    return mask.reshape(side, side).repeat_interleave(factor, 0).repeat_interleave(factor, 1).reshape(-1)
-
-
-class Mlp(nn.Module):
-    """Linear, exact GELU, Linear."""
-
-    def __init__(self, width: int, ratio: int):
-        super().__init__()
-        self.fc1 = nn.Linear(width, ratio * width)
-        self.fc2 = nn.Linear(ratio * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Transforms each token."""
-        return self.fc2(F.gelu(self.fc1(x)))
+    return repeat(mask, "(y x) -> (y r x q)", y=side, r=grid // side, q=grid // side)
 
 
 class Attention(nn.Module):
@@ -77,17 +59,12 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def attend(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(batch, tokens, width); `bias` broadcasts against (batch, heads, tokens, tokens)."""
-        batch, tokens, width = x.shape
-        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = rearrange(self.qkv(x), "b n (p h d) -> p b h n d", p=3, h=self.heads)
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
         weights = (logits if bias is None else logits + bias).softmax(dim=-1)
-        return self.proj((weights @ v).transpose(1, 2).reshape(batch, tokens, width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Without bias."""
-        return self.attend(x)
+        return self.proj(rearrange(weights @ v, "b h n d -> b n (h d)"))
 
 
 class WindowAttention(Attention):
@@ -107,7 +84,7 @@ class WindowAttention(Attention):
             bits = windows_of(stretch(mask, round(tokens**0.5)).reshape(1, -1, 1), self.window)[..., 0]
             forbidden = (bits[:, :, None] != bits[:, None, :]) * FORBIDDEN
             bias = (bias + forbidden[:, None]).repeat(batch, 1, 1, 1)
-        return from_windows(self.attend(windows_of(x, self.window), bias), batch, self.window)
+        return from_windows(super().forward(windows_of(x, self.window), bias), batch, self.window)
 
 
 def drop_path(branch: Tensor, draws: Tensor | None, rate: float) -> Tensor:
@@ -127,7 +104,8 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width)
         self.attn = Attention(width, heads) if window is None else WindowAttention(width, heads, window)
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = Mlp(width, ratio)
+        fc1, fc2 = nn.Linear(width, ratio * width), nn.Linear(ratio * width, width)
+        self.mlp = nn.Sequential(OrderedDict(fc1=fc1, gelu=nn.GELU(), fc2=fc2))
 
     def forward(self, x: Tensor, *mask: Tensor | None, draws: Tensor | None = None) -> Tensor:
         """Transforms tokens; `draws` (2, batch), uniform in 0..1, decide on drop path of the two branches."""
@@ -159,11 +137,8 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, grid*grid, width) to (batch, grid*grid/4, 2*width)."""
-        batch, tokens, width = x.shape
-        grid = round(tokens**0.5)
-        x = x.reshape(batch, grid, grid, width)
-        parts = [x[:, row::2, column::2] for row, column in ((0, 0), (1, 0), (0, 1), (1, 1))]
-        return self.reduction(self.norm(torch.cat(parts, dim=-1).reshape(batch, -1, 4 * width)))
+        side = round(x.shape[1] ** 0.5) // 2
+        return self.reduction(self.norm(rearrange(x, "b (y r x q) c -> b (y x) (q r c)", y=side, r=2, q=2)))
 
 
 class Stage(nn.Module):
@@ -224,9 +199,8 @@ class TorchMixMAE(Encoder):
         self.decoder_pos_embed = fixed(sine_cosine(settings.image_size // CELL, width))
         self.add_encoder(settings)
         self.decoder_embed = nn.Linear(settings.features, width)
-        self.decoder_blocks = nn.ModuleList(
-            [Block(width, settings.decoder_heads, settings.mlp_ratio) for _ in range(settings.decoder_depth)]
-        )
+        blocks = (Block(width, settings.decoder_heads, settings.mlp_ratio) for _ in range(settings.decoder_depth))
+        self.decoder_blocks = nn.ModuleList(blocks)
         self.decoder_norm = nn.LayerNorm(width)
         self.decoder_pred = nn.Linear(width, settings.cell_values)
 
@@ -242,7 +216,8 @@ class TorchMixMAE(Encoder):
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """(batch, cells, values): every cell from the sequence in which it was hidden."""
-        return unmixed(self(images, mask), mask)
+        (first, second), bits = self(images, mask).chunk(2), mask[None, :, None]
+        return first * bits + second.flip(0) * (1 - bits)
 
 
 class TorchClassifier(Encoder):
@@ -261,26 +236,14 @@ class TorchClassifier(Encoder):
 
 def cells_of(images: Tensor) -> Tensor:
     """(batch, cells, values): values ordered row, column, band."""
-    batch, bands, height, width = images.shape
-    x = images.reshape(batch, bands, height // CELL, CELL, width // CELL, CELL)
-    return x.permute(0, 2, 4, 3, 5, 1).reshape(batch, -1, CELL * CELL * bands)
+    return rearrange(images, "b c (Y y) (X x) -> b (Y X) (y x c)", y=CELL, x=CELL)
 
 
-def unmixed(sequences: Tensor, mask: Tensor) -> Tensor:
-    """(batch, cells, values): every cell from the sequence in which it was hidden."""
-    first, second = sequences.chunk(2)
-    bits = mask[None, :, None]
-    return first * bits + second.flip(0) * (1 - bits)
-
-
-def pretraining_loss(
-    model: TorchMixMAE, images: Tensor, weights: Tensor, mask: Tensor, norm_pix: bool = True
-) -> Tensor:
-    """Mean weighted squared error of standardised images."""
+def pretraining_loss(model: TorchMixMAE, images: Tensor, weights: Tensor, mask: Tensor) -> Tensor:
+    """Mean weighted squared error of standardised images, normalised cell by cell."""
     target = cells_of(images)
-    if norm_pix:
-        deviation = (target.var(dim=-1, keepdim=True) + 1e-6).sqrt()
-        target = (target - target.mean(dim=-1, keepdim=True)) / deviation
+    deviation = (target.var(dim=-1, keepdim=True) + 1e-6).sqrt()
+    target = (target - target.mean(dim=-1, keepdim=True)) / deviation
     error = model.reconstruct(images, mask) - target
     return (cells_of(weights) * error**2).mean()
 

@@ -10,9 +10,10 @@ would leave it as much to do.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,14 +21,16 @@ from benchmarks.torch_reference import (
     FORBIDDEN,
     Attention,
     Block,
+    Encoder,
     PatchEmbed,
     PatchMerging,
     TorchClassifier,
     TorchMixMAE,
     WindowAttention,
     drop_path,
+    stretch,
 )
-from sarwmix_jax.settings.model import CELL, STAGES, ModelSettings
+from sarwmix_jax.settings.model import STAGES, ModelSettings
 
 
 def fused_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
@@ -71,9 +74,7 @@ def forbidden_pairs(mask: Tensor | None, settings: ModelSettings, stage: int) ->
     cell_side, window = 2 ** (STAGES - 1 - stage), settings.window_sides[stage]
     if mask is None or cell_side % window == 0:
         return None
-    side = settings.image_size // CELL
-    bits = repeat(mask, "(y x) -> 1 (y r x q) 1", y=side, r=cell_side, q=cell_side)
-    bits = in_windows(bits, window)[0, ..., 0]
+    bits = in_windows(stretch(mask, settings.grids[stage]).reshape(1, -1, 1), window)[0, ..., 0]
     return torch.where(bits[:, :, None] == bits[:, None, :], 0.0, FORBIDDEN)
 
 
@@ -99,8 +100,7 @@ def window_attention(layer: WindowAttention, x: Tensor, forbidden: Tensor | None
 def encoder_block(block: Block, x: Tensor, forbidden: Tensor | None, draws: Tensor | None, attend: Callable) -> Tensor:
     """A block of the encoder, (batch, windows, n, width); `draws` (2, batch) switch drop path on."""
     first, second = (None, None) if draws is None else draws
-    branch = window_attention(block.attn, normed(block.norm1, x), forbidden, attend)
-    x = x + drop_path(branch, first, block.rate)
+    x = x + drop_path(window_attention(block.attn, normed(block.norm1, x), forbidden, attend), first, block.rate)
     return x + drop_path(block.mlp(normed(block.norm2, x)), second, block.rate)
 
 
@@ -121,45 +121,34 @@ def merged(layer: PatchMerging, x: Tensor, window: int, next_window: int) -> Ten
 
 def mixed(images: Tensor, mask: Tensor) -> Tensor:
     """Pixels of the images where the mask is 0, of the reversed batch where it is 1."""
-    side = round(mask.numel() ** 0.5)
-    pixels = repeat(mask == 1, "(y x) -> (y r) (x q)", y=side, r=CELL, q=CELL)
-    return torch.where(pixels, images.flip(0), images)
+    pixels = stretch(mask, images.shape[-1]).reshape(images.shape[-2:])
+    return torch.where(pixels == 1, images.flip(0), images)
 
 
-def encode(
-    model: "StrongMixMAE | StrongClassifier", images: Tensor, mask: Tensor | None = None, draws: Tensor | None = None
-) -> Tensor:
-    """(batch, cells, features), row-major; the arguments are those of the plain model."""
-    windows = model.settings.window_sides
-    images = images if mask is None else mixed(images, mask)
-    x = embedded(model.patch_embed, images, windows[0])
-    x = x + in_windows(model.absolute_pos_embed, windows[0]).to(x.dtype)
-    for number, stage in enumerate(model.layers):
-        forbidden = forbidden_pairs(mask, model.settings, number)
-        for k, block in enumerate(stage.blocks, stage.start):
-            x = encoder_block(block, x, forbidden, None if draws is None else draws[k], model.attend)
-        if stage.downsample is not None:
-            x = merged(stage.downsample, x, windows[number], windows[number + 1])
-    return in_rows(normed(model.norm, x), windows[-1])
+class Strong(Encoder):
+    """What both models share; stands before the plain model among the bases."""
 
-
-class StrongMixMAE(TorchMixMAE):
-    """The masked autoencoder, fast."""
-
-    def __init__(self, settings: ModelSettings, attention: str = "fused"):
-        super().__init__(settings)
+    def __init__(self, settings: ModelSettings, *classes: int, attention: str = "fused"):
+        super().__init__(settings, *classes)
         self.settings, self.attend = settings, ATTENTIONS[attention]
 
     def encode(self, images: Tensor, mask: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
-        """(batch, cells, features)."""
-        return encode(self, images, mask, draws)
+        """(batch, cells, features), row-major; the arguments are those of the plain model."""
+        windows = self.settings.window_sides
+        images = images if mask is None else mixed(images, mask)
+        x = embedded(self.patch_embed, images, windows[0])
+        x = x + in_windows(self.absolute_pos_embed, windows[0]).to(x.dtype)
+        for number, stage in enumerate(self.layers):
+            forbidden = forbidden_pairs(mask, self.settings, number)
+            for k, block in enumerate(stage.blocks, stage.start):
+                x = encoder_block(block, x, forbidden, None if draws is None else draws[k], self.attend)
+            if stage.downsample is not None:
+                x = merged(stage.downsample, x, windows[number], windows[number + 1])
+        return in_rows(normed(self.norm, x), windows[-1])
 
-    def forward(self, images: Tensor, mask: Tensor) -> Tensor:
-        """(2*batch, cells, values): sequence 1 of all images, then sequence 2."""
-        x = self.sequences(images, mask)
-        for block in self.decoder_blocks:
-            x = self.decoder_block(block, x)
-        return rearrange(self.decoder_pred(normed(self.decoder_norm, x)), "b s n v -> (s b) n v")
+
+class StrongMixMAE(Strong, TorchMixMAE):
+    """The masked autoencoder, fast."""
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
         """(batch, cells, values): every cell from the sequence in which it was hidden; only that is computed."""
@@ -209,13 +198,11 @@ def sequence_attention(layer: Attention, x: Tensor, attend: Callable) -> Tensor:
     return layer.proj(rearrange(attend(q, k, v, None), "(b s) h n d -> b s n (h d)", s=2))
 
 
-class StrongClassifier(TorchClassifier):
+class StrongClassifier(Strong, TorchClassifier):
     """Encoder, mean over tokens, Linear, fast."""
 
-    def __init__(self, settings: ModelSettings, classes: int, attention: str = "fused"):
-        super().__init__(settings, classes)
-        self.settings, self.attend = settings, ATTENTIONS[attention]
 
-    def encode(self, images: Tensor, mask: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
-        """(batch, cells, features)."""
-        return encode(self, images, mask, draws)
+def make_peer(peer: str, settings: ModelSettings, classes: int | None = None, **changes: Any) -> nn.Module:
+    """The plain (`eager`) or the fast (`strong`) autoencoder, or with a number of classes the classifier."""
+    kinds = {"eager": (TorchMixMAE, TorchClassifier), "strong": (StrongMixMAE, StrongClassifier)}[peer]
+    return kinds[0](settings, **changes) if classes is None else kinds[1](settings, classes, **changes)

@@ -30,7 +30,7 @@ MAY_IMPORT = {
 }
 """Parts at the bottom and all that each may import of the package; the parts above them are listed in ORDER."""
 
-ORDER = ("training", "evaluation", "inference", "conversion", "demo", "bench", "cli")
+ORDER = ("training", "evaluation", "inference", "conversion", "demo", "cli")
 """From bottom to top: a part may import those before it, and all of MAY_IMPORT."""
 
 

@@ -40,13 +40,18 @@ class Labelled(Protocol):
         """Float32 logits of a batch; with a key for each sample flipped and with dropout, else as for use."""
 
 
-def make_predict(task: Labelled, graphdef: nnx.GraphDef, mesh: Mesh, sources: Sequence[Any]) -> Predict:
-    """The function that predicts all samples of `sources`, one after the other."""
+def make_forward(task: Labelled, graphdef: nnx.GraphDef, mesh: Mesh) -> Callable[[Tree, Tree, Batch], Logits]:
+    """The compiled forward pass (params, fixed, batch) -> logits, without flips or dropout."""
 
     def share(params: Tree, fixed: Tree, batch: Batch) -> Logits:
         return task.logits(merge_model(graphdef, params, fixed), batch)
 
-    forward = jax.jit(over_devices(share, mesh, False, False, True))
+    return jax.jit(over_devices(share, mesh, False, False, True))
+
+
+def make_predict(task: Labelled, graphdef: nnx.GraphDef, mesh: Mesh, sources: Sequence[Any]) -> Predict:
+    """The function that predicts all samples of `sources`, one after the other."""
+    forward = make_forward(task, graphdef, mesh)
     rows, columns = mesh.size * (task.settings.batch.micro_batch or 1), (*task.inputs, task.target)
     inputs = [EvaluationInput(source, rows, columns=columns, **reading(task.settings.data)) for source in sources]
 

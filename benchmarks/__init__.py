@@ -1,0 +1,1 @@
+"""Speed: programs timed in turn, and independent PyTorch models to compare with."""

@@ -1,0 +1,70 @@
+"""What a compiled program starts and moves, read from the compiler's text."""
+
+import math
+import re
+from collections import namedtuple
+from collections.abc import Iterator
+
+FREE = frozenset({"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "while", "call", "conditional"})
+"""Operations that start nothing on a device; what the last three call is counted by itself."""
+
+REARRANGING = frozenset({"copy", "transpose", "copy-start"})
+BITS = {"pred": 8}
+"""Of the type whose name does not hold its number of bits."""
+
+Instruction = namedtuple("Instruction", ("name", "shape", "operation", "operands", "rest"))
+"""As the compiler writes it: `shape` is that of the result, `rest` follows the operands."""
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{\s*$")
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (\([^=]*?\)|\S+) ([a-z][\w-]*)\(([^)]*)\)(.*)$")
+_CALLED = re.compile(r"(?:calls|body|to_apply|branch_computations)=\{?%?([\w.-]+)")
+_TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"')
+_ARRAY = re.compile(r"\b([a-z]+)(\d*)\w*\[([\d,]*)\]")
+
+
+def read_computations(text: str) -> dict[str, list[Instruction]]:
+    """The instructions of every computation by its name; `ENTRY` is where a program begins."""
+    found, current = dict[str, list[Instruction]](), list[Instruction]()
+    for line in text.splitlines():
+        if start := _COMPUTATION.match(line):
+            current = found["ENTRY" if start[1] else start[2]] = []
+        elif match := _INSTRUCTION.match(line):
+            current.append(Instruction(*match.groups()))
+    return found
+
+
+def bytes_of(shape: str) -> int:
+    """Bytes of an array or of a tuple of arrays."""
+    arrays = [(BITS.get(kind) or int(width), sides.split(",")) for kind, width, sides in _ARRAY.findall(shape)]
+    return sum(bits * math.prod(int(side) for side in sides if side) for bits, sides in arrays) // 8
+
+
+def account(text: str) -> dict[str, int]:
+    """What one run of a compiled program does; a loop's body counts once for each trip.
+
+    Returns:
+        `kernels`: what the device starts; `bytes`: what they read and write if no cache helps; `rearranging`: kernels
+        that do nothing but copy or transpose.
+    """
+    computations = read_computations(text)
+
+    def kernels(name: str, times: int) -> Iterator[tuple[int, int, bool]]:
+        """(how often, bytes, whether it only rearranges) of all that a computation starts."""
+        shapes = {each.name: each.shape for each in computations[name]}
+        for each in computations[name]:
+            called, trips = _CALLED.search(each.rest), _TRIPS.search(each.rest)
+            if each.operation in ("while", "call", "conditional") and called:
+                yield from kernels(called[1], times * (int(trips[1]) if trips else 1))
+            if each.operation in FREE or each.operation.endswith("-done"):
+                continue
+            inside = computations[called[1]] if called and each.operation == "fusion" else []
+            fused = {inner.operation for inner in inside}
+            operands = [shapes.get(operand, "") for operand in re.findall(r"%([\w.-]+)", each.operands)]
+            yield times, sum(map(bytes_of, (each.shape, *operands))), (fused - FREE or {each.operation}) <= REARRANGING
+
+    found = list(kernels("ENTRY", 1))
+    return {
+        "kernels": sum(times for times, _, _ in found),
+        "bytes": sum(times * moved for times, moved, _ in found),
+        "rearranging": sum(times for times, _, rearranges in found if rearranges),
+    }

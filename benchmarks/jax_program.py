@@ -1,0 +1,161 @@
+"""The compiled steps of this project, timed as they are: the one file here that knows how training calls them."""
+
+import importlib.metadata
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from benchmarks import hlo, sample
+from sarwmix_jax.models.layers import self_attend
+from sarwmix_jax.models.state import abstract_model, split_model
+from sarwmix_jax.settings.model import ModelSettings
+from sarwmix_jax.settings.sections import BatchSettings, FinetuningSettings, MixedBatchSettings, PretrainingSettings
+from sarwmix_jax.tasks.gradients import TrainState, make_mesh, make_train_step, replicate, shard_batch
+from sarwmix_jax.tasks.multilabel import Multilabel
+from sarwmix_jax.tasks.predictions import make_forward
+from sarwmix_jax.tasks.pretraining import Pretraining
+from sarwmix_jax.training.optimizer import make_optimizer
+
+RATE = np.float32(1e-5)
+"""Small, for there is no warm-up; the arithmetic is the same at any rate."""
+
+DROP_PATH = 0.1
+PREFETCH = 4
+HEAD_DEPTH = 32
+"""Of all published models."""
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax")
+
+Step = tuple[Any, Any]
+"""The jitted step, and the state that is its first argument (training) or arguments (all else)."""
+
+
+class JaxProgram:
+    """One variant of one task; see `benchmarks.child.Work`."""
+
+    def __init__(self, spec: dict[str, Any]):
+        self.training = spec["task"] in ("pretrain", "finetune")
+        self.read_ahead = max(PREFETCH, spec["threads"]) + spec["workers"] * PREFETCH if spec["feed"] == "fed" else 0
+        self.last: Any = None
+        mesh = make_mesh([jax.devices(spec["device"])[0]])
+        jitted, self.state = make_step(spec["task"], model_settings(spec), spec["batch"], mesh)
+        self.batches = batches(spec, mesh)
+        started = time.perf_counter()
+        self.compiled = jitted.lower(*self.arguments()).compile()
+        seconds = time.perf_counter() - started
+        versions = {"device": mesh.devices.item().device_kind}
+        versions |= {name: importlib.metadata.version(name) for name in LIBRARIES}
+        self.facts = {"compile_seconds": seconds, "versions": versions, **hlo.account(self.compiled.as_text())}
+
+    def arguments(self) -> tuple[Any, ...]:
+        """What the next step is called with."""
+        batch = next(self.batches)
+        return (self.state, batch, RATE) if self.training else (*self.state, batch)
+
+    def step(self) -> None:
+        """Starts one step; one of training consumes its state."""
+        self.last = self.compiled(*self.arguments())
+        if self.training:
+            self.state, self.last = self.last
+
+    def wait(self) -> None:
+        """Waits for the last step."""
+        jax.block_until_ready(self.last)
+
+    def numbers(self) -> dict[str, float]:
+        """Loss and gradient norm, or the root mean square of the logits."""
+        if isinstance(self.last, dict):
+            return {name: float(self.last[name]) for name in ("loss", "grad_norm")}
+        return {"logits": float(jnp.sqrt(jnp.mean(self.last.astype(jnp.float32) ** 2)))}
+
+    def peak_bytes(self) -> int | None:
+        """Most memory that the device held at once."""
+        return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+
+
+def model_settings(spec: dict[str, Any]) -> ModelSettings:
+    """The model of a size with a variant's changes; blocks are looped over on a CPU, as in a run."""
+    unset = {"scan": spec["device"] == "cpu", "drop_path": DROP_PATH if spec["task"] == "finetune" else 0.0}
+    return replace(sample.settings_of(spec["size"]), **unset | spec["changes"] | {"dtype": spec["dtype"]})
+
+
+def make_step(task: str, settings: ModelSettings, batch: int, mesh: Mesh) -> Step:
+    """The step of a task, with a state drawn from seed 0."""
+    if task == "attention":
+        return attention_step(settings, batch)
+    trained: Any = pretraining(settings, batch) if task == "pretrain" else classification(settings, batch)
+    make, *arguments = trained.model
+
+    def draw() -> Any:
+        return split_model(make(*arguments, rngs=nnx.Rngs(0)))
+
+    graphdef, (params, fixed) = abstract_model(*trained.model)[0], jax.jit(lambda: draw()[1:])()
+    if task == "inference":
+        return make_forward(trained, graphdef, mesh), replicate((params, fixed), mesh)
+    optimizer = make_optimizer(trained.settings.optimizer, settings.depths)
+    state = TrainState(params, fixed, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32))
+    return make_train_step(trained, graphdef, optimizer, mesh), replicate(state, mesh)
+
+
+def pretraining(settings: ModelSettings, batch: int) -> Pretraining:
+    """The published recipe: half of the cells masked, per-channel weights, both flips, one mix group."""
+    return Pretraining(PretrainingSettings(model=settings, batch=MixedBatchSettings(batch, batch, batch)), sample.DATA)
+
+
+def classification(settings: ModelSettings, batch: int) -> Multilabel:
+    """The published recipe: both flips, layer decay, and the drop path of the model."""
+    return Multilabel(
+        FinetuningSettings(model=settings, batch=BatchSettings(batch, batch)), sample.DATA, sample.CLASS_NAMES
+    )
+
+
+def attention_step(settings: ModelSettings, batch: int) -> Step:
+    """Attention alone, forward and backward, once for each stage, with a bias for each window."""
+    sides = zip(settings.grids, settings.window_sides, settings.num_heads, strict=True)
+    shapes = [((grid // side) ** 2, side**2, heads, heads * HEAD_DEPTH) for grid, side, heads in sides]
+    drawn = np.random.default_rng(0).standard_normal
+    packed = [jnp.asarray(drawn((batch, w, n, 3 * width), np.float32), settings.dtype) for w, n, _, width in shapes]
+    biases = [jnp.asarray(drawn((w, heads, n, n), np.float32)) for w, n, heads, _ in shapes]
+
+    def loss(packed: list[jax.Array], biases: list[jax.Array]) -> jax.Array:
+        out = map(partial(self_attend, kernel=settings.kernel), packed, settings.num_heads, biases)
+        return sum((jnp.mean(each.astype(jnp.float32) ** 2) for each in out), jnp.zeros(()))
+
+    def step(packed: Any, biases: Any, _: Any) -> dict[str, jax.Array]:
+        value, gradients = jax.value_and_grad(loss, (0, 1))(packed, biases)
+        return {"loss": value, "grad_norm": optax.global_norm(gradients)}
+
+    return jax.jit(step, keep_unused=True), (packed, biases)
+
+
+def batches(spec: dict[str, Any], mesh: Mesh) -> Iterator[dict[str, Any]]:
+    """Device batches of one feed, without end: ready on the device, read by the pipeline, or gathered on the device."""
+    if spec["feed"] == "synthetic":
+        columns = ("image", "labels") if spec["task"] == "finetune" else ("image",)
+        host = sample.host_batches(sample.BATCHES, spec["batch"])
+        yield from itertools.cycle([shard_batch({name: each[name] for name in columns}, mesh) for each in host])
+    from sarwmix_jax.data import order, pipeline, sources
+    from sarwmix_jax.preparation import synthetic
+    from sarwmix_jax.training import device_cache
+
+    synthetic.write_synthetic_records(spec["folder"], train=spec["records"], side=sample.RECORD_SIDE)
+    source = sources.open_records(spec["folder"], "train")
+    if spec["feed"] == "resident":
+        numbers = order.training_order([len(source)], None, spec["batch"], 0)
+        layout = device_cache.row_layout((source,), ("image",))
+        rows = device_cache.load_rows((source,), layout, mesh, threads=spec["threads"])
+        gather = device_cache.make_gather(layout, mesh)
+        yield from (gather(rows, numbers(step).astype(np.int32)) for step in itertools.count())
+    reading = {"threads": spec["threads"], "workers": spec["workers"], "prefetch": PREFETCH}
+    for each in pipeline.TrainingInput(source, spec["batch"], 0, columns=("image",), **reading):
+        yield shard_batch({"image": each["image"]}, mesh)

@@ -1,0 +1,131 @@
+"""What was measured, written down at once as JSON and Markdown: whoever ends the run, both files are whole."""
+
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.plan import Program, Workload
+from sarwmix_jax.errors import UserError
+
+JSON, MARKDOWN = "bench.json", "bench.md"
+ROOT = Path(__file__).parents[1]
+CONDITIONS = {
+    "started": "date -u +%Y-%m-%dT%H:%M:%SZ",
+    "commit": "git describe --always --dirty",
+    "system": "uname -srm",
+    "processor": "grep -m1 'model name' /proc/cpuinfo | cut -d: -f2",
+    "cores": "nproc",
+    "load at the start": "cut -d' ' -f1 /proc/loadavg",
+    "GPU driver and power limit": "nvidia-smi --query-gpu=driver_version,power.limit --format=csv,noheader",
+    "XLA_FLAGS": "echo $XLA_FLAGS",
+}
+"""What holds for a whole run, as a shell tells it; what it does not know is left out."""
+
+COLUMNS = [
+    "program",
+    "images/s",
+    "first ÷ it",
+    "step ms (quickest to slowest round)",
+    "peak memory",
+    "compile s",
+    "kernels",
+    "GB moved",
+    "remarks",
+]
+NOTE = """Programs of a table took turns in one run, every other round backwards. Speeds are medians over rounds;
+*first ÷ it*, how many times as fast as this program the first one is, is the median over pairs of rounds. Kernels, and
+the bytes that they move if no cache helps, are read from the compiled program."""
+
+Row = dict[str, Any]
+
+
+class Results:
+    """The rows of one run and its conditions.
+
+    A row is a dict: `workload`, `program`, `status` (`waiting`, `measured`, `failed` or `skipped`), `reason`, `setup`
+    (what the child answered after setting up) and `rounds` (each with `wave`, `number`, `steps`, `seconds` and more).
+    """
+
+    def __init__(self, folder: Path, command: Sequence[str]):
+        """Begin in a folder that holds no results yet.
+
+        Raises:
+            UserError: It does, or it cannot be written.
+        """
+        if (folder / JSON).exists():
+            raise UserError(f"{folder / JSON} already exists; choose another --out")
+        self.folder, self.rows, self.finished = folder, list[Row](), False
+        self.about = conditions() | {"command": " ".join(command)}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self.save()
+        except OSError as error:
+            raise UserError(f"cannot write {folder}: {error.strerror}; choose another --out") from error
+
+    def row(self, workload: Workload, program: Program) -> Row:
+        """The row of a program, new unless it was measured before on the same workload."""
+        new = {"workload": asdict(workload), "program": asdict(program)}
+        if not any(new.items() <= row.items() for row in self.rows):
+            self.rows.append({**new, "status": "waiting", "reason": "", "setup": {}, "rounds": []})
+        return next(row for row in self.rows if new.items() <= row.items())
+
+    def save(self) -> None:
+        """Write both files, each whole or not at all."""
+        data = {"about": self.about, "finished": self.finished, "rows": self.rows}
+        for name, text in ((JSON, json.dumps(data, indent=1)), (MARKDOWN, markdown(data))):
+            temporary = self.folder / f".{name}.tmp"
+            temporary.write_text(text)
+            temporary.replace(self.folder / name)
+
+
+def conditions() -> dict[str, str]:
+    """Where and when a run takes place, and of what."""
+    run = partial(subprocess.run, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    found = {name: run(command).stdout.strip() for name, command in CONDITIONS.items()}
+    return {"Python": platform.python_version()} | {name: text for name, text in found.items() if text}
+
+
+def markdown(data: dict[str, Any]) -> str:
+    """The whole report; a program not measured is a row with its reason."""
+    about, tables = dict(data["about"]), dict[Workload, list[Row]]()
+    for row in data["rows"]:
+        about |= row["setup"].get("versions", {})
+        tables.setdefault(Workload(**row["workload"]), []).append(row)
+    parts = ["# Benchmark"] + ([] if data["finished"] else ["**Not finished: this is what was measured so far.**"])
+    parts += ["\n".join(f"- {name}: {value}" for name, value in about.items()), NOTE]
+    for workload, rows in tables.items():
+        lines = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 2), "---"], *(cells(row, rows[0]) for row in rows)]
+        parts += [f"## {workload}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
+    return "\n\n".join(parts) + "\n"
+
+
+def cells(row: Row, first: Row) -> list[str]:
+    """One line of a table."""
+    setup, rounds, name = row["setup"], row["rounds"], row["program"]["name"]
+    program = [f"{setup['compile_seconds']:.1f}" if setup else ""]
+    program += [f"{setup['kernels']:,}", f"{setup['bytes'] / 1e9:.2f}"] if "kernels" in setup else ["", ""]
+    if not rounds:
+        return [name, "", "", "", "", *program, f"{row['status']}: {row['reason']}"]
+    times = [1000 * each["seconds"] / each["steps"] for each in rounds]
+    speed = f"{1000 * row['workload']['batch'] / median(times):,.5g}"
+    spread = f"{median(times):,.5g} ({min(times):,.5g} to {max(times):,.5g})"
+    ratio = "" if row is first else speed_ratio(first["rounds"], rounds)
+    remarks = f"{len(rounds)} rounds" + (f"; golden numbers to {setup['golden']:.0e}" if "golden" in setup else "")
+    return [name, speed, ratio, spread, f"{rounds[-1]['peak_bytes'] / 2**30:.2f} GiB", *program, remarks]
+
+
+def speed_ratio(first: list[Row], other: list[Row]) -> str:
+    """How many times as fast the first is as the other: median of the ratios of rounds that took turns.
+
+    Empty where no round of the one stands beside a round of the other.
+    """
+    speeds = {(each["wave"], each["number"]): each["steps"] / each["seconds"] for each in first}
+    pairs = [(speeds.get((each["wave"], each["number"])), each["steps"] / each["seconds"]) for each in other]
+    ratios = [its / others for its, others in pairs if its is not None]
+    return f"{median(ratios):.3f}" if ratios else ""
