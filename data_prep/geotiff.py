@@ -25,7 +25,7 @@ from sarwmix_jax.data.records import QUANTITIES, UNITS, Contract, ExcludedError,
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES
 from sarwmix_jax.geotiff.scenes import Scene, find_scenes
-from sarwmix_jax.geotiff.units import find_unit
+from sarwmix_jax.geotiff.units import find_quantity, find_unit
 from sarwmix_jax.preparation.command import add_work_arguments, run_command, run_plan
 from sarwmix_jax.preparation.plan import Plan, Row
 from sarwmix_jax.preparation.to_db import record_from_db, record_from_power
@@ -130,25 +130,7 @@ def checked_scenes(arguments: argparse.Namespace) -> tuple[dict[str, tuple[Scene
         raise UserError(f"{reasons[0]} ({len(reasons)} such; leave them out with --on-error=skip)")
     if not scenes:
         raise UserError(reasons[0])
-    return scenes, find_quantity(scenes, arguments.quantity), reasons
-
-
-def find_quantity(scenes: Mapping[str, tuple[Scene, str]], named: str | None) -> str:
-    """The quantity of all scenes.
-
-    Raises:
-        UserError: Scenes say another one than is named, or nothing, or not the same.
-    """
-    known = named
-    for scene, _ in scenes.values():
-        said = scene.quantity
-        if said is None and named is None:
-            raise UserError(f"{scene.bands[0].path} does not say whether it is sigma0 or gamma0; give --quantity")
-        if said is not None and known is not None and said != known:
-            raise UserError(f"{scene.bands[0].path} says it is {said}, expected {known}; prepare them apart")
-        known = known or said
-    assert known is not None
-    return known
+    return scenes, find_quantity((scene for scene, _ in scenes.values()), arguments.quantity), reasons
 
 
 def tile_rows(scene: Scene, arguments: argparse.Namespace, labels: Labels) -> Iterator[Row]:

@@ -24,9 +24,10 @@ MAY_IMPORT = {
     "sar": {"errors", "facts"},
     "weighting": {"errors", "facts", "sar"},
     "models": {"errors", "facts"},
-    "data": {"errors", "facts"},
-    "geotiff": {"errors", "facts", "data"},
-    "preparation": {"errors", "facts", "data", "geotiff", "command_line"},
+    "plausibility": {"errors", "facts"},
+    "data": {"errors", "facts", "plausibility"},
+    "geotiff": {"errors", "facts", "plausibility", "data"},
+    "preparation": {"errors", "facts", "plausibility", "data", "geotiff", "command_line"},
 }
 """Parts at the bottom and all that each may import of the package; the parts above them are listed in ORDER."""
 

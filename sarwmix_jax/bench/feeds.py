@@ -24,7 +24,7 @@ def record_source(folder: Path, count: int) -> Any:
     try:
         from sarwmix_jax.data.records import Contract, Record
         from sarwmix_jax.data.sources import open_records
-        from sarwmix_jax.preparation.writer import write_records
+        from sarwmix_jax.preparation.shards import write_records
     except ImportError as error:
         raise Unavailable(f"{error.name} is not installed, and records need it") from error
 

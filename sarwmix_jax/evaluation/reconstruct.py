@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sarwmix_jax.data.checks import check_contract
-from sarwmix_jax.data.sources import open_records
+from sarwmix_jax.data.sources import check_contract, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.constant import best_constant
 from sarwmix_jax.evaluation.from_checkpoint import load_pretrained

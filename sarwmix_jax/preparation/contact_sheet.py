@@ -12,7 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 
 from sarwmix_jax.data.sources import RecordSource
 from sarwmix_jax.preparation.inspection import Inspection
-from sarwmix_jax.preparation.writer import commit, writing_errors
+from sarwmix_jax.preparation.writer import write_bytes, writing_errors
 
 _ACROSS = 4
 _EDGES_DB = np.linspace(-60, 20, 161)
@@ -37,7 +37,12 @@ def write_contact_sheet(inspection: Inspection, path: Path, samples: int = 12) -
     _draw_samples(inspection, split, source, chosen, bottom.subplots(rows, 2 * _ACROSS, squeeze=False))
     contract = inspection.contract
     figure.suptitle(f"{contract.name} {contract.version}: {contract.quantity}, {contract.unit}; samples of {split}")
-    _save(figure, path)
+    FigureCanvasAgg(figure)
+    png = io.BytesIO()
+    figure.savefig(png, format="png", dpi=_DPI)
+    with writing_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, png.getbuffer(), f".{os.getpid()}")
 
 
 def _draw_distributions(inspection: Inspection, figure: SubFigure) -> None:
@@ -99,15 +104,3 @@ def _title(record: dict, classes: tuple[str, ...]) -> str:
     name = record["patch_id"]
     shown = name if len(name) <= 48 else f"...{name[-45:]}"
     return "\n".join([shown, *textwrap.wrap(", ".join(labels), 60)[:3]])
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """Write the whole picture or nothing."""
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(buffer.getvalue())
-        commit(temporary, path)

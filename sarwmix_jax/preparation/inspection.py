@@ -5,9 +5,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from sarwmix_jax.data.checks import check_contract
 from sarwmix_jax.data.records import Contract, read_contract
-from sarwmix_jax.data.sources import RecordSource, open_records
+from sarwmix_jax.data.sources import RecordSource, check_contract, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.preparation.statistics import Summary, summarise

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sarwmix_jax.data.records import Record, RecordError
-from sarwmix_jax.geotiff.units import FLOOR_POWER
+from sarwmix_jax.plausibility import FLOOR_POWER, power_to_db
 
 
 def record_from_power(
@@ -42,8 +42,8 @@ def record_from_power(
         raise RecordError("most values are negative: they are dB, not linear power")
     if zeros == "nodata":
         observed &= ~low
-    db = 10 * np.log10(np.maximum(np.where(observed, power, FLOOR_POWER), FLOOR_POWER))
-    return record_from_db(db, patch_id, valid=observed.all(axis=0), **names)
+    image_db = power_to_db(np.where(observed, power, FLOOR_POWER))
+    return record_from_db(image_db, patch_id, valid=observed.all(axis=0), **names)
 
 
 def record_from_db(

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from sarwmix_jax.data.checks import Expectation, check_contract
-from sarwmix_jax.data.sources import RecordSource, open_records
+from sarwmix_jax.data.records import Expectation
+from sarwmix_jax.data.sources import RecordSource, check_contract, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS, BandStatistics
 from sarwmix_jax.settings import PretrainingSettings

@@ -12,7 +12,7 @@ from sarwmix_jax.data.pipeline import EvaluationInput, TrainingInput, process_bl
 from sarwmix_jax.data.records import Record
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation.writer import write_records
+from sarwmix_jax.preparation.shards import write_records
 
 from .conftest import toy_contract
 

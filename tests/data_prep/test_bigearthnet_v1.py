@@ -10,8 +10,8 @@ import pytest
 import rasterio
 import zarr
 
-from sarwmix_jax.data.checks import Expectation, check_contract
-from sarwmix_jax.data.sources import open_records
+from sarwmix_jax.data.records import Expectation
+from sarwmix_jax.data.sources import check_contract, open_records
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.facts.labels import CLASSES, ORIGINAL_TO_CLASS
 from sarwmix_jax.preparation.name_lists import read_rows

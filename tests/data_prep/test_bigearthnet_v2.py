@@ -80,7 +80,7 @@ def test_missing_patches_stop_or_are_reported(prepare, tmp_path):
     stopped = prepare(root, tmp_path / "out")
     assert stopped.returncode == 2
     assert stopped.stderr.startswith("error: ") and stopped.stderr.count("\n") == 1
-    assert "_VH.tif is missing; mend it, or leave such records out with --on-error=skip" in stopped.stderr
+    assert "_VH.tif is missing; repair it, or leave such records out with --on-error=skip" in stopped.stderr
     assert not (tmp_path / "out").exists()
     skipped = prepare(root, tmp_path / "out2", "--on-error=skip")
     assert skipped.returncode == 0, skipped.stderr

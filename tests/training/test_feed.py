@@ -7,8 +7,8 @@ import pytest
 
 from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.shards import write_records
 from sarwmix_jax.preparation.synthetic import make_scene
-from sarwmix_jax.preparation.writer import write_records
 from sarwmix_jax.training import dry_run
 from sarwmix_jax.training.dry_run import abstract_state, memory_text, resident_bytes, state_bytes, step_memory
 from sarwmix_jax.training.feed import training_input

@@ -17,8 +17,8 @@ from sarwmix_jax.data.pipeline import TrainingInput, mixed_order
 from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.shards import write_records
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
-from sarwmix_jax.preparation.writer import write_records
 from sarwmix_jax.training import resident
 from sarwmix_jax.training.parallel import make_mesh
 from sarwmix_jax.training.resident import RowLayout, allocate, load_records, read_ahead
