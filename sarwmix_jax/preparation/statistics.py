@@ -95,6 +95,11 @@ class BandSummary:
         ranks = np.maximum(1, np.ceil(np.asarray(shares) / 100 * self.valid))
         return [float(value) for value in _VALUES[codes[np.searchsorted(below, ranks)]]]
 
+    def line(self, shares: Sequence[float]) -> str:
+        """Mean, deviation, percentiles and nodata share, in columns of ten characters."""
+        numbers = [self.mean, self.std, *self.percentiles(shares)]
+        return "".join(f"{number:10.4f}" for number in numbers) + f"{self.nodata_share:10.3%}"
+
     def histogram(self, edges: np.ndarray) -> np.ndarray:
         """Values in each bin between `edges` (ascending)."""
         return np.histogram(_VALUES[_FINITE], edges, weights=self.counts[_FINITE])[0]
