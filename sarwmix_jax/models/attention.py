@@ -9,11 +9,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from sarwmix_jax.models.execution import keep
+from sarwmix_jax.models.layers import FORBIDDEN as FORBIDDEN
 from sarwmix_jax.models.layers import Key, dense, dropout, linear
 from sarwmix_jax.models.settings import Kernel, ModelSettings
-
-FORBIDDEN = -1e9
-"""Added to the logits of pairs that must not see each other; their weight becomes exactly 0."""
 
 
 def attend(

@@ -23,7 +23,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float
 
-from sarwmix_jax.models.attention import FORBIDDEN
+from sarwmix_jax.models.layers import FORBIDDEN
 
 SMALLEST, LARGEST = 16, 64
 """Tokens that one program can attend within: below, a matrix unit's tile is not full; above, the registers are."""
