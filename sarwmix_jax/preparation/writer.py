@@ -50,12 +50,16 @@ class ShardSummary:
     square_sums: tuple[float, ...]
 
 
+def _refuse(patch_id: str, error: RecordError) -> None:
+    raise RecordError(f"{patch_id}: {error}") from None
+
+
 def write_shard(
     path: Path,
     records: Iterable[Record],
     split: str,
     contract: Contract,
-    on_bad: Callable[[str, RecordError], None] | None = None,
+    on_bad: Callable[[str, RecordError], None] = _refuse,
 ) -> ShardSummary:
     """Write one shard at `path`: all of it or nothing.
 
@@ -66,16 +70,16 @@ def write_shard(
         records: What goes into it, in order.
         split: Split of all of them.
         contract: What they promise.
-        on_bad: Called with the name of a record that breaks the contract, which is then left out.
+        on_bad: Called with the name of a record that breaks the contract, which is then left out; raises by default.
 
     Raises:
-        RecordError: A record breaks the contract and there is no `on_bad`.
+        RecordError: A record breaks the contract and `on_bad` raises.
         UserError: The disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing_errors(path):
         try:
-            summary = _write_array_record(temporary, _encoded(records, split, contract, on_bad), contract)
+            summary = _write_array_record(temporary, records, split, contract, on_bad)
             _commit(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
@@ -84,30 +88,20 @@ def write_shard(
     return summary
 
 
-def _encoded(
-    records: Iterable[Record],
-    split: str,
-    contract: Contract,
-    on_bad: Callable[[str, RecordError], None] | None,
-) -> Iterator[tuple[Record, bytes]]:
-    for record in records:
-        try:
-            data = encode_record(record, split, contract)
-        except RecordError as error:
-            if on_bad is None:
-                raise RecordError(f"{record.patch_id}: {error}") from None
-            on_bad(record.patch_id, error)
-        else:
-            yield record, data
-
-
-def _write_array_record(path: Path, records: Iterable[tuple[Record, bytes]], contract: Contract) -> ShardSummary:
+def _write_array_record(
+    path: Path, records: Iterable[Record], split: str, contract: Contract, on_bad: Callable[[str, RecordError], None]
+) -> ShardSummary:
     path.open("wb").close()  # names the reason when the folder cannot be written; the C++ writer does not
     count = size = pixels = 0
     sums = np.zeros((2, len(contract.bands)))
     writer = array_record_module.ArrayRecordWriter(str(path), _ARRAY_RECORD_OPTIONS)
     try:
-        for record, data in records:
+        for record in records:
+            try:
+                data = encode_record(record, split, contract)
+            except RecordError as error:
+                on_bad(record.patch_id, error)
+                continue
             writer.write(data)
             seen = _valid_values(record)
             sums += [seen.sum(axis=1, dtype=np.float64), np.square(seen).sum(axis=1, dtype=np.float64)]
