@@ -144,14 +144,14 @@ def batches(spec: dict[str, Any], mesh: Mesh) -> Iterator[dict[str, Any]]:
         columns = ("image", "labels") if spec["task"] == "finetune" else ("image",)
         host = sample.host_batches(sample.BATCHES, spec["batch"])
         yield from itertools.cycle([shard_batch({name: each[name] for name in columns}, mesh) for each in host])
-    from sarwmix_jax.data import order, pipeline, sources
+    from sarwmix_jax.data import pipeline, sources
     from sarwmix_jax.preparation import synthetic
     from sarwmix_jax.training import device_cache
 
     synthetic.write_synthetic_records(spec["folder"], train=spec["records"], side=sample.RECORD_SIDE)
     source = sources.open_records(spec["folder"], "train")
     if spec["feed"] == "resident":
-        numbers = order.training_order([len(source)], None, spec["batch"], 0)
+        numbers = pipeline.training_order([len(source)], None, spec["batch"], 0)
         layout = device_cache.row_layout((source,), ("image",))
         rows = device_cache.load_rows((source,), layout, mesh, threads=spec["threads"])
         gather = device_cache.make_gather(layout, mesh)

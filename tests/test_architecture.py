@@ -1,6 +1,8 @@
 """The shape of the source: which way imports point, and how long things are."""
 
 import ast
+import graphlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,9 +26,10 @@ MAY_IMPORT = {
     "sar": {"errors", "facts"},
     "weighting": {"errors", "facts", "sar"},
     "models": {"errors", "facts"},
-    "data": {"errors", "facts"},
-    "geotiff": {"errors", "facts", "data"},
-    "preparation": {"errors", "facts", "data", "geotiff", "command_line"},
+    "plausibility": {"errors", "facts"},
+    "data": {"errors", "facts", "plausibility"},
+    "geotiff": {"errors", "facts", "plausibility", "data"},
+    "preparation": {"errors", "facts", "plausibility", "data", "geotiff", "command_line"},
 }
 """Parts at the bottom and all that each may import of the package; the parts above them are listed in ORDER."""
 
@@ -38,20 +41,33 @@ def part(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported_parts(path: Path) -> set[str]:
-    """Parts of the package that a file imports, at the top or inside functions."""
+def imported_modules(path: Path) -> set[str]:
+    """Modules of the package (or names in them) that a file imports, at the top or inside functions."""
     modules = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in _run_nodes(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            modules += (
-                [f"{node.module}.{alias.name}" for alias in node.names]
-                if node.module == "sarwmix_jax"
-                else [node.module]
-            )
+            modules += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         elif isinstance(node, ast.Import):
             modules += [alias.name for alias in node.names]
-    return {module.split(".")[1] for module in modules if module and module.startswith("sarwmix_jax.")}
+    return {module for module in modules if module and module.startswith("sarwmix_jax.")}
+
+
+def _run_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that only a type checker sees."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            yield from _run_nodes(node)
+
+
+def imported_files(path: Path) -> set[Path]:
+    """Files of the package that a file imports."""
+    found = set()
+    for module in imported_modules(path):
+        place = ROOT.joinpath(*module.split("."))
+        found |= {file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()}
+    return found
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
@@ -64,7 +80,12 @@ def test_imports_point_one_way(path):
     else:
         assert own in ORDER, f"{own} has no place in the order of parts"
         allowed = set(MAY_IMPORT) | set(ORDER[: ORDER.index(own)])
-    assert imported_parts(path) - {own} <= allowed
+    assert {module.split(".")[1] for module in imported_modules(path)} - {own} <= allowed
+
+
+def test_no_file_imports_itself_through_others():
+    """Not even inside a folder."""
+    graphlib.TopologicalSorter({path: imported_files(path) for path in PACKAGE.rglob("*.py")}).prepare()
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -13,8 +13,8 @@ import pytest
 
 from sarwmix_jax.cli.main import COMMANDS, load_config, main
 from sarwmix_jax.data.records import Contract, Record
+from sarwmix_jax.preparation.shards import write_records
 from sarwmix_jax.preparation.synthetic import make_scene, write_synthetic_records
-from sarwmix_jax.preparation.writer import write_records
 from tests.training.conftest import TINY_RUN
 
 ROOT = Path(__file__).parents[1]

@@ -25,8 +25,7 @@ def run(values: flags.FlagValues, more: list[str]) -> int:
     """
     if len(more) != 1:
         raise UserError(f"sarwmix inspect takes one folder of records, {len(more)} are given")
-    from sarwmix_jax.preparation.contact_sheet import write_contact_sheet
-    from sarwmix_jax.preparation.inspection import as_text, inspect
+    from sarwmix_jax.preparation.inspection import as_text, inspect, write_contact_sheet
 
     inspection = inspect(Path(more[0]), int(values["workers"].value or 1))
     print(as_text(inspection))

@@ -1,9 +1,12 @@
-"""Records to host batches, with Grain: training without end, evaluation every record once.
+"""Which records make which training batch, and reading them with Grain, without end.
 
-Nothing here touches a device. Worker processes import JAX (Grain does) but initialise no backend.
+The order is a function of seed and step number. One set: an epoch is floor(N / global batch) steps over a fresh
+permutation; the rest is skipped for that epoch. Several sets: each gives every global batch as many records as its
+weight asks, at random positions, and is run through permutation after permutation. Where images mix, none ever meets
+itself or its copy. Nothing here touches a device: worker processes import JAX (Grain does) but initialise no backend.
 """
 
-import contextlib
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +15,179 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags
+from jaxtyping import Int64
 
-from sarwmix_jax.data.order import TrainingOrder, held_out_order, mixed_order
+from sarwmix_jax.data.records import Contract
 from sarwmix_jax.data.sources import Batch, read_mixed
 from sarwmix_jax.errors import UserError
+
+_POSITIONS = 0
+_RECORDS = 1
+
+
+def steps_per_epoch(records: int, global_batch: int) -> int:
+    """Steps in an epoch: floor(records / global_batch).
+
+    Raises:
+        UserError: There are fewer records than one batch takes.
+    """
+    if global_batch < 1:
+        raise UserError(f"global batch {global_batch}: it must be at least 1")
+    if records < global_batch:
+        raise UserError(
+            f"{records} records are fewer than one global batch of {global_batch}; use a smaller batch or more records"
+        )
+    return records // global_batch
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """The records of every step; call it with a step number.
+
+    Attributes:
+        lengths: Records of each record set; record numbers count through all sets.
+        shares: Records of each set in a global batch.
+        seed: From 0 to 2^32 - 1.
+        group: Consecutive records of a batch that mix, the first with the last and so on; 1 where none do.
+    """
+
+    lengths: tuple[int, ...]
+    shares: tuple[int, ...]
+    seed: int
+    group: int = 1
+
+    @property
+    def global_batch(self) -> int:
+        """Records in a step."""
+        return sum(self.shares)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps in which about as many records are read as there are."""
+        return sum(self.lengths) // self.global_batch
+
+    def __call__(self, step: int) -> Int64[np.ndarray, " global_batch"]:
+        """Record numbers of step `step`, in the order of the batch."""
+        if len(self.lengths) == 1:
+            epoch, within = divmod(step, self.steps_per_epoch)
+            first = within * self.global_batch
+            return permutation(self.lengths[0], self.seed, _RECORDS, epoch)[first : first + self.global_batch]
+        numbers = np.concatenate([self._from_set(number, step) for number in range(len(self.lengths))])
+        # Mirrored positions exchange patches in training: a fixed place for each set would fix the partners.
+        return _apart(numbers[permutation(self.global_batch, self.seed, _POSITIONS, step)], self.group)
+
+    def _from_set(self, number: int, step: int) -> np.ndarray:
+        length, share = self.lengths[number], self.shares[number]
+        passes, places = np.divmod(np.arange(step * share, (step + 1) * share), length)
+        order = np.empty(share, np.int64)
+        for done in np.unique(passes):
+            here = passes == done
+            order[here] = permutation(length, self.seed, _RECORDS + number, int(done))[places[here]]
+        return order + sum(self.lengths[:number])
+
+
+def _apart(numbers: Int64[np.ndarray, " batch"], group: int) -> Int64[np.ndarray, " batch"]:
+    """The same with records exchanged where one would mix with its own copy."""
+    partner = np.arange(len(numbers)).reshape(-1, group)[:, ::-1].reshape(-1)
+    for place in np.flatnonzero((numbers == numbers[partner]) & (partner > np.arange(len(numbers)))):
+        record = numbers[place]
+        if record == numbers[partner[place]]:
+            # There is such a place, as no record has more than half of the batch.
+            free = np.flatnonzero((numbers != record) & (numbers[partner] != record))[0]
+            numbers[[partner[place], free]] = numbers[[free, partner[place]]]
+    return numbers
+
+
+def training_order(
+    lengths: Sequence[int], weights: Sequence[float] | None, global_batch: int, seed: int, group: int = 1
+) -> TrainingOrder:
+    """The order of a run over one or several record sets.
+
+    Args:
+        lengths: Records of each set.
+        weights: Relative weights of the sets, needed when there are several.
+        global_batch: Records in a step over all processes.
+        seed: From 0 to 2^32 - 1.
+        group: Consecutive records of a batch that mix; 1 where none do.
+
+    Raises:
+        UserError: Fewer records than one batch, a bad weight or seed, a weight too small for one record in a batch, or
+            so large that a record would mix with itself.
+    """
+    if not 0 <= seed < 2**32:
+        raise UserError(f"seed {seed}: it must be from 0 to {2**32 - 1}")
+    steps_per_epoch(sum(lengths), global_batch)
+    if weights is None and len(lengths) == 1:
+        weights = (1.0,)
+    shares = _shares(weights, len(lengths), global_batch)
+    for length, share in zip(lengths, shares, strict=True):
+        copies = 1 if len(lengths) == 1 else 1 - (1 - share) // length  # of a record in a batch, at most
+        if group > 1 and 2 * copies > global_batch:
+            raise UserError(
+                f"a record set of {length} records has {share} of {global_batch} places in a batch: a record would mix "
+                "with itself; lower its weight or add records"
+            )
+    return TrainingOrder(tuple(lengths), shares, seed, group)
+
+
+def _shares(weights: Sequence[float] | None, count: int, global_batch: int) -> tuple[int, ...]:
+    """Whole numbers that add up to the batch, closest to the weights (largest remainders)."""
+    if weights is None or len(weights) != count:
+        given = 0 if weights is None else len(weights)
+        raise UserError(f"{count} record sets, {given} weights: give one weight for each record set")
+    if not all(np.isfinite(weight) and weight > 0 for weight in weights):
+        raise UserError(f"weights {list(weights)}: each must be a positive number; leave out a set instead")
+    exact = np.asarray(weights, np.float64) / sum(weights) * global_batch
+    shares = np.floor(exact).astype(int)
+    # Rounded: equal remainders differ by rounding errors, which depend on the Python version.
+    shares[np.argsort(np.round(shares - exact, 9), kind="stable")[: global_batch - shares.sum()]] += 1
+    if shares.min() < 1:
+        raise UserError(
+            f"weights {list(weights)} leave a record set without a place in a batch of {global_batch}; "
+            "use a larger batch or weight"
+        )
+    return tuple(shares.tolist())
+
+
+@functools.lru_cache(maxsize=8)
+def permutation(length: int, seed: int, stream: int, number: int) -> Int64[np.ndarray, " length"]:
+    """Permutation `number` of a stream: sorted random words, whose values NumPy guarantees over versions.
+
+    (The rest of NumPy's random interface, and so `Generator.permutation`, is not guaranteed to stay.)
+    """
+    words = np.random.Philox(np.random.SeedSequence((seed, stream, number))).random_raw(length)
+    order = np.argsort(words, kind="stable")
+    order.setflags(write=False)
+    return order
+
+
+def check_alike(sources: Sequence[Any]) -> None:
+    """Check that record sets can be mixed.
+
+    Raises:
+        UserError: There is none, or they differ in bands, unit or shape.
+    """
+    if not sources:
+        raise UserError("no record set given; name at least one")
+    first = sources[0].contract
+    for other in (source.contract for source in sources[1:]):
+        if (other.bands, other.unit, other.shape) != (first.bands, first.unit, first.shape):
+            raise UserError(
+                f"record sets {first.name} ({_form(first)}) and {other.name} ({_form(other)}) differ; prepare them "
+                "alike to mix them"
+            )
+
+
+def _form(contract: Contract) -> str:
+    return f"{', '.join(contract.bands)} in {contract.unit}, {contract.height}x{contract.width}"
+
+
+def mixed_order(
+    sources: Sequence[Any], weights: Sequence[float] | None, global_batch: int, seed: int, group: int = 1
+) -> TrainingOrder:
+    """The order of a run over one or several record sets that are alike; see `training_order`."""
+    check_alike(sources)
+    return training_order([len(source) for source in sources], weights, global_batch, seed, group)
 
 
 @dataclass(frozen=True)
@@ -108,71 +280,20 @@ class TrainingInput(Iterator[Batch]):
             **reading: See `Reading`.
 
         Raises:
-            UserError: See `training_order`, `process_block`, `check_alike`.
+            UserError: See `training_order`, `Reading.block`, `check_alike`.
         """
         sources = tuple(source) if isinstance(source, Sequence) else (source,)
         order = mixed_order(sources, weights, global_batch, seed, group)
         read = Reading(**reading)
-        self.steps_per_epoch = order.steps_per_epoch
-        self.step = start_step
         wanted = None if columns is None else tuple(columns)
         step = _ReadStep(sources, order, read.block(global_batch), wanted)
         self._batches: Any = read.iterate(grain.MapDataset.range(start_step, sys.maxsize).map(step))
 
-    @property
-    def epoch(self) -> float:
-        """Epochs done before the next batch, with fraction."""
-        return self.step / self.steps_per_epoch
-
     def __next__(self) -> Batch:
         batch: Batch = next(self._batches)
-        self.step += 1
         return batch
 
     def close(self) -> None:
         """Stop threads and worker processes; there are no batches afterwards."""
         self._batches.close()
         self._batches = iter(())
-
-
-class EvaluationInput:
-    """Every record exactly once, in stored order; the last batch is filled up.
-
-    Iterating gives dicts with the columns that the records carry, as `RecordSource.read_batch` has them, `record`
-    (local_batch,) int64 and `valid` (local_batch,) bool (False for what fills up). All processes get the same number of
-    batches; process p of P gets positions [p*B/P, (p+1)*B/P) of each.
-    """
-
-    def __init__(
-        self,
-        source: Any,
-        global_batch: int,
-        *,
-        columns: Sequence[str] | None = None,
-        group: int = 1,
-        **reading: int,
-    ) -> None:
-        """Set up one or more passes; arguments as for `TrainingInput`, the batch a multiple of the group.
-
-        Raises:
-            UserError: A batch that the processes cannot share evenly, or a single record that would mix with itself.
-        """
-        if global_batch < 1:
-            raise UserError(f"batch {global_batch}: it must be at least 1")
-        self._reading = Reading(**reading)
-        self._source, self._columns, self._global_batch = source, columns, global_batch
-        self._order = held_out_order(len(source), group)
-        self._places = np.arange(global_batch)[self._reading.block(global_batch)]
-
-    def __len__(self) -> int:
-        return -(-len(self._order) // self._global_batch)
-
-    def __iter__(self) -> Iterator[Batch]:
-        with contextlib.closing(self._reading.iterate(grain.MapDataset.range(len(self)).map(self._read))) as batches:
-            yield from batches
-
-    def _read(self, number: int) -> Batch:
-        places = number * self._global_batch + self._places
-        numbers = self._order[places % len(self._order)]
-        batch = self._source.read_batch(numbers, self._columns)
-        return batch | {"record": numbers, "valid": places < len(self._source)}

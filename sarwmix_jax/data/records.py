@@ -14,10 +14,10 @@ The contract lies as `contract.json` beside the records and is read without read
 import dataclasses
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -26,9 +26,6 @@ from tensorflow_datasets.proto import tf_example_pb2
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS, BandStatistics
 
-if TYPE_CHECKING:
-    from tensorflow_datasets.core.features import FeaturesDict
-
 CONTRACT_FILE = "contract.json"
 SCHEMA = 1
 UNITS = ("dB", "linear")
@@ -36,6 +33,7 @@ QUANTITIES = ("sigma0", "gamma0", "beta0")
 STORED_DTYPE = np.float16
 TEXTS = ("patch_id", "s1_name", "split", "country")
 TRANSFORM_DTYPE, TRANSFORM_NUMBERS = np.float64, 6
+_FAR_DEVIATIONS = 3.0
 
 
 @dataclass(frozen=True)
@@ -106,18 +104,13 @@ def read_contract(folder: Path) -> Contract:
     try:
         fields: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
-        raise UserError(
-            f"{folder} holds no {CONTRACT_FILE}: not a record set, or its preparation has not finished"
-        ) from None
+        hint = "not a record set, or its preparation has not finished"
+        raise UserError(f"{folder} holds no {CONTRACT_FILE}: {hint}") from None
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); prepare the records again") from None
     schema = fields.pop("schema", None) if isinstance(fields, dict) else None
     if schema != SCHEMA:
         raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA}; prepare the records again")
-    return _contract(fields, path)
-
-
-def _contract(fields: dict[str, Any], path: Path) -> Contract:
     try:
         if fields["statistics"] is not None:
             fields["statistics"] = BandStatistics(**{k: tuple(v) for k, v in fields["statistics"].items()})
@@ -159,6 +152,57 @@ class Record:
     crs: str = ""
     transform: tuple[float, ...] | None = None
     facts: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a run expects of its records; None is not checked.
+
+    Attributes:
+        bands: Polarisations in order.
+        unit: `dB` or `linear`.
+        quantity: `sigma0`, `gamma0` or `beta0`.
+        side: Rows and columns of an image.
+        classes: Class names in label order.
+        statistics: Mean and deviation with which the run standardises.
+    """
+
+    bands: tuple[str, ...] = BANDS
+    unit: str = "dB"
+    quantity: str | None = None
+    side: int | None = None
+    classes: tuple[str, ...] | None = None
+    statistics: BandStatistics | None = None
+
+
+def promise_faults(found: Contract, wanted: Expectation) -> Iterator[str]:
+    """What a contract promises that a run does not expect, each fault with its remedy."""
+    if found.bands != wanted.bands:
+        yield (
+            f"bands are {', '.join(found.bands)}, expected {', '.join(wanted.bands)}; prepare the records again with "
+            "the bands in that order"
+        )
+    if found.unit != wanted.unit:
+        yield f"values are {found.unit}, expected {wanted.unit}; convert them while preparing"
+    if wanted.quantity not in (None, found.quantity):
+        yield (
+            f"values are {found.quantity}, expected {wanted.quantity}; use records of that quantity, or change the "
+            "expectation"
+        )
+    if wanted.side is not None and found.shape[1:] != (wanted.side, wanted.side):
+        size = f"{wanted.side}x{wanted.side}"
+        yield f"images are {found.height}x{found.width} pixels, expected {size}; prepare them at that size"
+    if wanted.classes is not None and found.classes != wanted.classes:
+        yield (
+            f"labels are {len(found.classes)} classes, expected {len(wanted.classes)} named otherwise or in another "
+            "order; prepare them with the classes of the run"
+        )
+    if wanted.statistics is not None and found.statistics is not None:
+        means, expected = found.statistics.mean_db, wanted.statistics
+        for band, mean, near, std in zip(found.bands, means, expected.mean_db, expected.std_db, strict=True):
+            if abs(mean - near) > _FAR_DEVIATIONS * std:
+                far = f"more than {_FAR_DEVIATIONS:g} deviations from the {near:.1f} dB it is standardised with"
+                yield f"{band} has mean {mean:.1f} dB, {far}; use the record set's own statistics"
 
 
 def shard_name(name: str, split: str, number: int, count: int) -> str:
@@ -254,24 +298,3 @@ def decode_record(data: bytes, contract: Contract) -> dict[str, Any]:
         record["crs"] = features["crs"].bytes_list.value[0].decode()
         record["transform"] = np.frombuffer(features["transform"].bytes_list.value[0], TRANSFORM_DTYPE)
     return record | {name: features[name].bytes_list.value[0].decode() for name in TEXTS}
-
-
-def tfds_features(contract: Contract) -> "FeaturesDict":
-    """The features of a record for TFDS."""
-    from tensorflow_datasets.core import features as tfds
-
-    features: dict[str, Any] = {name: tfds.Text() for name in TEXTS}
-    features["image"] = tfds.Tensor(
-        shape=contract.shape, dtype=STORED_DTYPE, encoding=tfds.Encoding.BYTES, doc=", ".join(contract.bands)
-    )
-    if contract.classes:
-        features["labels"] = tfds.Sequence(tfds.ClassLabel(names=list(contract.classes)))
-    if contract.has_valid_pixels:
-        packed = -(-contract.height * contract.width // 8)
-        features["valid_pixels"] = tfds.Tensor(shape=(packed,), dtype=np.uint8, encoding=tfds.Encoding.BYTES)
-    if contract.georeferenced:
-        features["crs"] = tfds.Text()
-        features["transform"] = tfds.Tensor(
-            shape=(TRANSFORM_NUMBERS,), dtype=TRANSFORM_DTYPE, encoding=tfds.Encoding.BYTES
-        )
-    return tfds.FeaturesDict(features)

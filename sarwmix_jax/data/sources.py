@@ -12,7 +12,16 @@ import numpy as np
 from array_record.python import array_record_module
 from jaxtyping import Int64
 
-from sarwmix_jax.data.records import STORED_DTYPE, Contract, decode_record, read_contract, shard_name
+from sarwmix_jax import plausibility
+from sarwmix_jax.data.records import (
+    STORED_DTYPE,
+    Contract,
+    Expectation,
+    decode_record,
+    promise_faults,
+    read_contract,
+    shard_name,
+)
 from sarwmix_jax.errors import UserError
 
 # One record is one read: reading ahead and parallel decoding only cost time.
@@ -21,6 +30,7 @@ _FILE_BUFFER_BYTES = 32768
 _BOUND = r"(-?\d+(?:\.\d+)?)?(%)?"
 _PART = re.compile(rf"([\w-]+)(?:\[{_BOUND}:{_BOUND}\])?")
 
+SAMPLES = 64
 Batch = dict[str, np.ndarray]
 
 
@@ -51,18 +61,11 @@ class RecordSource:
         self.split = split
         self._files = tuple(files)
         self._ends = np.cumsum([file.count for file in self._files])
-        self._open_lock()
-
-    def _open_lock(self) -> None:
         self._readers: dict[int, Any] = {}
         self._lock = threading.Lock()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("_readers", "_lock")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open_lock()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.contract, self.split, self._files)
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -134,16 +137,12 @@ class RecordSource:
         return data
 
     def _reader(self, number: int) -> Any:
-        reader = self._readers.get(number)
-        if reader is None:
-            with self._lock:
-                reader = self._readers.get(number)
-                if reader is None:
-                    reader = array_record_module.ArrayRecordReader(
-                        str(self._files[number].path), _READER_OPTIONS, file_reader_buffer_size=_FILE_BUFFER_BYTES
-                    )
-                    self._readers[number] = reader
-        return reader
+        with self._lock:
+            if number not in self._readers:
+                path = str(self._files[number].path)
+                options = {"file_reader_buffer_size": _FILE_BUFFER_BYTES}
+                self._readers[number] = array_record_module.ArrayRecordReader(path, _READER_OPTIONS, **options)
+            return self._readers[number]
 
 
 def open_records(path: str | Path, split: str) -> RecordSource:
@@ -190,6 +189,34 @@ def _file_slices(folder: Path, contract: Contract, wanted: SplitRange, lengths: 
     return slices
 
 
+def check_contract(source: RecordSource, expected: Expectation | None = None, samples: int = SAMPLES) -> None:
+    """Check a record set against what a run expects, from its metadata and from a sample of its values.
+
+    Args:
+        source: The records.
+        expected: What the run expects; by default VH and VV in dB.
+        samples: Records whose values are looked at, spread evenly.
+
+    Raises:
+        UserError: One line that says what was found, where, and the remedy.
+    """
+    for fault in promise_faults(source.contract, expected or Expectation()):
+        raise UserError(f"records {source.folder}: {fault}")
+    check_values(source, samples)
+
+
+def check_values(source: RecordSource, samples: int = SAMPLES) -> None:
+    """Check that a sample of the values of a record set can be what its contract calls them; errors as above."""
+    contract = source.contract
+    indices = np.unique(np.linspace(0, len(source) - 1, min(samples, len(source))).astype(int))
+    batch = source.read_batch(indices)
+    judge = plausibility.judge_db if contract.unit == "dB" else plausibility.judge_power
+    found = judge(batch["image"].astype(np.float32), contract.bands, batch.get("valid_pixels"))
+    if found is not None:
+        place = f"split {source.split}" if found.image is None else source[int(indices[found.image])]["patch_id"]
+        raise UserError(f"records {source.folder}, {place}: {found.reason}; {found.remedy}")
+
+
 def read_mixed(
     sources: Sequence[Any], numbers: Int64[np.ndarray, " records"], columns: Sequence[str] | None = None
 ) -> Batch:
@@ -207,27 +234,6 @@ def read_mixed(
             batch.setdefault(name, empty((len(numbers), *values.shape[1:]), values.dtype))[rows] = values
         first += len(source)
     return batch
-
-
-def check_alike(sources: Sequence[Any]) -> None:
-    """Check that record sets can be mixed.
-
-    Raises:
-        UserError: There is none, or they differ in bands, unit or shape.
-    """
-    if not sources:
-        raise UserError("no record set given; name at least one")
-    first = sources[0].contract
-    for other in (source.contract for source in sources[1:]):
-        if (other.bands, other.unit, other.shape) != (first.bands, first.unit, first.shape):
-            raise UserError(
-                f"record sets {first.name} ({_form(first)}) and {other.name} ({_form(other)}) differ; prepare them "
-                "alike to mix them"
-            )
-
-
-def _form(contract: Contract) -> str:
-    return f"{', '.join(contract.bands)} in {contract.unit}, {contract.height}x{contract.width}"
 
 
 def parse_split(expression: str, records: Mapping[str, int], where: object) -> list[SplitRange]:

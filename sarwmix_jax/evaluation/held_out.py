@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sarwmix_jax.data.pipeline import EvaluationInput
+from sarwmix_jax.data.held_out import EvaluationInput
 from sarwmix_jax.data.sources import RecordSource
 from sarwmix_jax.models.mixmae import mix
 from sarwmix_jax.models.state import Tree, merge_model

@@ -10,8 +10,7 @@ import jax
 import numpy as np
 
 from sarwmix_jax.checkpoints.loading import load_parameters
-from sarwmix_jax.data.checks import check_contract
-from sarwmix_jax.data.sources import RecordSource, open_records
+from sarwmix_jax.data.sources import RecordSource, check_contract, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.held_out import HeldOut, Pretrained, best_constant, evaluate_held_out, groups
 from sarwmix_jax.evaluation.pictures import Sample, draw_correlation, draw_reconstructions

@@ -18,7 +18,6 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 
 SUFFIXES = (".tif", ".tiff")
-_POLARISATION = re.compile(rf"(?<![A-Za-z0-9])({'|'.join(BANDS)})(?![A-Za-z0-9])", re.IGNORECASE)
 _QUANTITIES = (
     ("gamma0", re.compile(r"gamma[ _-]?(0|nought|naught)|(?<![A-Za-z])rtc(?![A-Za-z])", re.IGNORECASE)),
     ("sigma0", re.compile(r"sigma[ _-]?(0|nought|naught)", re.IGNORECASE)),
@@ -31,6 +30,7 @@ _DECIBEL = re.compile(r"(?<![A-Za-z])(db|decibels?)(?![A-Za-z])", re.IGNORECASE)
 class BandPlace:
     """One polarisation: band `number` (from 1) of `path`, with the file's nodata value."""
 
+    polarisation: str
     path: Path
     number: int
     nodata: float | None
@@ -42,7 +42,7 @@ class Scene:
 
     Attributes:
         name: Path of the file below the given folder, without polarisation and suffix.
-        bands: Where the polarisations lie, in the project's order.
+        bands: Where the polarisations lie, in the order wanted.
         height: Rows.
         width: Columns.
         crs: EPSG code or WKT; empty when the file has none.
@@ -57,6 +57,11 @@ class Scene:
     crs: str
     transform: tuple[float, ...]
     words: str
+
+    @property
+    def polarisations(self) -> tuple[str, ...]:
+        """Names of the bands."""
+        return tuple(place.polarisation for place in self.bands)
 
     @property
     def quantity(self) -> str | None:
@@ -131,15 +136,19 @@ def find_files(inputs: Iterable[Path]) -> list[tuple[Path, str]]:
 
 
 def find_scenes(
-    inputs: Iterable[Path], order: Sequence[str] | None = None, nodata: float | None = None
+    inputs: Iterable[Path],
+    order: Sequence[str] | None = None,
+    nodata: float | None = None,
+    bands: tuple[str, ...] = BANDS,
 ) -> tuple[list[Scene], list[tuple[str, str]]]:
     """The scenes in files and folders.
 
     Args:
         inputs: Files and folders; a scene is one file of several bands, or one file per polarisation, told apart by
-            `VH` and `VV` in their names.
-        order: What the bands of a file are, for files that do not say; names other than VH and VV are passed over.
+            `VH` and `VV` (or what else `bands` names) in their names.
+        order: What the bands of a file are, for files that do not say; names that are not in `bands` are passed over.
         nodata: Value of nodata, for files that do not say.
+        bands: The polarisations of a scene, in the order wanted.
 
     Returns:
         Scenes by name, and (file, reason) of files that make none.
@@ -148,7 +157,7 @@ def find_scenes(
     problems = []
     for path, name in find_files(inputs):
         try:
-            file = _inspect(path, name, order, nodata)
+            file = _inspect(path, name, order, nodata, bands)
         except RecordError as error:
             problems.append((str(path), str(error)))
         else:
@@ -156,13 +165,13 @@ def find_scenes(
     scenes = []
     for name, files in sorted(groups.items()):
         try:
-            scenes.append(_scene(name, files))
+            scenes.append(_scene(name, files, bands))
         except RecordError as error:
             problems.append((str(files[0].path), str(error)))
     return scenes, problems
 
 
-def _inspect(path: Path, name: str, order: Sequence[str] | None, nodata: float | None) -> _File:
+def _inspect(path: Path, name: str, order: Sequence[str] | None, nodata: float | None, bands: tuple[str, ...]) -> _File:
     try:
         with rasterio.open(path) as file:
             texts = [" ".join(map(str, file.tags(n).values())) for n in file.indexes]
@@ -176,41 +185,42 @@ def _inspect(path: Path, name: str, order: Sequence[str] | None, nodata: float |
     if order is not None and len(said) > 1:
         if len(order) != len(said):
             raise RecordError(f"{path} has {len(said)} bands, --bands names {len(order)}")
-        names: list[str | None] = [band if band in BANDS else None for band in order]
+        names: list[str | None] = [band if band in bands else None for band in order]
     elif len(said) > 1:
-        names = [_polarisation(text) for text in said]
+        names = [_polarisation(text, bands) for text in said]
     else:
-        names = [_polarisation(name) or _polarisation(said[0]) or _polarisation(tags)]
-        name = _without_polarisation(name)
+        names = [next(filter(None, (_polarisation(text, bands) for text in (name, said[0], tags))), None)]
+        name = re.sub(r"[_.-]{2,}", "_", _pattern(bands).sub("", name)).strip("_.- ") or name
     return _File(path, name, tuple(names), grid, value, " ".join([path.name, *said, tags]))
 
 
-def _polarisation(text: str) -> str | None:
-    found = {match.upper() for match in _POLARISATION.findall(text)}
+def _polarisation(text: str, bands: tuple[str, ...]) -> str | None:
+    found = {match.upper() for match in _pattern(bands).findall(text)}
     return found.pop() if len(found) == 1 else None
 
 
-def _without_polarisation(name: str) -> str:
-    return re.sub(r"[_.-]{2,}", "_", _POLARISATION.sub("", name)).strip("_.- ") or name
+@functools.cache
+def _pattern(bands: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"(?<![A-Za-z0-9])({'|'.join(bands)})(?![A-Za-z0-9])", re.IGNORECASE)
 
 
-def _scene(name: str, files: Sequence[_File]) -> Scene:
+def _scene(name: str, files: Sequence[_File], bands: tuple[str, ...]) -> Scene:
     places: dict[str, BandPlace] = {}
     for file in files:
         for number, band in enumerate(file.polarisations, start=1):
             if band in places:
                 raise RecordError(f"{file.path} holds {band} of scene {name}, which {places[band].path} holds too")
             if band is not None:
-                places[band] = BandPlace(file.path, number, file.nodata)
-    missing = [band for band in BANDS if band not in places]
+                places[band] = BandPlace(band, file.path, number, file.nodata)
+    missing = [band for band in bands if band not in places]
     if missing:
         raise RecordError(
-            f"{files[0].path} is of scene {name}, for which no {missing[0]} is found; have VH and VV in the file names "
-            "or band descriptions, or name the bands of the files with --bands"
+            f"{files[0].path} is of scene {name}, for which no {missing[0]} is found; have {' and '.join(bands)} in "
+            "the file names or band descriptions, or name the bands of the files with --bands"
         )
     other = next((file for file in files if file.grid != files[0].grid), None)
     if other is not None:
         raise RecordError(f"{other.path} lies on another grid than {files[0].path}; resample them to one")
     height, width, crs, transform = files[0].grid
     words = " ".join(file.words for file in files)
-    return Scene(name, tuple(places[band] for band in BANDS), height, width, crs, transform, words)
+    return Scene(name, tuple(places[band] for band in bands), height, width, crs, transform, words)

@@ -1,23 +1,30 @@
-"""Are the values of a scene what it is called? Told from samples, before a large preparation begins."""
+"""Unit and quantity of scenes: what their files say of themselves, checked against samples of their values."""
+
+from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from rasterio.windows import Window
 
-from sarwmix_jax.data.checks import HIGHEST_DB, LOWEST_DB, SWAPPED_DB
+from sarwmix_jax import plausibility
 from sarwmix_jax.data.records import RecordError
+from sarwmix_jax.errors import UserError
 from sarwmix_jax.geotiff.scenes import Scene
 
-FLOOR_POWER = 1e-6
-"""Lower power (what noise removal left of nothing) becomes this, -60 dB, as zeros in the published flood data do."""
 _WINDOWS, _SIDE = 4, 64
-# Linear power of land and sea lies near 0.01 to 0.3; a median above this is an amplitude or a digital number.
-_HIGHEST_POWER = 10.0
 _MOSTLY = 0.5
+_REMEDIES = {
+    plausibility.LINEAR: "use --unit=linear",
+    plausibility.DECIBEL: "use --unit=dB",
+    plausibility.NO_POWER: "calibrate it, or square the amplitude",
+    plausibility.SCALED: "give calibrated backscatter",
+    plausibility.FILL: "give --nodata",
+    plausibility.SWAPPED: "name them rightly",
+}
 
 
-def sample(scene: Scene) -> Float[np.ndarray, "band pixel"]:
-    """Values of up to sixteen windows spread over a scene, NaN where there are none.
+def sample(scene: Scene) -> tuple[Float[np.ndarray, "window band row column"], Bool[np.ndarray, "window row column"]]:
+    """Values of up to sixteen windows spread over a scene, and where they are: not nodata, not zero in all bands.
 
     Raises:
         RecordError: A file cannot be read.
@@ -26,7 +33,9 @@ def sample(scene: Scene) -> Float[np.ndarray, "band pixel"]:
     rows = np.unique(np.linspace(0, scene.height - sides[0], _WINDOWS).astype(int))
     columns = np.unique(np.linspace(0, scene.width - sides[1], _WINDOWS).astype(int))
     windows = (Window(column, row, sides[1], sides[0]) for row in rows for column in columns)
-    return np.concatenate([scene.read(window).reshape(len(scene.bands), -1) for window in windows], axis=1)
+    values = np.stack([scene.read(window) for window in windows])
+    seen = np.isfinite(values).all(axis=1) & (values != 0).any(axis=1)
+    return np.where(seen[:, None], values, 0), seen
 
 
 def find_unit(scene: Scene, unit: str | None) -> str:
@@ -37,37 +46,33 @@ def find_unit(scene: Scene, unit: str | None) -> str:
         unit: What the user calls it, or None.
 
     Raises:
-        RecordError: The values contradict the name or the files, the bands are swapped, or nothing is certain.
+        RecordError: The values contradict the name or the files, or cannot be backscatter of these bands.
     """
-    values = sample(scene)
-    with np.errstate(invalid="ignore"):
-        seen = np.isfinite(values).all(axis=0) & (values != 0).any(axis=0)
-    values = values[:, seen]
-    where = f"{scene.bands[0].path}"
-    if not values.size:
+    values, seen = sample(scene)
+    if not seen.any():
         return unit or "linear"
-    negative = float((values < 0).mean())
+    negative = (values < 0).sum() / (seen.sum() * len(scene.bands))
     found = unit or ("dB" if scene.says_decibel or negative > _MOSTLY else "linear")
-    low, high, median = float(values.min()), float(values.max()), float(np.median(values))
-    if found == "dB" and negative < _MOSTLY:
-        raise RecordError(
-            f"{where}: called dB, but {negative:.0%} of the values are negative (median {median:.3g}): linear power; "
-            "use --unit=linear"
-        )
-    if found == "dB" and (low < LOWEST_DB or high > HIGHEST_DB):
-        raise RecordError(f"{where}: values from {low:.4g} to {high:.4g} are no backscatter in dB; give --nodata")
-    if found == "linear" and negative > _MOSTLY:
-        raise RecordError(f"{where}: called linear, but {negative:.0%} of the values are negative: dB; use --unit=dB")
-    if found == "linear" and median > _HIGHEST_POWER:
-        raise RecordError(f"{where}: median {median:.3g} is no linear power; calibrate it, or square the amplitude")
-    _check_order(scene, values if found == "dB" else 10 * np.log10(np.maximum(values, FLOOR_POWER)))
+    judge = plausibility.judge_db if found == "dB" else plausibility.judge_power
+    problem = judge(values, scene.polarisations, seen)
+    if problem is not None:
+        raise RecordError(f"{scene.bands[0].path}: called {found}, but {problem.reason}; {_REMEDIES[problem.kind]}")
     return found
 
 
-def _check_order(scene: Scene, values_db: Float[np.ndarray, "band pixel"]) -> None:
-    vh_db, vv_db = np.median(values_db, axis=1)
-    if vv_db - vh_db < SWAPPED_DB:
-        raise RecordError(
-            f"{scene.bands[0].path}: VH lies {vh_db - vv_db:.1f} dB above VV, but is always below: the bands are "
-            "swapped; name them rightly"
-        )
+def find_quantity(scenes: Iterable[Scene], named: str | None) -> str:
+    """The quantity of all scenes.
+
+    Raises:
+        UserError: Scenes say another one than is named, or nothing, or not the same.
+    """
+    known = named
+    for scene in scenes:
+        said = scene.quantity
+        if said is None and named is None:
+            raise UserError(f"{scene.bands[0].path} does not say whether it is sigma0 or gamma0; give --quantity")
+        if said is not None and known is not None and said != known:
+            raise UserError(f"{scene.bands[0].path} says it is {said}, expected {known}; prepare them apart")
+        known = known or said
+    assert known is not None
+    return known

@@ -18,6 +18,9 @@ Key = Array
 Rate = float | Float[Array, ""] | None
 """Probability of dropping: a number, an array inside a loop over blocks, or None for never."""
 
+FORBIDDEN = -1e9
+"""Added to the logits of pairs that must not see each other; their weight becomes exactly 0."""
+
 
 def linear(
     inputs: int,

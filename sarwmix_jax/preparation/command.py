@@ -14,8 +14,8 @@ import numpy as np
 from sarwmix_jax.data.records import STORED_DTYPE, ExcludedError, Record, RecordError, read_contract
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.plan import Plan, Row
-from sarwmix_jax.preparation.shard_work import Problem
-from sarwmix_jax.preparation.shards import REPORT, Finish, prepare
+from sarwmix_jax.preparation.shards import Finish, Problem, prepare
+from sarwmix_jax.preparation.workers import REPORT
 from sarwmix_jax.preparation.writer import RECORDS_PER_SHARD, check_absent, free_gib
 
 _SHOWN_PROBLEMS = 10
@@ -67,34 +67,48 @@ def work_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
 def run_plan(
     arguments: argparse.Namespace, plan: Plan, read: Callable[[Row], Record], finish: Finish | None = None
 ) -> None:
-    """Do what the command line asks for: prepare the records of a plan, or only tell what that would be."""
-    work = work_arguments(arguments)
-    if arguments.dry_run:
-        print_plan(plan, read, arguments.out)
-        return
-    print_outcome(arguments.out, prepare(plan, read, arguments.out, finish=finish, **work))
-
-
-def print_plan(plan: Plan, read: Callable[[Row], Record], out: Path) -> None:
-    """Say what a plan would write, after reading the first record of every split.
+    """Do what the command line asks for: prepare the records of a plan, or only print what that would be.
 
     Raises:
-        UserError: Such a record cannot be read, or `out` exists.
+        UserError: In a dry run, the first record of a split cannot be read or `--out` exists; else as `prepare`.
     """
+    work = work_arguments(arguments)
+    if arguments.dry_run:
+        _print_plan(plan, read, arguments.out)
+    else:
+        print_outcome(arguments.out, prepare(plan, read, arguments.out, finish=finish, **work))
+
+
+def _print_plan(plan: Plan, read: Callable[[Row], Record], out: Path) -> None:
     check_absent(out)
     contract = plan.contract
-    splits = dict.fromkeys(shard.split for shard in plan.shards)
-    for split in splits:
-        first = next(shard for shard in plan.shards if shard.split == split)
-        _try_first(read, plan.rows_of(first)[0])
-        splits[split] = sum(shard.count for shard in plan.shards if shard.split == split)
-    counts = ", ".join(f"{split} {count}" for split, count in splits.items())
+    counts: dict[str, int] = {}
+    for shard in plan.shards:
+        if shard.split not in counts:
+            _try_first(read, plan.rows_of(shard)[0])
+        counts[shard.split] = counts.get(shard.split, 0) + shard.count
     size = plan.rows.num_rows * math.prod(contract.shape) * np.dtype(STORED_DTYPE).itemsize / 2**30
-    print(f"would write {plan.rows.num_rows} records in {len(plan.shards)} files to {out}: {counts}")
-    print(f"  {len(contract.bands)}x{contract.height}x{contract.width} {contract.unit}, about {size:.2f} GiB")
-    print(f"  on the disk: {free_gib(out)}")
+    splits = ", ".join(f"{split} {count}" for split, count in counts.items())
+    shape = "x".join(map(str, contract.shape))
+    print_dry_run(
+        out,
+        f"{plan.rows.num_rows} records in {len(plan.shards)} files to {out}: {splits}",
+        f"{shape} {contract.unit}, about {size:.2f} GiB",
+    )
     for name, value in plan.notes.items():
         print(f"  {name}: {value}")
+
+
+def print_dry_run(out: Path, what: str, *details: str) -> None:
+    """Print what would be written, and the space on the disk.
+
+    Raises:
+        UserError: `out` exists.
+    """
+    check_absent(out)
+    print(f"would write {what}")
+    for line in (*details, f"on the disk: {free_gib(out)}"):
+        print(f"  {line}")
 
 
 def _try_first(read: Callable[[Row], Record], row: Row) -> None:

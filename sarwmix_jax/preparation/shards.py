@@ -1,43 +1,61 @@
-"""Preparing a large record set: planned, parallel, restartable, the same bytes whoever does the work.
+"""Preparing the records of a plan: the shard as unit of work, what became of its records, and the finished set."""
 
-A plan lists all records in their final order and cuts them into shards; a shard is the unit of work. Work in
-progress lies in `<out>.partial/`:
-
-- `plan.json`: what the work is, to refuse a restart with another plan
-- `records/`: finished shards
-- `progress/`: one file per finished shard: its summary, and the records that could not be read
-
-When every shard is there, `records/` gets its description and becomes `<out>` in one step. Several machines may
-share a plan (`part`); one of them then merges.
-"""
-
-import contextlib
-import fcntl
-import json
-import os
-import shutil
-import socket
+import itertools
+import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from sarwmix_jax.data.records import Record, RecordError
+from sarwmix_jax import plausibility
+from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError, shard_name
+from sarwmix_jax.data.sources import check_values, open_records
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation.plan import Plan, Row
-from sarwmix_jax.preparation.shard_work import OnError, Outcome, Problem, ShardWork, progress_file, read_outcome
-from sarwmix_jax.preparation.workers import run_tasks
+from sarwmix_jax.preparation.plan import Plan, Row, Shard
+from sarwmix_jax.preparation.workers import Advance, Work, run
 from sarwmix_jax.preparation.writer import (
+    RECORDS_PER_SHARD,
     ShardSummary,
     check_absent,
     publish,
     write_description,
-    write_text,
+    write_shard,
     writing_errors,
 )
 
-REPORT = "preparation.json"
+OnError = Literal["stop", "skip"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A record that is not written, and why."""
+
+    patch_id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a shard.
+
+    Attributes:
+        summary: What was written.
+        problems: Records that could not be read.
+        excluded: Records that a rule of the data set leaves out.
+        facts: What readers noted, by record.
+    """
+
+    summary: ShardSummary
+    problems: tuple[Problem, ...] = ()
+    excluded: tuple[Problem, ...] = ()
+    facts: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+    def left_out(self) -> set[str]:
+        """Names of the records that are not in the shard."""
+        return {problem.patch_id for problem in (*self.problems, *self.excluded)}
+
+
 Finish = Callable[[Path, Plan, Sequence[Outcome]], dict[str, Any]]
 """Adds files to a complete record set (folder, plan, outcomes by shard) and gives fields for its report."""
 
@@ -47,11 +65,9 @@ def prepare(
     read: Callable[[Row], Record],
     out: Path,
     *,
-    workers: int = 1,
-    part: tuple[int, int] | None = None,
-    merge: bool = False,
     on_error: OnError = "stop",
     finish: Finish | None = None,
+    **work: Any,
 ) -> list[Problem] | None:
     """Write the records of a plan, or go on where an earlier run was stopped.
 
@@ -59,156 +75,175 @@ def prepare(
         plan: What to write.
         read: Makes the record of a row, or raises `RecordError` or `ExcludedError`; picklable.
         out: Folder to make.
-        workers: Processes that read and write shards.
-        part: `(i, n)`: write only the i-th of n parts, from 1; a later run merges.
-        merge: Write nothing; put the parts together.
         on_error: At a record that cannot be read: `stop`, or `skip` and report it.
         finish: Adds to the record set when all records are written.
+        **work: `workers`, `part` and `merge`, as for `workers.run`.
 
     Returns:
         The records that were skipped, or None when the record set is not complete yet.
 
     Raises:
-        UserError: Unreadable records, other work in the same place, a full disk, missing parts.
+        UserError: Unreadable records, values that a run would refuse, other work in the same place, a full disk,
+            missing parts.
     """
-    folder = out.with_name(out.name + ".partial")
-    skipped = _skipped_if_complete(out, plan)
-    if skipped is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-        return skipped
-    check_absent(out)
-    with locked(folder, part):
-        check_same_work(folder, _described(plan))
-        if not merge:
-            _write_part(plan, read, folder, workers, part, on_error)
-        if part is not None:
-            return None
-        outcomes = _outcomes(plan, folder, on_error)
-        _finish(plan, folder, out, outcomes, finish)
-    shutil.rmtree(folder)
-    return [problem for outcome in outcomes for problem in outcome.problems]
+
+    def make(shard: Shard) -> ShardWork:
+        return ShardWork(shard, plan.rows_of(shard), plan.contract, read, on_error)
+
+    def complete(folder: Path, outcomes: dict[str, Any]) -> dict[str, Any]:
+        return _complete(plan, folder, [_outcome(fields) for fields in outcomes.values()], on_error, finish)
+
+    report = run(Work(plan.fingerprint, plan.shards, make, complete), out, **work)
+    return None if report is None else [Problem(**problem) for problem in report["skipped"]]
 
 
-def _skipped_if_complete(out: Path, plan: Plan) -> list[Problem] | None:
-    """What the run that finished this very plan had skipped; None if none has finished it."""
-    try:
-        report = json.loads((out / REPORT).read_text())
-        if report["plan"] == plan.fingerprint:
-            return [Problem(**problem) for problem in report["skipped"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
+@dataclass(frozen=True)
+class ShardWork:
+    """What a worker needs to write one shard.
 
-
-@contextlib.contextmanager
-def locked(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
-    """Make the folder of work in progress; one run at a time: alone in it, or alone with its part of it.
-
-    Raises:
-        UserError: Another run works there, or the folder cannot be made.
+    Attributes:
+        shard: The shard.
+        rows: Its rows of the plan.
+        contract: What the records promise.
+        read: Makes the record of a row.
+        on_error: At a record that cannot be read: `stop`, or `skip` and report it.
     """
-    with writing_errors(folder), contextlib.ExitStack() as stack:
-        for name in ("records", "progress"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        locks = {"lock": fcntl.LOCK_EX if part is None else fcntl.LOCK_SH}
-        if part is not None:
-            locks[f"lock-{part[0]}-of-{part[1]}"] = fcntl.LOCK_EX
-        for name, kind in locks.items():
-            file = stack.enter_context((folder / name).open("w"))
-            try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another run is preparing records in {folder}; wait for it or stop it") from None
-        yield
+
+    shard: Shard
+    rows: list[Row]
+    contract: Contract
+    read: Callable[[Row], Record]
+    on_error: OnError
+
+    def __call__(self, folder: Path, advance: Advance) -> dict[str, Any]:
+        """Write the shard; gives its `Outcome` as a dict.
+
+        Raises:
+            RecordError: A record cannot be read and `on_error` is `stop`.
+        """
+        problems: list[Problem] = []
+        excluded: list[Problem] = []
+        facts: dict[str, Mapping[str, int]] = {}
+
+        def bad(patch_id: str, error: RecordError) -> None:
+            if self.on_error == "stop":
+                raise RecordError(f"{patch_id}: {error}")
+            problems.append(Problem(patch_id, str(error)))
+
+        def records() -> Iterator[Record]:
+            for row in self.rows:
+                try:
+                    record = self.read(row)
+                    _check_range(record, self.contract)
+                except RecordError as error:
+                    bad(row["patch_id"], error)
+                except OSError as error:
+                    bad(row["patch_id"], RecordError(f"cannot be read ({error})"))
+                except ExcludedError as rule:
+                    excluded.append(Problem(row["patch_id"], str(rule)))
+                else:
+                    if record.facts:
+                        facts[row["patch_id"]] = dict(record.facts)
+                    yield record
+                advance()
+
+        summary = write_shard(folder / self.shard.name, records(), self.shard.split, self.contract, bad)
+        return asdict(Outcome(summary, tuple(problems), tuple(excluded), facts))
 
 
-def _described(plan: Plan) -> dict[str, Any]:
-    return {"plan": plan.fingerprint, "records": plan.rows.num_rows, "files": len(plan.shards)}
+def _check_range(record: Record, contract: Contract) -> None:
+    """Refuse a record that a run would refuse, as far as a quick look shows; the finished set is judged as a whole."""
+    if contract.unit == "dB":
+        values = record.image if record.valid_pixels is None else record.image[:, record.valid_pixels]
+        found = plausibility.judge_range(values)
+        if found is not None:
+            raise RecordError(f"{found.reason}; {found.remedy}")
 
 
-def check_same_work(folder: Path, wanted: dict[str, Any]) -> None:
-    """Note in `folder` what the work is (`plan`, `records`, `files`), or refuse to go on with other work than that.
-
-    Raises:
-        UserError: The folder was begun with other work.
-    """
-    path = folder / "plan.json"
-    if not path.exists():
-        # parts of a plan begin at the same time, maybe on several machines
-        write_text(path, json.dumps(wanted) + "\n", writer=f".{socket.gethostname()}.{os.getpid()}")
-        return
-    found = json.loads(path.read_text())
-    if found != wanted:
-        raise UserError(
-            f"{folder} was begun with other metadata, version or --records-per-shard ({found.get('records')} records "
-            f"in {found.get('files')} files, now {wanted['records']} in {wanted['files']}); remove it to begin anew, "
-            "or repeat the first command"
-        )
+def _outcome(fields: dict[str, Any]) -> Outcome:
+    summary: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in fields["summary"].items()}
+    problems, excluded = (tuple(Problem(**p) for p in fields.get(kind, ())) for kind in ("problems", "excluded"))
+    return Outcome(ShardSummary(**summary), problems, excluded, fields.get("facts", {}))
 
 
-def _write_part(
-    plan: Plan,
-    read: Callable[[Row], Record],
-    folder: Path,
-    workers: int,
-    part: tuple[int, int] | None,
-    on_error: OnError,
-) -> None:
-    index, count = part or (1, 1)
-    if not 1 <= index <= count:
-        raise UserError(f"part {index}/{count}: parts count from 1 to {count}")
-    mine = plan.shards[index - 1 :: count]
-    for shard in mine:
-        for leftover in (folder / "records").glob(f".{shard.name}.*"):
-            leftover.unlink()
-    todo = [shard for shard in mine if not progress_file(folder, shard).exists()]
-    work = (ShardWork(s, plan.rows_of(s), folder, plan.contract, read, on_error) for s in todo)
-    total = sum(shard.count for shard in mine)
-    left = sum(shard.count for shard in todo)
-    try:
-        run_tasks(work, workers, f"{plan.contract.name} records", total=total, done=total - left)
-    except RecordError as error:
-        raise UserError(f"{error}; mend it, or leave such records out with --on-error=skip") from None
-
-
-def _outcomes(plan: Plan, folder: Path, on_error: OnError) -> list[Outcome]:
-    missing = [shard.name for shard in plan.shards if not progress_file(folder, shard).exists()]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of {len(plan.shards)} shards are not in {folder} yet (first {missing[0]}); "
-            "finish all parts before merging"
-        )
-    outcomes = [read_outcome(folder, shard) for shard in plan.shards]
+def _complete(
+    plan: Plan, folder: Path, outcomes: Sequence[Outcome], on_error: OnError, finish: Finish | None
+) -> dict[str, Any]:
+    """Describe the finished shards in `folder` and judge their values; gives the report."""
     skipped = [problem for outcome in outcomes for problem in outcome.problems]
+    excluded = [problem for outcome in outcomes for problem in outcome.excluded]
     if skipped and on_error == "stop":
         raise UserError(
             f"{len(skipped)} records were skipped before (first {skipped[0].patch_id}: {skipped[0].reason}); "
-            f"accept it with --on-error=skip, or remove {folder} to begin anew"
+            f"accept it with --on-error=skip, or remove {folder.parent} to begin anew"
         )
-    return outcomes
-
-
-def _finish(plan: Plan, folder: Path, out: Path, outcomes: Sequence[Outcome], finish: Finish | None) -> None:
-    records = folder / "records"
     splits: dict[str, list[ShardSummary]] = {}
     for shard, outcome in zip(plan.shards, outcomes, strict=True):
         splits.setdefault(shard.split, []).append(outcome.summary)
-    empty = {split for split, summaries in splits.items() if not any(s.records for s in summaries)}
-    if len(empty) == len(splits):
-        reason = next(p for outcome in outcomes for p in (*outcome.problems, *outcome.excluded)).reason
+    written = {split: shards for split, shards in splits.items() if any(shard.records for shard in shards)}
+    if not written:
+        reason = (*skipped, *excluded)[0].reason
         raise UserError(f"not one of {plan.rows.num_rows} records could be read: {reason}")
     for shard in plan.shards:
-        if shard.split in empty:
-            (records / shard.name).unlink(missing_ok=True)
+        if shard.split not in written:
+            (folder / shard.name).unlink(missing_ok=True)
     report = {
-        "plan": plan.fingerprint,
         "planned": plan.rows.num_rows,
         "written": sum(outcome.summary.records for outcome in outcomes),
-        "skipped": [asdict(problem) for outcome in outcomes for problem in outcome.problems],
-        "excluded": dict(sorted(Counter(p.reason for outcome in outcomes for p in outcome.excluded).items())),
+        "skipped": [asdict(problem) for problem in skipped],
+        "excluded": dict(sorted(Counter(problem.reason for problem in excluded).items())),
         **plan.notes,
-        **(finish(records, plan, outcomes) if finish is not None else {}),
+        **(finish(folder, plan, outcomes) if finish is not None else {}),
     }
-    write_text(records / REPORT, json.dumps(report, indent=2) + "\n")
-    write_description(records, plan.contract, {k: v for k, v in splits.items() if k not in empty})
-    publish(records, out)
+    write_description(folder, plan.contract, written)
+    for split in written:
+        check_values(open_records(folder, split))
+    return report
+
+
+def write_records(
+    out: Path, contract: Contract, splits: Mapping[str, Iterable[Record]], *, records_per_shard: int = RECORDS_PER_SHARD
+) -> Contract:
+    """Write a whole record set from streams of records, in this process.
+
+    Args:
+        out: Folder to make; must not exist (or be empty).
+        contract: The promise; statistics and record counts are filled in.
+        splits: Records by split name; a split without records is left out.
+        records_per_shard: Largest number of records in a file.
+
+    Returns:
+        The completed contract.
+
+    Raises:
+        UserError: `out` exists, the disk is full, or a record breaks the contract.
+    """
+    check_absent(out)
+    with writing_errors(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent)
+    with scratch as name:
+        folder = Path(name) / "records"
+        folder.mkdir()
+        try:
+            shards = {split: _write_split(folder, split, r, contract, records_per_shard) for split, r in splits.items()}
+        except RecordError as error:
+            raise UserError(f"{error}; repair the source and run again") from None
+        contract = write_description(folder, contract, {split: some for split, some in shards.items() if some})
+        publish(folder, out)
+    return contract
+
+
+def _write_split(
+    folder: Path, split: str, records: Iterable[Record], contract: Contract, records_per_shard: int
+) -> list[ShardSummary]:
+    """Write shards under running numbers; their count, part of the final name, is known at the end."""
+    shards: list[ShardSummary] = []
+    stream = iter(records)
+    for first in stream:
+        chunk = itertools.chain([first], itertools.islice(stream, records_per_shard - 1))
+        shards.append(write_shard(folder / f"{split}-{len(shards)}", chunk, split, contract))
+    for number in range(len(shards)):
+        name = shard_name(contract.name, split, number, len(shards))
+        (folder / f"{split}-{number}").rename(folder / name)
+    return shards

@@ -4,11 +4,11 @@ Counts of whole numbers add up to the same whatever the order, so that any numbe
 """
 
 import dataclasses
+import functools
 import math
-import tempfile
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float16, Int64
@@ -43,13 +43,8 @@ class Summary:
     unlabelled: int
 
     def __add__(self, other: "Summary") -> "Summary":
-        return Summary(
-            self.records + other.records,
-            self.pixels + other.pixels,
-            self.counts + other.counts,
-            self.classes + other.classes,
-            self.unlabelled + other.unlabelled,
-        )
+        names = [field.name for field in dataclasses.fields(self)]
+        return Summary(**{name: getattr(self, name) + getattr(other, name) for name in names})
 
     def band(self, number: int) -> "BandSummary":
         """Statistics of band `number`."""
@@ -100,6 +95,11 @@ class BandSummary:
         ranks = np.maximum(1, np.ceil(np.asarray(shares) / 100 * self.valid))
         return [float(value) for value in _VALUES[codes[np.searchsorted(below, ranks)]]]
 
+    def line(self, shares: Sequence[float]) -> str:
+        """Mean, deviation, percentiles and nodata share, in columns of ten characters."""
+        numbers = [self.mean, self.std, *self.percentiles(shares)]
+        return "".join(f"{number:10.4f}" for number in numbers) + f"{self.nodata_share:10.3%}"
+
     def histogram(self, edges: np.ndarray) -> np.ndarray:
         """Values in each bin between `edges` (ascending)."""
         return np.histogram(_VALUES[_FINITE], edges, weights=self.counts[_FINITE])[0]
@@ -122,14 +122,13 @@ def count_values(images: Float16[np.ndarray, "n band h w"], valid: np.ndarray | 
 
 @dataclass(frozen=True)
 class _Part:
-    """Summary of records `first` to `stop`, written to `path`."""
+    """Records `first` to `stop`."""
 
     source: RecordSource
     first: int
     stop: int
-    path: Path
 
-    def __call__(self, advance: Callable[[], None]) -> None:
+    def __call__(self, advance: Callable[[], None]) -> Summary:
         contract = self.source.contract
         total = empty_summary(len(contract.bands), len(contract.classes))
         for start in range(self.first, self.stop, _BATCH):
@@ -145,14 +144,7 @@ class _Part:
             )
             for _ in indices:
                 advance()
-        np.savez(self.path, **dataclasses.asdict(total))
-
-
-def _read_part(path: Path) -> Summary:
-    with np.load(path) as file:
-        return Summary(
-            int(file["records"]), int(file["pixels"]), file["counts"], file["classes"], int(file["unlabelled"])
-        )
+        return total
 
 
 def summarise(source: RecordSource, workers: int = 1) -> Summary:
@@ -161,14 +153,7 @@ def summarise(source: RecordSource, workers: int = 1) -> Summary:
     Raises:
         UserError: A record cannot be read.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        starts = range(0, len(source), _RECORDS_PER_TASK)
-        parts = [
-            _Part(source, first, min(first + _RECORDS_PER_TASK, len(source)), Path(folder) / f"{first}.npz")
-            for first in starts
-        ]
-        run_tasks(parts, workers, f"{source.contract.name} {source.split}", total=len(source))
-        total = empty_summary(len(source.contract.bands), len(source.contract.classes))
-        for part in parts:
-            total += _read_part(part.path)
-    return total
+    starts = range(0, len(source), _RECORDS_PER_TASK)
+    parts = [_Part(source, first, min(first + _RECORDS_PER_TASK, len(source))) for first in starts]
+    summaries = run_tasks(parts, workers, f"{source.contract.name} {source.split}", total=len(source))
+    return functools.reduce(operator.add, summaries)

@@ -1,12 +1,30 @@
-"""Arrays of other products to records: power to dB, nodata to a mask and a finite fill."""
+"""Arrays and scenes of other products as records in dB: power to dB, nodata to a mask and a finite fill, tiles."""
 
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 from jaxtyping import Bool, Float
 
-from sarwmix_jax.data.records import Record, RecordError
-from sarwmix_jax.geotiff.units import FLOOR_POWER
+from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.labels import CLASSES
+from sarwmix_jax.geotiff.scenes import Scene
+from sarwmix_jax.geotiff.tiles import Tiling
+from sarwmix_jax.geotiff.units import find_unit
+from sarwmix_jax.plausibility import FLOOR_POWER, power_to_db
+from sarwmix_jax.preparation.plan import Row
+
+Units = Mapping[str, tuple[Scene, str]]
+"""Scenes and their units, by name."""
+Labels = dict[str, tuple[str, ...]]
+_TEXTS = {name: pa.string() for name in ("patch_id", "s1_name", "split", "group")}
+_SCHEMA = pa.schema(_TEXTS | {"row": pa.int64(), "column": pa.int64(), "labels": pa.list_(pa.string())})
 
 
 def record_from_power(
@@ -42,8 +60,8 @@ def record_from_power(
         raise RecordError("most values are negative: they are dB, not linear power")
     if zeros == "nodata":
         observed &= ~low
-    db = 10 * np.log10(np.maximum(np.where(observed, power, FLOOR_POWER), FLOOR_POWER))
-    return record_from_db(db, patch_id, valid=observed.all(axis=0), **names)
+    image_db = power_to_db(np.where(observed, power, FLOOR_POWER))
+    return record_from_db(image_db, patch_id, valid=observed.all(axis=0), **names)
 
 
 def record_from_db(
@@ -74,3 +92,133 @@ def record_from_db(
     mean = image_db[:, valid].mean(axis=1, dtype=np.float64)
     filled = np.where(valid, image_db, mean[:, None, None]).astype(np.float32)
     return Record(filled, patch_id, valid_pixels=valid, **names)
+
+
+@dataclass(frozen=True)
+class TileReader:
+    """Makes the record of a tile of a scene.
+
+    Attributes:
+        scenes: Scenes and their units, by name.
+        tiling: How they are cut.
+        min_valid: Smallest share of valid pixels.
+    """
+
+    scenes: Units
+    tiling: Tiling
+    min_valid: float
+
+    def __call__(self, row: Row) -> Record:
+        """The record of a row of the plan.
+
+        Raises:
+            RecordError: A file cannot be read.
+            ExcludedError: Too few pixels of the tile are valid.
+        """
+        scene, unit = self.scenes[row["s1_name"]]
+        place = row["row"], row["column"]
+        values = self.tiling.read(scene, *place)
+        if np.isfinite(values).all(axis=0).mean() < max(self.min_valid, 1 / self.tiling.side**2):
+            raise ExcludedError(f"less than {self.min_valid:.0%} valid pixels")
+        names: dict[str, Any] = {"s1_name": scene.name, "labels": tuple(row["labels"])}
+        names |= {"crs": scene.crs, "transform": self.tiling.transform(scene, *place)}
+        return (record_from_db if unit == "dB" else record_from_power)(values, row["patch_id"], **names)
+
+
+def find_units(scenes: Sequence[Scene], unit: str | None, side: int) -> tuple[Units, list[str]]:
+    """Scenes with their units by name, and why others cannot be used: smaller than a tile, or not what they are called.
+
+    Args:
+        scenes: The scenes.
+        unit: What the user calls their unit, or None.
+        side: Rows and columns of a tile.
+    """
+    units, reasons = {}, []
+    for scene in scenes:
+        try:
+            if min(scene.height, scene.width) < side:
+                raise RecordError(
+                    f"{scene.bands[0].path} has {scene.height}x{scene.width} pixels, less than a tile of {side}; "
+                    "choose a smaller --tile"
+                )
+            units[scene.name] = (scene, find_unit(scene, unit))
+        except RecordError as error:
+            reasons.append(str(error))
+    return units, reasons
+
+
+def read_labels(path: Path | None) -> Labels:
+    """Labels by scene or tile, from a CSV with the columns `name` and `labels` (separated by `;`).
+
+    Raises:
+        UserError: The file is missing or has other columns, or names something twice.
+    """
+    if path is None:
+        return {}
+    if not path.is_file():
+        raise UserError(f"no file {path}")
+    texts = pyarrow.csv.ConvertOptions(column_types={"name": pa.string(), "labels": pa.string()})
+    try:
+        table = pyarrow.csv.read_csv(path, convert_options=texts)
+    except pa.ArrowException as error:
+        raise UserError(f"{path} cannot be read as CSV ({str(error).splitlines()[0]})") from None
+    if not {"name", "labels"} <= set(table.column_names):
+        raise UserError(f"{path} has the columns {table.column_names}; it needs name and labels")
+    names = table["name"].to_pylist()
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise UserError(f"{path} names {twice} twice")
+    split = (filter(None, map(str.strip, (text or "").split(";"))) for text in table["labels"].to_pylist())
+    return dict(zip(names, map(tuple, split), strict=True))
+
+
+def class_names(labels: Labels) -> tuple[str, ...]:
+    """The 19 classes of BigEarthNet if these are among them, else the names in alphabetical order."""
+    found = {name for names in labels.values() for name in names}
+    return CLASSES if found and found <= set(CLASSES) else tuple(sorted(found))
+
+
+def tile_rows(scenes: Units, tiling: Tiling, labels: Labels, validation: float) -> pa.Table:
+    """The rows of the plan: every tile of every scene.
+
+    Args:
+        scenes: Scenes by name.
+        tiling: How they are cut.
+        labels: Labels of scenes and tiles by name.
+        validation: Share of the places for the validation split.
+    """
+    rows = [row for scene, _ in scenes.values() for row in _rows(scene, tiling, labels, validation)]
+    return pa.Table.from_pylist(rows, _SCHEMA)
+
+
+def _rows(scene: Scene, tiling: Tiling, labels: Labels, validation: float) -> Iterator[Row]:
+    # All scenes of the same place are in the same split.
+    place = f"{scene.crs} {scene.transform} {scene.height} {scene.width}"
+    number = int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest()) / 2**64
+    for row, column in tiling.places(scene):
+        name = f"{scene.name}_{row:06d}_{column:06d}"
+        yield {
+            "patch_id": name,
+            "s1_name": scene.name,
+            "split": "validation" if number < validation else "train",
+            "group": f"{scene.name}_{row:06d}",
+            "row": row,
+            "column": column,
+            "labels": list(labels.get(name, labels.get(scene.name, ()))),
+        }
+
+
+def tile_contract(name: str, scenes: Units, quantity: str, side: int, labels: Labels) -> Contract:
+    """What the records of tiles promise."""
+    return Contract(
+        name=name,
+        version="1.0.0",
+        source=f"{len(scenes)} Sentinel-1 GeoTIFF scenes",
+        quantity=quantity,
+        height=side,
+        width=side,
+        bands=next(iter(scenes.values()))[0].polarisations,
+        classes=class_names(labels),
+        has_valid_pixels=True,
+        georeferenced=True,
+    )

@@ -1,33 +1,210 @@
-"""Running units of work in several processes, with a progress bar."""
+"""Preparing a large set of files: planned, parallel, restartable, the same bytes whoever does the work.
 
+The set is cut into units of work: shards of records, or whatever makes some of its files. Work in progress lies in
+`<out>.partial/`:
+
+- `plan.json`: what the work is, to refuse a restart with another plan
+- `records/`: finished files
+- `progress/`: one file per finished unit: what became of it
+
+When every unit is done, `records/` gets its report (and description) and becomes `<out>` in one step. Several machines
+may share the work (`part`); one of them then merges.
+"""
+
+import contextlib
+import fcntl
+import itertools
+import json
 import multiprocessing
 import multiprocessing.connection
 import os
+import shutil
+import socket
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from sarwmix_jax.data.records import RecordError
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.writer import check_absent, publish, write_text, writing_errors
 
+REPORT = "preparation.json"
 Advance = Callable[[], None]
-Task = Callable[[Advance], None]
+Result = TypeVar("Result")
+Make = Callable[[Path, Advance], Any]
+"""Makes the files of a unit in a folder, calls its second argument once per step, gives its outcome for JSON."""
 _POLL_SECONDS = 0.2
 
 
-def run_tasks(tasks: Iterable[Task], workers: int, title: str, *, total: int, done: int = 0) -> None:
-    """Run every task, in any order.
+class Unit(Protocol):
+    """One unit of work: its name, unique in the set, and how many steps it has."""
+
+    @property
+    def name(self) -> str:
+        """Name."""
+
+    @property
+    def count(self) -> int:
+        """Steps for the progress bar."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """All that makes a set.
+
+    Attributes:
+        fingerprint: Changes when anything in the output would.
+        units: The units of work.
+        make: What makes the files of a unit: picklable, the same files each time.
+        finish: Completes the folder of all files, from the outcomes by name of the unit; gives the report.
+    """
+
+    fingerprint: str
+    units: Sequence[Unit]
+    make: Callable[[Any], Make]
+    finish: Callable[[Path, dict[str, Any]], dict[str, Any]]
+
+
+def run(
+    work: Work, out: Path, *, workers: int = 1, part: tuple[int, int] | None = None, merge: bool = False
+) -> dict[str, Any] | None:
+    """Do the work, or go on where an earlier run was stopped.
+
+    Args:
+        work: What to do.
+        out: Folder to make.
+        workers: Processes.
+        part: `(i, n)`: only the i-th of n parts, from 1; a later run merges.
+        merge: Make nothing; put the parts together.
+
+    Returns:
+        The report, which lies beside the files too, or None when the set is not complete yet.
+
+    Raises:
+        UserError: Unreadable sources, other work in the same place, a full disk, missing parts.
+    """
+    folder = out.with_name(out.name + ".partial")
+    report = _report_if_complete(out, work.fingerprint)
+    if report is None:
+        check_absent(out)
+        with _locked(folder, part):
+            _check_same_work(folder, work)
+            if not merge:
+                _run_part(work, part or (1, 1), folder, workers, out.name)
+            if part is not None:
+                return None
+            report = {"plan": work.fingerprint, **work.finish(folder / "records", _outcomes(work, folder))}
+            write_text(folder / "records" / REPORT, json.dumps(report, indent=2) + "\n")
+            for leftover in folder.rglob(".*.tmp"):  # of a killed run
+                leftover.unlink()
+            publish(folder / "records", out)
+    shutil.rmtree(folder, ignore_errors=True)
+    return report
+
+
+def _report_if_complete(out: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The report of the run that finished this very work; None if none has."""
+    try:
+        report: dict[str, Any] = json.loads((out / REPORT).read_text())
+        return report if report["plan"] == fingerprint else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
+    """Make the folder of work in progress; one run at a time: alone in it, or alone with its part of it."""
+    with writing_errors(folder), contextlib.ExitStack() as stack:
+        for name in ("records", "progress"):
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        locks = {"lock": fcntl.LOCK_EX if part is None else fcntl.LOCK_SH}
+        if part is not None:
+            locks[f"lock-{part[0]}-of-{part[1]}"] = fcntl.LOCK_EX
+        for name, kind in locks.items():
+            file = stack.enter_context((folder / name).open("w"))
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"another run is preparing records in {folder}; wait for it or stop it") from None
+        yield
+
+
+def _check_same_work(folder: Path, work: Work) -> None:
+    """Note in `folder` what the work is, or refuse to go on with other work than that."""
+    records = sum(unit.count for unit in work.units)
+    wanted = {"plan": work.fingerprint, "records": records, "files": len(work.units)}
+    path = folder / "plan.json"
+    if not path.exists():
+        # parts of a plan begin at the same time, maybe on several machines
+        write_text(path, json.dumps(wanted) + "\n", writer=f".{socket.gethostname()}.{os.getpid()}")
+        return
+    found = json.loads(path.read_text())
+    if found != wanted:
+        raise UserError(
+            f"{folder} was begun with other metadata, version or --records-per-shard ({found.get('records')} records "
+            f"in {found.get('files')} files, now {wanted['records']} in {wanted['files']}); remove it to begin anew, "
+            "or repeat the first command"
+        )
+
+
+@dataclass(frozen=True)
+class _Task:
+    """Makes a unit, then notes that it is done."""
+
+    make: Make
+    folder: Path
+    progress: Path
+
+    def __call__(self, advance: Advance) -> None:
+        write_text(self.progress, json.dumps(self.make(self.folder / "records", advance)) + "\n")
+
+
+def _progress(folder: Path, unit: Unit) -> Path:
+    return folder / "progress" / f"{unit.name}.json"
+
+
+def _run_part(work: Work, part: tuple[int, int], folder: Path, workers: int, title: str) -> None:
+    index, count = part
+    if not 1 <= index <= count:
+        raise UserError(f"part {index}/{count}: parts count from 1 to {count}")
+    mine = work.units[index - 1 :: count]
+    todo = [unit for unit in mine if not _progress(folder, unit).exists()]
+    tasks = (_Task(work.make(unit), folder, _progress(folder, unit)) for unit in todo)
+    total, left = (sum(unit.count for unit in some) for some in (mine, todo))
+    try:
+        for _ in run_tasks(tasks, workers, title, total=total, done=total - left):
+            pass
+    except RecordError as error:
+        raise UserError(f"{error}; repair it, or leave such records out with --on-error=skip") from None
+
+
+def _outcomes(work: Work, folder: Path) -> dict[str, Any]:
+    missing = [unit.name for unit in work.units if not _progress(folder, unit).exists()]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of {len(work.units)} shards are not in {folder} yet (first {missing[0]}); "
+            "finish all parts before merging"
+        )
+    return {unit.name: json.loads(_progress(folder, unit).read_text()) for unit in work.units}
+
+
+def run_tasks(
+    tasks: Iterable[Callable[[Advance], Result]], workers: int, title: str, *, total: int, done: int = 0
+) -> Iterator[Result]:
+    """Run every task and give its result, in any order.
 
     Args:
         tasks: Callables that call their argument once per unit done; picklable when there are several workers;
             taken from the iterable as workers come free.
         workers: Processes; 1 works in this one.
-        title: Text beside the progress bar.
+        title: Text beside the progress bar, which shows on a terminal only (a log would fill with it).
         total: Units in all.
         done: Units done before.
 
@@ -37,34 +214,28 @@ def run_tasks(tasks: Iterable[Task], workers: int, title: str, *, total: int, do
     """
     if workers < 1:
         raise UserError(f"workers {workers}: at least 1 is needed")
-    with _progress_bar() as bar:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, disable=not sys.stderr.isatty()) as bar:
         row = bar.add_task(title, total=total, completed=done)
         if workers == 1:
-            for task in tasks:
-                task(lambda: bar.advance(row))
-            return
-        context = multiprocessing.get_context("spawn")
-        counter = context.Value("q", done)
-        with ProcessPoolExecutor(workers, context, _start_worker, (counter,)) as pool:
-            for _ in _run_in_pool(pool, tasks, workers):
-                bar.update(row, completed=counter.value)
-            bar.update(row, completed=counter.value)
+            yield from (task(lambda: bar.advance(row)) for task in tasks)
+        else:
+            context = multiprocessing.get_context("spawn")
+            counter = context.Value("q", done)
+            with ProcessPoolExecutor(workers, context, _start_worker, (counter,)) as pool:
+                for results in _run_in_pool(pool, tasks, 2 * workers):
+                    bar.update(row, completed=counter.value)
+                    yield from results
 
 
-def _run_in_pool(pool: ProcessPoolExecutor, tasks: Iterable[Task], workers: int) -> Iterator[None]:
-    """Keep every worker busy and one task each in waiting; yield a few times a second."""
+def _run_in_pool(pool: ProcessPoolExecutor, tasks: Iterable[Callable], begun: int) -> Iterator[list]:
+    """Keep `begun` tasks begun or in waiting; give the results that have come, a few times a second."""
     waiting = iter(tasks)
-    running: set[Future[None]] = set()
+    running: set[Future] = set()
     try:
-        while True:
-            while len(running) < 2 * workers and (task := next(waiting, None)) is not None:
-                running.add(pool.submit(_run_in_worker, task))
-            if not running:
-                return
+        while running := running | {pool.submit(_run, t) for t in itertools.islice(waiting, begun - len(running))}:
             finished, running = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
-            for future in finished:
-                future.result()
-            yield
+            yield [future.result() for future in finished]
     except BrokenProcessPool:
         raise UserError(
             "a worker process was killed, perhaps for lack of memory; run again with fewer --workers"
@@ -90,24 +261,10 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _run_in_worker(task: Task) -> None:
-    task(_advance)
+def _run(task: Callable[[Advance], Result]) -> Result:
+    return task(_advance)
 
 
 def _advance() -> None:
     with _counter.get_lock():
         _counter.value += 1
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Progress]:
-    """A bar on a terminal; elsewhere nothing (a log would fill with it)."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, disable=not sys.stderr.isatty()) as bar:
-        yield bar

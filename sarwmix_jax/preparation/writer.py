@@ -6,14 +6,12 @@ beside its place and is renamed when it is complete.
 
 import contextlib
 import dataclasses
-import itertools
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from array_record.python import array_record_module
@@ -21,15 +19,19 @@ from array_record.python import array_record_module
 from sarwmix_jax.data.records import (
     CONTRACT_FILE,
     STORED_DTYPE,
+    TEXTS,
+    TRANSFORM_DTYPE,
+    TRANSFORM_NUMBERS,
     Contract,
     Record,
     RecordError,
     encode_record,
-    shard_name,
-    tfds_features,
 )
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BandStatistics
+
+if TYPE_CHECKING:
+    from tensorflow_datasets.core.features import FeaturesDict
 
 # Speckle hardly compresses (15 to 20 %), and reading compressed records takes twice as long.
 _ARRAY_RECORD_OPTIONS = "group_size:1,uncompressed"
@@ -48,12 +50,16 @@ class ShardSummary:
     square_sums: tuple[float, ...]
 
 
+def _refuse(patch_id: str, error: RecordError) -> None:
+    raise RecordError(f"{patch_id}: {error}") from None
+
+
 def write_shard(
     path: Path,
     records: Iterable[Record],
     split: str,
     contract: Contract,
-    on_bad: Callable[[str, RecordError], None] | None = None,
+    on_bad: Callable[[str, RecordError], None] = _refuse,
 ) -> ShardSummary:
     """Write one shard at `path`: all of it or nothing.
 
@@ -64,17 +70,17 @@ def write_shard(
         records: What goes into it, in order.
         split: Split of all of them.
         contract: What they promise.
-        on_bad: Called with the name of a record that breaks the contract, which is then left out.
+        on_bad: Called with the name of a record that breaks the contract, which is then left out; raises by default.
 
     Raises:
-        RecordError: A record breaks the contract and there is no `on_bad`.
+        RecordError: A record breaks the contract and `on_bad` raises.
         UserError: The disk is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing_errors(path):
         try:
-            summary = _write_array_record(temporary, _encoded(records, split, contract, on_bad), contract)
-            commit(temporary, path)
+            summary = _write_array_record(temporary, records, split, contract, on_bad)
+            _commit(temporary, path)
         except BaseException:
             with contextlib.suppress(OSError):
                 temporary.unlink()
@@ -82,30 +88,20 @@ def write_shard(
     return summary
 
 
-def _encoded(
-    records: Iterable[Record],
-    split: str,
-    contract: Contract,
-    on_bad: Callable[[str, RecordError], None] | None,
-) -> Iterator[tuple[Record, bytes]]:
-    for record in records:
-        try:
-            data = encode_record(record, split, contract)
-        except RecordError as error:
-            if on_bad is None:
-                raise RecordError(f"{record.patch_id}: {error}") from None
-            on_bad(record.patch_id, error)
-        else:
-            yield record, data
-
-
-def _write_array_record(path: Path, records: Iterable[tuple[Record, bytes]], contract: Contract) -> ShardSummary:
+def _write_array_record(
+    path: Path, records: Iterable[Record], split: str, contract: Contract, on_bad: Callable[[str, RecordError], None]
+) -> ShardSummary:
     path.open("wb").close()  # names the reason when the folder cannot be written; the C++ writer does not
     count = size = pixels = 0
     sums = np.zeros((2, len(contract.bands)))
     writer = array_record_module.ArrayRecordWriter(str(path), _ARRAY_RECORD_OPTIONS)
     try:
-        for record, data in records:
+        for record in records:
+            try:
+                data = encode_record(record, split, contract)
+            except RecordError as error:
+                on_bad(record.patch_id, error)
+                continue
             writer.write(data)
             seen = _valid_values(record)
             sums += [seen.sum(axis=1, dtype=np.float64), np.square(seen).sum(axis=1, dtype=np.float64)]
@@ -161,7 +157,7 @@ def free_gib(path: Path) -> str:
     return "no such folder"
 
 
-def commit(temporary: Path, path: Path) -> None:
+def _commit(temporary: Path, path: Path) -> None:
     """Flush `temporary` to the disk and give it its final name."""
     _flush(temporary)
     temporary.replace(path)
@@ -177,11 +173,16 @@ def _flush(path: Path) -> None:
 
 
 def write_text(path: Path, text: str, writer: str = "") -> None:
-    """Write a small file: all of it or nothing. Those who may write it at the same time name themselves in `writer`."""
+    """`write_bytes` of a text."""
+    write_bytes(path, text.encode(), writer)
+
+
+def write_bytes(path: Path, content: bytes | memoryview, writer: str = "") -> None:
+    """Write a file: all of it or nothing. Those who may write it at the same time name themselves in `writer`."""
     temporary = path.with_name(f".{path.name}{writer}.tmp")
     with writing_errors(path):
-        temporary.write_text(text)
-        commit(temporary, path)
+        temporary.write_bytes(content)
+        _commit(temporary, path)
 
 
 def merged_statistics(shards: Sequence[ShardSummary]) -> BandStatistics | None:
@@ -235,55 +236,25 @@ def write_description(folder: Path, contract: Contract, splits: Mapping[str, Seq
     return contract
 
 
-def write_records(
-    out: Path, contract: Contract, splits: Mapping[str, Iterable[Record]], *, records_per_shard: int = RECORDS_PER_SHARD
-) -> Contract:
-    """Write a whole record set from streams of records, in this process.
+def tfds_features(contract: Contract) -> "FeaturesDict":
+    """The features of a record for TFDS."""
+    from tensorflow_datasets.core import features as tfds
 
-    Args:
-        out: Folder to make; must not exist (or be empty).
-        contract: The promise; statistics and record counts are filled in.
-        splits: Records by split name; a split without records is left out.
-        records_per_shard: Largest number of records in a file.
-
-    Returns:
-        The completed contract.
-
-    Raises:
-        UserError: `out` exists, the disk is full, or a record breaks the contract.
-    """
-    check_absent(out)
-    with writing_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        folder.chmod(0o755)
-    try:
-        summaries = {
-            split: _write_split(folder, split, records, contract, records_per_shard)
-            for split, records in splits.items()
-        }
-        contract = write_description(folder, contract, {k: v for k, v in summaries.items() if v})
-        publish(folder, out)
-    except RecordError as error:
-        raise UserError(f"{error}; mend the source and run again") from None
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    return contract
-
-
-def _write_split(
-    folder: Path, split: str, records: Iterable[Record], contract: Contract, records_per_shard: int
-) -> list[ShardSummary]:
-    """Write shards under running numbers; their count, part of the final name, is known at the end."""
-    shards: list[ShardSummary] = []
-    stream = iter(records)
-    for first in stream:
-        chunk = itertools.chain([first], itertools.islice(stream, records_per_shard - 1))
-        shards.append(write_shard(folder / f"{split}-{len(shards)}", chunk, split, contract))
-    for number in range(len(shards)):
-        name = shard_name(contract.name, split, number, len(shards))
-        (folder / f"{split}-{number}").rename(folder / name)
-    return shards
+    features: dict[str, Any] = {name: tfds.Text() for name in TEXTS}
+    features["image"] = tfds.Tensor(
+        shape=contract.shape, dtype=STORED_DTYPE, encoding=tfds.Encoding.BYTES, doc=", ".join(contract.bands)
+    )
+    if contract.classes:
+        features["labels"] = tfds.Sequence(tfds.ClassLabel(names=list(contract.classes)))
+    if contract.has_valid_pixels:
+        packed = -(-contract.height * contract.width // 8)
+        features["valid_pixels"] = tfds.Tensor(shape=(packed,), dtype=np.uint8, encoding=tfds.Encoding.BYTES)
+    if contract.georeferenced:
+        features["crs"] = tfds.Text()
+        features["transform"] = tfds.Tensor(
+            shape=(TRANSFORM_NUMBERS,), dtype=TRANSFORM_DTYPE, encoding=tfds.Encoding.BYTES
+        )
+    return tfds.FeaturesDict(features)
 
 
 def check_absent(out: Path) -> None:

@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from sarwmix_jax.data.pipeline import EvaluationInput
+from sarwmix_jax.data.held_out import EvaluationInput
 from sarwmix_jax.models.state import Tree, merge_model
 from sarwmix_jax.settings.sections import FinetuningSettings
 from sarwmix_jax.tasks.gradients import over_devices, reading, shard_batch

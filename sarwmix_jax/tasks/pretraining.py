@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from sarwmix_jax.data.pipeline import EvaluationInput
+from sarwmix_jax.data.held_out import EvaluationInput
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.facts.bands import BandStatistics
 from sarwmix_jax.models.layers import Key

@@ -18,8 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int32, UInt32
 
-from sarwmix_jax.data.order import mixed_order
-from sarwmix_jax.data.pipeline import Reading
+from sarwmix_jax.data.pipeline import Reading, mixed_order
 from sarwmix_jax.data.sources import read_mixed
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.tasks.gradients import DATA_AXIS, over_devices

@@ -15,9 +15,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sarwmix_jax.checkpoints.restore import Previous, Start, find_start
 from sarwmix_jax.checkpoints.store import Checkpoints
-from sarwmix_jax.data.checks import Expectation, check_contract
-from sarwmix_jax.data.order import steps_per_epoch
-from sarwmix_jax.data.pipeline import TrainingInput
+from sarwmix_jax.data.pipeline import TrainingInput, steps_per_epoch
+from sarwmix_jax.data.records import Expectation
+from sarwmix_jax.data.sources import check_contract
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS, BandStatistics
 from sarwmix_jax.models.layers import check_kernel

@@ -42,7 +42,9 @@ def test_it_loads_and_converts(workdir):
 def test_it_goes_on_with_the_same_losses_and_without_override(workdir):
     write_synthetic_records("records", train=20, validation=6, side=64)
     config = pretraining_config()
-    config.update_from_flattened_dict({n: tuple(v) if isinstance(v, list) else v for n, v in STORED["settings"].items()})
+    config.update_from_flattened_dict(
+        {n: tuple(v) if isinstance(v, list) else v for n, v in STORED["settings"].items()}
+    )
     config.optimizer.stop_after_steps = 8
     train(resolve(config, PretrainingSettings), workdir)
     curve = {entry["step"]: (entry["loss"], entry["grad_norm"]) for entry in training_curve(read_log(workdir))}

@@ -5,13 +5,12 @@ import numpy as np
 import pytest
 from array_record.python import array_record_module
 
-from sarwmix_jax.data.checks import Expectation, check_contract
-from sarwmix_jax.data.records import Record
-from sarwmix_jax.data.sources import open_records
+from sarwmix_jax.data.records import Expectation, Record
+from sarwmix_jax.data.sources import check_contract, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
+from sarwmix_jax.preparation.shards import write_records
 from sarwmix_jax.preparation.synthetic import make_scene
-from sarwmix_jax.preparation.writer import write_records
 
 from .conftest import toy_contract
 from .samples import (
@@ -78,12 +77,12 @@ def test_bands_swapped_in_the_metadata_are_refused(tmp_path, images):
 
 def test_bands_swapped_in_the_values_are_refused(tmp_path, images):
     message = refusal(source_of(tmp_path, [image[::-1] for image in images]))
-    assert "dB above VV (median of 8 records), but is always below: the bands are swapped" in message
+    assert "dB above VV (median of 8 images), but is always below: the bands are swapped" in message
 
 
 def test_linear_values_given_as_db_are_refused(tmp_path, images):
     message = refusal(source_of(tmp_path, [10 ** (image / 10) for image in images]))
-    assert "none negative: linear power, not dB; convert with 10*log10" in message
+    assert "0% of them negative" in message and "linear power, not dB; convert it with 10*log10" in message
 
 
 def test_one_linear_record_among_others_is_found(tmp_path, images):
@@ -94,7 +93,7 @@ def test_one_linear_record_among_others_is_found(tmp_path, images):
 def test_standardised_values_are_refused(tmp_path, images):
     mean, std = (np.array(v)[:, None, None] for v in dataclasses.astuple(STATISTICS["bigearthnet_v2"]))
     bright = [(image - mean) / std + 0.5 for image in images]
-    assert "but backscatter in dB is negative" in refusal(source_of(tmp_path, bright))
+    assert "standardised or scaled, not dB; give the values in dB" in refusal(source_of(tmp_path, bright))
 
 
 def test_fill_values_are_refused(tmp_path, images):
@@ -122,7 +121,7 @@ def test_nan_is_refused(tmp_path, images):
     broken = row.copy()
     broken[7] = np.nan
     rewrite(source, row.tobytes(), broken.tobytes())
-    assert "patch_2: VV holds NaN or infinite values; prepare the records again" in refusal(source)
+    assert "patch_2: 1 values that are not finite, first in VV; fill or leave out" in refusal(source)
 
 
 def test_a_flipped_bit_on_the_disk_is_refused(tmp_path, images):

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 import sarwmix_jax
-from sarwmix_jax.data.pipeline import EvaluationInput, Reading, TrainingInput
+from sarwmix_jax.data.held_out import EvaluationInput
+from sarwmix_jax.data.pipeline import Reading, TrainingInput
 from sarwmix_jax.data.records import Record
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation.writer import write_records
+from sarwmix_jax.preparation.shards import write_records
 
 from .conftest import toy_contract
 

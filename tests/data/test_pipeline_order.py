@@ -3,7 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
-from sarwmix_jax.data.order import held_out_order, steps_per_epoch, training_order
+from sarwmix_jax.data.held_out import held_out_order
+from sarwmix_jax.data.pipeline import steps_per_epoch, training_order
 from sarwmix_jax.errors import UserError
 
 

@@ -10,11 +10,11 @@ import pytest
 import rasterio
 import zarr
 
-from sarwmix_jax.data.checks import Expectation, check_contract
-from sarwmix_jax.data.sources import open_records
+from sarwmix_jax.data.records import Expectation
+from sarwmix_jax.data.sources import check_contract, open_records
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.facts.labels import CLASSES, ORIGINAL_TO_CLASS
-from sarwmix_jax.preparation.name_lists import read_rows
+from sarwmix_jax.preparation.bigearthnet import read_lists
 
 from .conftest import SHARED_DATA, needs_shared_data
 
@@ -123,7 +123,7 @@ def test_s2_names_map_through_the_name_table(run_here, tmp_path):
 def test_the_official_lists_map_through_the_official_table():
     """All 519,284 names have an S1 name and a country, and those of the samples are right."""
     files = {"train": "train", "validation": "val", "test": "test"}
-    rows = read_rows([f"{split}={META}/bigearthnet_v1/{file}.csv.bz2" for split, file in files.items()], NAMES, None)
+    rows = read_lists([f"{split}={META}/bigearthnet_v1/{file}.csv.bz2" for split, file in files.items()], NAMES, None)
     counts = {split: rows["split"].to_pylist().count(split) for split in files}
     assert counts == {"train": 269_695, "validation": 123_723, "test": 125_866}
     assert rows["s1_name"].null_count == rows["country"].null_count == 0

@@ -1,5 +1,4 @@
 import collections
-import importlib
 import json
 import shutil
 import time
@@ -15,6 +14,7 @@ import tensorflow_datasets as tfds
 from sarwmix_jax.data.pipeline import TrainingInput
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.facts.labels import CLASSES
+from sarwmix_jax.preparation import bigearthnet
 from sarwmix_jax.preparation.plan import Plan
 
 from .conftest import SHARED_DATA, copy_as_v2, needs_shared_data
@@ -80,7 +80,7 @@ def test_missing_patches_stop_or_are_reported(prepare, tmp_path):
     stopped = prepare(root, tmp_path / "out")
     assert stopped.returncode == 2
     assert stopped.stderr.startswith("error: ") and stopped.stderr.count("\n") == 1
-    assert "_VH.tif is missing; mend it, or leave such records out with --on-error=skip" in stopped.stderr
+    assert "_VH.tif is missing; repair it, or leave such records out with --on-error=skip" in stopped.stderr
     assert not (tmp_path / "out").exists()
     skipped = prepare(root, tmp_path / "out2", "--on-error=skip")
     assert skipped.returncode == 0, skipped.stderr
@@ -111,10 +111,9 @@ def test_official_metadata_with_a_tree_of_v1_patches(prepare, tmp_path):
 
 def test_planning_all_official_rows_takes_seconds(run_here):
     """549,488 rows: about five seconds on one core; the bound leaves room for a busy machine."""
-    module = importlib.import_module("bigearthnet_v2")
     begin = time.perf_counter()
-    rows = module.read_metadata([str(OFFICIAL), str(SNOW)])
-    plan = Plan(module.CONTRACT, rows)
+    rows = bigearthnet.read_metadata([str(OFFICIAL), str(SNOW)])
+    plan = Plan(bigearthnet.CONTRACT_V2, rows)
     seconds = time.perf_counter() - begin
     assert plan.rows.num_rows == 549_488
     counts = collections.Counter(plan.rows["split"].to_pylist())

@@ -110,7 +110,7 @@ def test_the_csv_form_gives_the_same_records(run_here, tree, tmp_path):
 
 def test_metadata_mistakes_are_one_line(refusal, tree, tmp_path):
     out = tmp_path / "out"
-    assert "no metadata file" in refusal(*arguments(tree, out, metadata=tree / "nothing.parquet"))
+    assert "error: no file" in refusal(*arguments(tree, out, metadata=tree / "nothing.parquet"))
     table = pyarrow.parquet.read_table(tree / "metadata.parquet")
     other = tree / "other.parquet"
     pyarrow.parquet.write_table(table.drop_columns("s1_name"), other)

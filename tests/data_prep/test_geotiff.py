@@ -6,9 +6,9 @@ import pytest
 import rasterio
 import tensorflow_datasets as tfds
 
-from sarwmix_jax.data.checks import Expectation, check_contract
 from sarwmix_jax.data.pipeline import TrainingInput
-from sarwmix_jax.data.sources import open_records
+from sarwmix_jax.data.records import Expectation
+from sarwmix_jax.data.sources import check_contract, open_records
 from sarwmix_jax.facts.labels import CLASSES
 from tests.data.samples import opera_pairs, read_pair
 
@@ -80,7 +80,12 @@ def test_opera_samples_become_records_that_pretraining_reads(run_here, tmp_path)
 @needs_shared_data
 def test_opera_samples_called_db_are_refused(refusal):
     message = refusal("--inputs", OPERA, "--tile=64", "--unit=dB")
-    assert "OPERA_L2_RTC-S1_T137-292318-IW1" in message and "called dB, but 0% of the values are negative" in message
+    assert (
+        "OPERA_L2_RTC-S1_T137-292318-IW1" in message
+        and "called dB, but values from" in message
+        and "0% of them negative" in message
+        and "use --unit=linear" in message
+    )
 
 
 @needs_shared_data
@@ -88,7 +93,9 @@ def test_opera_samples_with_swapped_names_are_refused(refusal, tmp_path):
     for path in OPERA.iterdir():
         other = {"VH": "VV", "VV": "VH"}[path.stem[-2:]]
         shutil.copy(path, tmp_path / f"{path.stem[:-2]}{other}.tif")
-    assert "dB above VV, but is always below: the bands are swapped" in refusal("--inputs", tmp_path, "--tile=64")
+    assert "images), but is always below: the bands are swapped; name them rightly" in refusal(
+        "--inputs", tmp_path, "--tile=64"
+    )
 
 
 @pytest.mark.parametrize(

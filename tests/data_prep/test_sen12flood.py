@@ -13,7 +13,7 @@ from rasterio.warp import transform
 from sarwmix_jax.data.pairs import open_pairs
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation.flood_scenes import Grid, warp
+from sarwmix_jax.geotiff.warp import Grid, warp
 
 from .flood_miniature import CHIP, PAIRS, UTM, filename, pair_names, write_miniature, zip_of
 
@@ -287,7 +287,7 @@ def test_zips_that_claim_too_much_or_are_cut_are_refused(refusal, monkeypatch, a
     cut.write_bytes(archive.read_bytes()[:100_000])
     assert "is no complete zip" in refusal("--zip", cut)
     assert "no file" in refusal("--zip", tmp_path / "nothing.zip")
-    monkeypatch.setattr("sarwmix_jax.preparation.raw_files.LARGEST_BYTES", 1_000_000)
+    monkeypatch.setattr("sarwmix_jax.preparation.flood_files.LARGEST_BYTES", 1_000_000)
     assert "more than any file of the data set has" in refusal("--zip", archive)
 
 

@@ -10,7 +10,8 @@ from sarwmix_jax.main_module.inspect import run as run_inspect
 from sarwmix_jax.data.records import CONTRACT_FILE, read_contract
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.inspection import inspect
-from sarwmix_jax.preparation.writer import write_records, write_text
+from sarwmix_jax.preparation.shards import write_records
+from sarwmix_jax.preparation.writer import write_text
 from tests.data.conftest import toy_contract, toy_records
 from tests.data.samples import needs_shared_data, write_opera_records
 

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from sarwmix_jax.data.records import ExcludedError, Record, RecordError
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation import shards
+from sarwmix_jax.preparation import shards, workers
 from sarwmix_jax.preparation.plan import Plan
 from sarwmix_jax.preparation.shards import prepare
 from tests.data.conftest import toy_contract
@@ -103,7 +103,7 @@ def test_parts_of_machines_without_a_common_disk_can_be_copied_together(tmp_path
 def test_a_stopped_run_goes_on_with_what_is_left(tmp_path):
     prepare(plan(), Reader(), tmp_path / "whole")
     bad = plan().rows["patch_id"].to_pylist()[20]
-    with pytest.raises(UserError, match=f"{bad}: no such file; mend it, or leave such records out with"):
+    with pytest.raises(UserError, match=f"{bad}: no such file; repair it, or leave such records out with"):
         prepare(plan(), Reader(missing=frozenset({bad})), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     log = tmp_path / "log"
@@ -190,7 +190,7 @@ def test_stopped_while_finishing_it_finishes_the_next_time(tmp_path, monkeypatch
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(shards, step, stop)
+        patch.setattr({"write_description": shards, "publish": workers}[step], step, stop)
         prepare(plan(), Reader(), tmp_path / "out")
     assert not (tmp_path / "out").exists()
     prepare(plan(), Reader(), tmp_path / "out")

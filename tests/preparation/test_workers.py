@@ -36,7 +36,7 @@ class Killed:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_task_runs_once(tmp_path, workers):
-    run_tasks((Touch(tmp_path / str(n)) for n in range(25)), workers, "touched", total=25)
+    assert list(run_tasks((Touch(tmp_path / str(n)) for n in range(25)), workers, "touched", total=25)) == [None] * 25
     processes = {path.read_text() for path in tmp_path.iterdir()}
     assert len(list(tmp_path.iterdir())) == 25
     assert (processes == {str(os.getpid())}) == (workers == 1)
@@ -46,15 +46,15 @@ def test_every_task_runs_once(tmp_path, workers):
 def test_the_error_of_a_task_arrives_and_the_rest_is_dropped(tmp_path, workers):
     tasks = [Fail("this one"), *(Touch(tmp_path / str(n)) for n in range(200))]
     with pytest.raises(UserError, match=r"^this one$"):
-        run_tasks(tasks, workers, "tried", total=201)
+        list(run_tasks(tasks, workers, "tried", total=201))
     assert len(list(tmp_path.iterdir())) < 200
 
 
 def test_a_killed_worker_is_one_line():
     with pytest.raises(UserError, match="a worker process was killed, perhaps for lack of memory; run again with"):
-        run_tasks([Killed()], 2, "killed", total=1)
+        list(run_tasks([Killed()], 2, "killed", total=1))
 
 
 def test_no_worker_is_refused():
     with pytest.raises(UserError, match="workers 0: at least 1 is needed"):
-        run_tasks([], 0, "nothing", total=0)
+        list(run_tasks([], 0, "nothing", total=0))

@@ -13,7 +13,8 @@ import tensorflow_datasets as tfds
 from sarwmix_jax.data.records import Record, read_contract
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation.writer import ShardSummary, merged_statistics, write_records, write_shard
+from sarwmix_jax.preparation.shards import write_records
+from sarwmix_jax.preparation.writer import ShardSummary, merged_statistics, write_shard
 from tests.data.conftest import toy_contract, toy_records
 
 
@@ -90,7 +91,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     code = f"""
         import resource, signal
         from pathlib import Path
-        from sarwmix_jax.preparation.writer import write_records
+        from sarwmix_jax.preparation.shards import write_records
         from tests.data.conftest import toy_contract, toy_records
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))

@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sarwmix_jax.data.order import mixed_order
-from sarwmix_jax.data.pipeline import Reading, TrainingInput
+from sarwmix_jax.data.pipeline import Reading, TrainingInput, mixed_order
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.settings.config import pretraining_config, resolve
 from sarwmix_jax.tasks.gradients import make_mesh, shard_batch

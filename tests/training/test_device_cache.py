@@ -13,13 +13,12 @@ import jax
 import numpy as np
 import pytest
 
-from sarwmix_jax.data.order import mixed_order
-from sarwmix_jax.data.pipeline import TrainingInput
+from sarwmix_jax.data.pipeline import TrainingInput, mixed_order
 from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.shards import write_records
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
-from sarwmix_jax.preparation.writer import write_records
 from sarwmix_jax.tasks.gradients import make_mesh, shard_batch
 from sarwmix_jax.training import device_cache
 from sarwmix_jax.training.device_cache import (

@@ -1,0 +1,59 @@
+"""Tiles of scenes: where they lie, and their values with nodata as NaN."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from affine import Affine
+from jaxtyping import Float
+from rasterio.windows import Window
+
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.geotiff.scenes import Scene
+
+Zeros = Literal["outside", "nodata", "floor"]
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How scenes are cut into tiles; what is left at the right and bottom is in none.
+
+    Attributes:
+        side: Rows and columns of a tile.
+        overlap: Pixels that neighbouring tiles share.
+        zeros: Exact zeros are nodata where all bands are zero (`outside`), wherever they are (`nodata`), or measured
+            (`floor`).
+    """
+
+    side: int
+    overlap: int = 0
+    zeros: Zeros = "outside"
+
+    def __post_init__(self) -> None:
+        if self.side < 1 or not 0 <= self.overlap < self.side:
+            raise UserError(f"--overlap={self.overlap}: give 0 to {self.side - 1}, less than --tile")
+
+    def places(self, scene: Scene) -> Iterator[tuple[int, int]]:
+        """Row and column of the upper left pixel of every tile."""
+        step = self.side - self.overlap
+        for row in range(0, scene.height - self.side + 1, step):
+            for column in range(0, scene.width - self.side + 1, step):
+                yield row, column
+
+    def read(self, scene: Scene, row: int, column: int) -> Float[np.ndarray, "band side side"]:
+        """Values of a tile in the unit of the scene, nodata as NaN.
+
+        Raises:
+            RecordError: A file cannot be read.
+        """
+        values = scene.read(Window(column, row, self.side, self.side))
+        if self.zeros == "floor":
+            return values
+        zero = values == 0
+        return np.where(zero.all(axis=0) if self.zeros == "outside" else zero.any(axis=0), np.nan, values)
+
+    @staticmethod
+    def transform(scene: Scene, row: int, column: int) -> tuple[float, ...]:
+        """The six numbers from pixel to coordinates of a tile."""
+        return tuple(Affine(*scene.transform) @ Affine.translation(column, row))[:6]
