@@ -17,23 +17,21 @@ FILE_LINES, FUNCTION_LINES = 300, 45
 MAY_IMPORT = {
     "version": set(),
     "errors": set(),
-    "facts": set(),
-    "compilation": {"errors"},
-    "command_line": {"errors"},
     "huge_pages": set(),
-    "config_flags": {"errors", "settings"},
+    "command_line": {"errors"},
+    "facts": set(),
     "settings": {"errors", "facts"},
-    "sar": {"errors", "facts"},
-    "weighting": {"errors", "facts", "sar"},
-    "models": {"errors", "facts"},
+    "preprocessing": {"facts", "settings"},
     "plausibility": {"errors", "facts"},
+    "models": {"errors", "facts", "settings"},
     "data": {"errors", "facts", "plausibility"},
     "geotiff": {"errors", "facts", "plausibility", "data"},
     "preparation": {"errors", "facts", "plausibility", "data", "geotiff", "command_line"},
+    "checkpoints": {"version", "errors", "facts", "settings", "models"},
 }
 """Parts at the bottom and all that each may import of the package; the parts above them are listed in ORDER."""
 
-ORDER = ("training", "evaluation", "inference", "conversion", "demo", "cli")
+ORDER = ("tasks", "inference", "evaluation", "training", "conversion", "cli")
 """From bottom to top: a part may import those before it, and all of MAY_IMPORT."""
 
 

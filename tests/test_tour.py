@@ -1,44 +1,55 @@
 """The tour names the files that do the work: measured, not believed."""
 
-import inspect
+import json
+import os
 import re
-import runpy
+import subprocess
 import sys
-import threading
 from pathlib import Path
 
-import pytest
-
+from sarwmix_jax.data.records import read_contract
+from sarwmix_jax.preparation.synthetic import write_synthetic_records
+from sarwmix_jax.training.logs import read_log
 from tests.data_prep.test_geotiff import scene_db, write_raster
+from tests.training.conftest import TINY_RUN
 
 ROOT = Path(__file__).parents[1]
-PREPARATION_FILES = 24
+PREPARATION_FILES, TRAINING_FILES = 24, 22
 
 
-@pytest.fixture
-def executed():
-    """Runs a call and gives the files of the package of which a function was executed, in any thread."""
+COMMAND = """
+import inspect, json, runpy, sys, threading
+files, function = set(), inspect.CO_OPTIMIZED | inspect.CO_NEWLOCALS
+def profile(frame, event, _):
+    if event == "call" and frame.f_code.co_flags & function == function:
+        files.add(frame.f_code.co_filename)
+threading.setprofile(profile)
+sys.setprofile(profile)
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+finally:
+    sys.setprofile(None)
+print(json.dumps(sorted(files)))
+"""
 
-    def run(call) -> set[str]:
-        seen: set[str] = set()
-        function = inspect.CO_OPTIMIZED | inspect.CO_NEWLOCALS
 
-        def profile(frame, event, _):
-            if event == "call" and frame.f_code.co_flags & function == function:
-                seen.add(frame.f_code.co_filename)
-
-        before = sys.getprofile(), threading.getprofile()
-        threading.setprofile(profile)
-        sys.setprofile(profile)
-        try:
-            call()
-        finally:
-            sys.setprofile(before[0])
-            threading.setprofile(before[1])
-        package = ROOT / "sarwmix_jax"
-        return {str(Path(file).relative_to(ROOT)) for file in seen if Path(file).is_relative_to(package)}
-
-    return run
+def executed(*command: object) -> set[str]:
+    """Files of the package of which a process of its own executed a function, in any thread."""
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, *map(str, command)],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    package = ROOT / "sarwmix_jax"
+    found = map(Path, json.loads(done.stdout.splitlines()[-1]))
+    return {str(path.relative_to(ROOT)) for path in found if path.is_relative_to(package)}
 
 
 def named_files(section: str) -> set[str]:
@@ -48,13 +59,23 @@ def named_files(section: str) -> set[str]:
     return set(re.findall(r"`(sarwmix_jax/[\w/]+\.py)`", rest.partition("\n## ")[0]))
 
 
-def test_from_geotiffs_to_records(executed, tmp_path, monkeypatch, capsys):
+def test_from_geotiffs_to_records(tmp_path):
     for band, values_db in zip(("VH", "VV"), scene_db(128), strict=True):
         write_raster(tmp_path / "in" / f"sigma0_{band}.tif", 10 ** (values_db / 10))
     script, out = ROOT / "data_prep" / "geotiff.py", tmp_path / "out"
-    command = [str(script), "--inputs", str(tmp_path / "in"), "--out", str(out), "--tile=64", "--workers=1"]
-    monkeypatch.setattr(sys, "argv", command)
-    files = executed(lambda: runpy.run_path(str(script), run_name="__main__"))
-    assert "train 4" in capsys.readouterr().out
+    files = executed(script, "--inputs", tmp_path / "in", "--out", out, "--tile=64", "--workers=1")
+    assert read_contract(out).records == {"train": 4}
     assert files == named_files("From GeoTIFFs to records")
     assert len(files) <= PREPARATION_FILES
+
+
+def test_from_the_command_to_the_gradient(tmp_path):
+    write_synthetic_records(tmp_path / "records", train=8, side=64)
+    settings = TINY_RUN | {"validation.split": "", "optimizer.stop_after_steps": 1}
+    changes = [f"--config.{name}={value}" for name, value in settings.items()]
+    records, workdir = f"--config.data.records={tmp_path}/records", f"--workdir={tmp_path}/run"
+    door = ROOT / "sarwmix_jax" / "cli" / "main.py"
+    files = executed(door, "pretrain", "--config=configs/demo.py", workdir, records, *changes)
+    assert [entry["step"] for entry in read_log(tmp_path / "run") if entry["event"] == "train"] == [1]
+    assert files == named_files("From the command to the gradient")
+    assert len(files) <= TRAINING_FILES
