@@ -7,6 +7,9 @@ class numbers. Nothing is fitted again on training and validation together.
 The logistic regression standardises features with training statistics and has one regularisation for all classes.
 The neighbours vote with weights exp(similarity / 0.07), after Wu et al., "Unsupervised Feature Learning via
 Non-Parametric Instance Discrimination", CVPR 2018.
+
+Cost on two cores, 5,000 training samples of 1,024 features, 19 classes: logistic regression with all eight values of
+C 40 seconds, growing with the number of samples; neighbours of 2,000 samples below a second.
 """
 
 import warnings
