@@ -168,3 +168,23 @@ def test_coverage_of_accuracy_and_f1():
 def test_coverage_of_average_precision():
     found = coverage(("ap_macro", "ap_micro"), 300, population_clusters=20_000, average_precision=True)
     assert all(92 <= percent <= 97 for percent in found.values()), found
+
+
+@pytest.mark.slow
+def test_coverage_of_paired_differences():
+    def pair(seed, clusters):
+        probabilities, targets, cluster = clustered(np.random.default_rng(seed), clusters)
+        noise = np.random.default_rng((8, int(np.sum(seed)))).normal(0, 0.1, probabilities.shape)
+        sides = probabilities, np.clip(probabilities + noise, 0, 1)
+        return [MultilabelStatistic(side, targets, cluster, average_precision=False) for side in sides]
+
+    first, second = pair(1, 40_000)
+    ones = np.ones((1, 40_000))
+    names = ("accuracy_micro", "f1_micro", "f1_macro")
+    truth = {name: first(ones)[name][0] - second(ones)[name][0] for name in names}
+    inside = dict.fromkeys(names, 0)
+    for number in range(1000):
+        found = difference_intervals(*pair((7, number), 60), replicates=1000, seed=number)
+        for name in names:
+            inside[name] += found[name].low <= truth[name] <= found[name].high
+    assert all(920 <= count <= 970 for count in inside.values()), inside
