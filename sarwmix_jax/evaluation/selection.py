@@ -1,0 +1,93 @@
+"""Which checkpoint of a run is the best: the three published rules, lowest validation loss, and flood accuracy.
+
+A rule replaces its best only by something strictly better, so of equals the first stays. What is kept is plain
+JSON, part of a run's state: a resumed run goes on from the bests it had.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sarwmix_jax.errors import UserError
+
+Metrics = Mapping[str, float]
+State = Mapping[str, Mapping[str, Any]]
+"""By rule: the `epoch` of the best and its `metrics`."""
+
+WEIGHTS = {"f1_macro": 1.3, "f1_micro": 1.1, "ap_macro": 1.2, "precision_macro": 1.2}
+SUMMED = ("f1_macro", "f1_micro", "ap_macro", "ap_micro", "precision_macro", "precision_micro")
+
+
+def weighted(metrics: Metrics) -> float:
+    """The published weighted sum, which favours macro means."""
+    return sum(weight * metrics[name] for name, weight in WEIGHTS.items())
+
+
+def plain_sum(metrics: Metrics) -> float:
+    """Sum of macro and micro F1, average precision and precision."""
+    return sum(metrics[name] for name in SUMMED)
+
+
+def has_most_best(new: Metrics, best: Metrics) -> bool:
+    """Whether `new` wins or ties more of the metrics of `SUMMED` than `best` does.
+
+    Equal numbers are decided by how many of those won are macro means, then by those lost, likewise.
+    """
+    return _wins(new, best) > _wins(best, new)
+
+
+def _wins(side: Metrics, other: Metrics) -> tuple[int, int, int, int]:
+    won = [name for name in SUMMED if side[name] >= other[name]]
+    lost = [name for name in SUMMED if name not in won]
+    return len(won), _macros(won), len(lost), _macros(lost)
+
+
+def _macros(names: Sequence[str]) -> int:
+    return sum(name.endswith("_macro") for name in names)
+
+
+def _larger(score: Callable[[Metrics], float]) -> Callable[[Metrics, Metrics], bool]:
+    return lambda new, best: score(new) > score(best)
+
+
+RULES: dict[str, tuple[Callable[[Metrics, Metrics], bool], tuple[str, ...]]] = {
+    "weighted": (_larger(weighted), tuple(WEIGHTS)),
+    "sum": (_larger(plain_sum), SUMMED),
+    "most_best": (has_most_best, SUMMED),
+    "lowest_loss": (_larger(lambda metrics: -metrics["loss"]), ("loss",)),
+    "accuracy": (_larger(lambda metrics: metrics["accuracy_percent"]), ("accuracy_percent",)),
+}
+"""By rule: whether new metrics replace the best, and the metrics it reads."""
+
+MULTILABEL_RULES = ("weighted", "sum", "most_best", "lowest_loss")
+FLOOD_RULES = ("accuracy", "lowest_loss")
+
+
+def select(state: State, metrics: Metrics, epoch: int, rules: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Compares an epoch with the bests so far.
+
+    Args:
+        state: Bests so far, empty at the start of a run; not changed.
+        metrics: Scores of the epoch on the selection split, by name as in `metrics.Scores.summary`, and `loss`.
+        epoch: Number of the epoch.
+        rules: Names from `RULES`.
+
+    Returns:
+        The new state, which JSON can hold, and the rules whose best this epoch is.
+
+    Raises:
+        UserError: A rule is unknown, or a metric it reads is missing or not finite.
+    """
+    found, replaced = {rule: dict(best) for rule, best in state.items()}, []
+    for rule in rules:
+        if rule not in RULES:
+            raise UserError(f"selection rule {rule!r} is unknown; use one of {', '.join(RULES)}")
+        better, read = RULES[rule]
+        for name in read:
+            if not math.isfinite(metrics.get(name, math.nan)):
+                given = metrics.get(name, "missing")
+                raise UserError(f"epoch {epoch}: {name} is {given}; selection rule {rule!r} needs a finite value")
+        if rule not in found or better(metrics, found[rule]["metrics"]):
+            found[rule] = {"epoch": epoch, "metrics": {name: float(value) for name, value in metrics.items()}}
+            replaced.append(rule)
+    return found, replaced
