@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "preprocessing": {"facts", "settings"},
     "plausibility": {"errors", "facts"},
     "models": {"errors", "facts", "settings"},
+    "metrics": {"errors"},
     "data": {"errors", "facts", "plausibility"},
     "geotiff": {"errors", "facts", "plausibility", "data"},
     "preparation": {"errors", "facts", "plausibility", "data", "geotiff", "command_line"},

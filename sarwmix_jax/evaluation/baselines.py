@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.metrics import Labels, Probabilities
 from sarwmix_jax.evaluation.probes import LogisticClassifier, Samples, Truth, check_features, check_samples
 from sarwmix_jax.facts.bands import BANDS
+from sarwmix_jax.metrics.scores import Labels, Probabilities
 
 STATISTICS = tuple(
     f"{band} {name}, dB" for band in BANDS for name in ("mean", "deviation", "5th percentile", "95th percentile")

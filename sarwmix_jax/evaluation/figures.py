@@ -13,8 +13,9 @@ from matplotlib.gridspec import GridSpecFromSubplotSpec
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.calibration import Reliability
-from sarwmix_jax.evaluation.metrics import (
+from sarwmix_jax.facts.bands import BANDS
+from sarwmix_jax.metrics.calibration import Reliability
+from sarwmix_jax.metrics.scores import (
     THRESHOLD,
     Labels,
     Probabilities,
@@ -23,7 +24,6 @@ from sarwmix_jax.evaluation.metrics import (
     check_multilabel,
     class_thresholds,
 )
-from sarwmix_jax.facts.bands import BANDS
 
 NAME_LENGTH = 34
 DPI = 200

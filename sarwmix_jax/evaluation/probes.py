@@ -25,7 +25,7 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import StandardScaler
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.metrics import Probabilities
+from sarwmix_jax.metrics.scores import Probabilities
 
 Features = Float[np.ndarray, "sample feature"]
 Truth = Int[np.ndarray, " sample"] | Int[np.ndarray, "sample class"]

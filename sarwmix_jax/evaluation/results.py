@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.intervals import Interval
-from sarwmix_jax.evaluation.metrics import ClassScores, Scores
+from sarwmix_jax.metrics.intervals import Interval
+from sarwmix_jax.metrics.scores import ClassScores, Scores
 
 COLUMNS = {
     "multilabel": ("ap_macro", "ap_micro", "f1_macro", "f1_micro"),

@@ -11,8 +11,8 @@ from sarwmix_jax.evaluation.baselines import (
     mean_change_db,
     prevalence,
 )
-from sarwmix_jax.evaluation.metrics import flood_scores, multilabel_scores
 from sarwmix_jax.evaluation.probes import Samples
+from sarwmix_jax.metrics.scores import flood_scores, multilabel_scores
 
 RNG = np.random.default_rng(0)
 IMAGES_DB = RNG.normal(-15, 4, (6, 2, 20, 30)).astype(np.float32)

@@ -5,7 +5,6 @@ from matplotlib.text import Text
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation import figures
-from sarwmix_jax.evaluation.calibration import multilabel_reliability
 from sarwmix_jax.evaluation.figures import (
     confident_mistakes,
     draw_confusion,
@@ -17,8 +16,9 @@ from sarwmix_jax.evaluation.figures import (
     short_name,
     substitutions,
 )
-from sarwmix_jax.evaluation.metrics import multilabel_scores, sigmoid
 from sarwmix_jax.facts.labels import CLASSES
+from sarwmix_jax.metrics.calibration import multilabel_reliability
+from sarwmix_jax.metrics.scores import multilabel_scores, sigmoid
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.metrics import multilabel_scores, single_label_scores
 from sarwmix_jax.evaluation.probes import LogisticClassifier, Samples, logistic_probe, neighbour_probe
+from sarwmix_jax.metrics.scores import multilabel_scores, single_label_scores
 
 
 def clouds(seed, samples, classes=4, width=12, noise=0.5):

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.intervals import Interval
-from sarwmix_jax.evaluation.metrics import flood_scores, multilabel_scores, single_label_scores, softmax
 from sarwmix_jax.evaluation.results import (
     Published,
     Result,
@@ -17,6 +15,8 @@ from sarwmix_jax.evaluation.results import (
     write_files,
     write_result,
 )
+from sarwmix_jax.metrics.intervals import Interval
+from sarwmix_jax.metrics.scores import flood_scores, multilabel_scores, single_label_scores, softmax
 
 NAMES = ("Arable land", "Transitional woodland, shrub", "Marine waters")
 

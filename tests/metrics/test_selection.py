@@ -3,7 +3,7 @@ import json
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.selection import (
+from sarwmix_jax.metrics.selection import (
     FLOOD_RULES,
     MULTILABEL_RULES,
     SUMMED,

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Shaped
 from scipy.sparse import csr_array
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.metrics import (
+from sarwmix_jax.metrics.scores import (
     THRESHOLD,
     Labels,
     Probabilities,

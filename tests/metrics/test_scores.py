@@ -5,7 +5,7 @@ import pytest
 from sklearn import metrics as sklearn_metrics
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.metrics import flood_scores, multilabel_scores, sigmoid, single_label_scores, softmax
+from sarwmix_jax.metrics.scores import flood_scores, multilabel_scores, sigmoid, single_label_scores, softmax
 from tests.support import GOLDEN, golden
 
 NAMES = [f"class {number}" for number in range(19)]

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from scipy.stats import norm, t
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.cluster_statistics import ClusterStatistic, Values, Weights
+from sarwmix_jax.metrics.cluster_statistics import ClusterStatistic, Values, Weights
 
 LEVEL = 0.95
 REPLICATES = 2000

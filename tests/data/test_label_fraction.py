@@ -3,8 +3,8 @@ import itertools
 import numpy as np
 import pytest
 
+from sarwmix_jax.data.label_fraction import label_fraction
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.label_fraction import label_fraction
 
 FRACTIONS = (0.01, 0.1, 0.125, 0.25, 0.5, 1.0)
 

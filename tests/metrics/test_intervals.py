@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.cluster_statistics import FloodStatistic, MultilabelStatistic, SingleLabelStatistic
-from sarwmix_jax.evaluation.intervals import cluster_weights, difference_intervals, expanded_levels, score_intervals
-from sarwmix_jax.evaluation.metrics import flood_scores, multilabel_scores, sigmoid, single_label_scores, softmax
+from sarwmix_jax.metrics.cluster_statistics import FloodStatistic, MultilabelStatistic, SingleLabelStatistic
+from sarwmix_jax.metrics.intervals import cluster_weights, difference_intervals, expanded_levels, score_intervals
+from sarwmix_jax.metrics.scores import flood_scores, multilabel_scores, sigmoid, single_label_scores, softmax
 
 CLASSES = 4
 

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.calibration import (
+from sarwmix_jax.metrics.calibration import (
     best_thresholds,
     multilabel_reliability,
     multilabel_temperature,
     single_label_temperature,
     top_class_reliability,
 )
-from sarwmix_jax.evaluation.metrics import multilabel_scores, sigmoid, softmax
+from sarwmix_jax.metrics.scores import multilabel_scores, sigmoid, softmax
 
 
 def overconfident_multilabel(samples, factor=2.5):

@@ -14,7 +14,7 @@ from scipy.special import log_softmax
 from sklearn.metrics import precision_recall_curve
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.metrics import (
+from sarwmix_jax.metrics.scores import (
     THRESHOLD,
     Labels,
     Probabilities,

@@ -1,0 +1,1 @@
+"""Figures from arrays of predictions: scores, intervals, selection, calibration. No model, no files."""
