@@ -21,8 +21,8 @@ from sarwmix_jax.models.state import abstract_model, split_model
 from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.settings.sections import BatchSettings, FinetuningSettings, MixedBatchSettings, PretrainingSettings
 from sarwmix_jax.tasks.gradients import TrainState, make_mesh, make_train_step, replicate, shard_batch
+from sarwmix_jax.tasks.labelled import make_forward
 from sarwmix_jax.tasks.multilabel import Multilabel
-from sarwmix_jax.tasks.predictions import make_forward
 from sarwmix_jax.tasks.pretraining import Pretraining
 from sarwmix_jax.training.optimizer import make_optimizer
 

@@ -69,8 +69,8 @@ def upgraded(description: dict[str, Any]) -> dict[str, Any]:
     if description["kind"] == "pretraining" and "settings" in description:
         new.setdefault("norm_pix", description["settings"]["loss"]["norm_pix"])
     if best := description.get("progress", {}).get("best"):
-        best = {"step": best["step"], "values": {"loss": best["validation_loss"]}}
-        new["progress"] = description["progress"] | {"best": {"loss": best}}
+        best = {"step": best["step"], "metrics": {"loss": best["validation_loss"]}}
+        new["progress"] = description["progress"] | {"best": {"lowest_loss": best}}
     return new
 
 

@@ -47,9 +47,23 @@ class PairSource:
         """The records of the first split."""
         return next(iter(self._sources.values()))
 
+    @property
+    def folder(self) -> Path:
+        """Folder of the record set."""
+        return self.records.folder
+
+    @property
+    def split(self) -> str:
+        """Splits of the pairs."""
+        return "+".join(self._sources)
+
     def name_of(self, index: int) -> str:
         """Name of pair `index`."""
         return self.pairs[index].name
+
+    def cluster_of(self, index: int) -> str:
+        """Sequence of pair `index`: what its name begins with."""
+        return self.pairs[index].name.split("__")[0]
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -28,6 +28,7 @@ from sarwmix_jax.errors import UserError
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _FILE_BUFFER_BYTES = 32768
 _BOUND = r"(-?\d+(?:\.\d+)?)?(%)?"
+_PRODUCT = re.compile(r"^(S1[A-D]_\w\w_\w{4}_\w{4}_\d{8}T\d{6})_.*$")
 _PART = re.compile(rf"([\w-]+)(?:\[{_BOUND}:{_BOUND}\])?")
 
 SAMPLES = 64
@@ -95,6 +96,11 @@ class RecordSource:
     def name_of(self, index: int) -> str:
         """Patch id of record `index`."""
         return str(self[index]["patch_id"])
+
+    def cluster_of(self, index: int) -> str:
+        """Acquisition of record `index`: its Sentinel-1 product as far as known, else the record itself."""
+        record = self[index]
+        return _PRODUCT.sub(r"\1", record["s1_name"]) or str(record["patch_id"])
 
     def read_batch(
         self, indices: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None

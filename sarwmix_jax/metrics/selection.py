@@ -55,6 +55,7 @@ RULES: dict[str, tuple[Callable[[Metrics, Metrics], bool], tuple[str, ...]]] = {
     "sum": (_larger(plain_sum), SUMMED),
     "most_best": (has_most_best, SUMMED),
     "lowest_loss": (_larger(lambda metrics: -metrics["loss"]), ("loss",)),
+    "top1": (_larger(lambda metrics: metrics["accuracy"]), ("accuracy",)),
     "accuracy": (_larger(lambda metrics: metrics["accuracy_percent"]), ("accuracy_percent",)),
 }
 """By rule: whether new metrics replace the best, and the metrics it reads."""
@@ -63,13 +64,13 @@ MULTILABEL_RULES = ("weighted", "sum", "most_best", "lowest_loss")
 FLOOD_RULES = ("accuracy", "lowest_loss")
 
 
-def select(state: State, metrics: Metrics, epoch: int, rules: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+def select(state: State, metrics: Metrics, epoch: float, rules: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Compares an epoch with the bests so far.
 
     Args:
         state: Bests so far, empty at the start of a run; not changed.
         metrics: Scores of the epoch on the selection split, by name as in `metrics.Scores.summary`, and `loss`.
-        epoch: Number of the epoch.
+        epoch: Epochs done, fractions included.
         rules: Names from `RULES`.
 
     Returns:

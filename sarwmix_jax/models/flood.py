@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 from einops import rearrange
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.classifier import Classifier
@@ -39,14 +39,24 @@ def cut_tiles(images: Images, side: int, tiling: Tiling) -> Float[Array, "batch 
 
 
 def pooled_difference(
-    before: Float[Array, "batch tiles features"], after: Float[Array, "batch tiles features"], patch_op: PatchOp
+    before: Float[Array, "batch tiles features"],
+    after: Float[Array, "batch tiles features"],
+    patch_op: PatchOp,
+    weights: Float[Array, "batch tiles"] | None = None,
 ) -> Float[Array, "batch features"]:
     """Mean ("avg") or maximum ("max") over tiles of the absolute difference of their features.
+
+    With weights the mean is weighted, and the maximum is over tiles of any weight; without such tiles it is 0.
 
     Raises:
         UserError: If `patch_op` is unknown.
     """
     difference = jnp.abs(before - after)
+    if weights is not None and patch_op == "avg":
+        total = jnp.maximum(weights.sum(axis=1, keepdims=True), 1e-6)
+        return (difference * weights[..., None]).sum(axis=1) / total
+    if weights is not None:
+        difference = jnp.where(weights[..., None] > 0, difference, 0.0)
     if patch_op == "avg":
         return difference.mean(axis=1)
     if patch_op == "max":
@@ -54,8 +64,29 @@ def pooled_difference(
     raise UserError(f"patch_op {patch_op!r} is unknown; use avg or max")
 
 
+def tile_weights(
+    valid: Bool[Array, "batch 2 1 height width"], side: int, tiling: Tiling
+) -> Float[Array, "batch tiles"]:
+    """Share of each tile's pixels that are valid at both dates.
+
+    Raises:
+        UserError: Released tiles hold two places of one band; their validity is not that of a place.
+    """
+    if tiling != "two_band":
+        raise UserError("nodata-aware pooling needs tiling two_band; released tiles hold two places each")
+    both = valid.all(axis=1)
+    return cut_tiles(both.astype(jnp.float32), side, tiling).mean(axis=(2, 3, 4))
+
+
 def flood_logits(
-    model: Classifier, pairs: Pairs, side: int, settings: FloodSettings, *, key: Key | None = None
+    model: Classifier,
+    pairs: Pairs,
+    side: int,
+    settings: FloodSettings,
+    *,
+    valid: Bool[Array, "batch 2 1 height width"] | None = None,
+    key: Key | None = None,
+    frozen: bool = False,
 ) -> Float[Array, "batch classes"]:
     """Logits (no flood, flood) of pairs of standardised images of the same place.
 
@@ -66,7 +97,10 @@ def flood_logits(
         pairs: Earlier and later date; height and width at least `side`.
         side: Side of a tile in pixels.
         settings: Tiling and pooling.
+        valid: Pixels that count; a tile then weighs by its share of pixels that are valid at both dates, and one
+            without any does not count. Unless given all tiles count alike, as in the published system.
         key: Randomness of dropout and drop path, one for each pair; without it there is none.
+        frozen: Whether no gradient goes through the encoder.
 
     Source: reference page section 2, flood path.
     """
@@ -76,5 +110,7 @@ def flood_logits(
         numbers = jnp.arange(shape[1] * shape[2])
         key = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(key, numbers).reshape(-1)
     features = model.features(tiles.reshape(-1, *tiles.shape[3:]), key=key).reshape(*shape, -1)
-    pooled = pooled_difference(features[:, 0], features[:, 1], settings.patch_op)
+    features = jax.lax.stop_gradient(features) if frozen else features
+    weights = None if valid is None else tile_weights(valid, side, settings.tiling)
+    pooled = pooled_difference(features[:, 0], features[:, 1], settings.patch_op, weights)
     return dense(model.head, pooled).astype(jnp.float32)

@@ -179,6 +179,37 @@ class PretrainingSettings(RunSettings):
 
 
 @dataclass(frozen=True)
+class LabelledDataSettings(DataSettings):
+    """Where labelled images come from, and how many of them are used."""
+
+    label_fraction: Share[float] = 1.0  # share of the training samples; a smaller one is part of a larger one
+    fraction_seed: NotNegative[int] = 0  # which samples that share is
+
+
+@dataclass(frozen=True)
+class SelectionSettings(ValidationSettings):
+    """Held-out samples, on which the best checkpoints are selected."""
+
+    split: str | None = "validation"  # held_out: acquisitions or sequences of data.split, which then lacks them
+    share: Share[float] = 0.1  # of the acquisitions or sequences, for held_out
+    patience: Positive[int] | None = None  # validations without a better one after which the run ends; unset: never
+
+
+@dataclass(frozen=True)
+class HeadSettings(Section):
+    """What is trained on top of the encoder.
+
+    Raises:
+        UserError: If a value is none of the choices.
+    """
+
+    section: ClassVar[str] = "head."
+
+    frozen_encoder: bool = False  # train the linear head alone, on features without drop path
+    class_weights: Literal["none", "balanced"] = "none"  # balanced: rare classes weigh more, by their training counts
+
+
+@dataclass(frozen=True)
 class FloodSettings(Section):
     """How a pair of dates becomes one answer.
 
@@ -198,8 +229,11 @@ class FinetuningSettings(Section, RunSettings):
 
     section: ClassVar[str] = ""
 
-    task: Literal["multilabel", "flood"] = "multilabel"
+    task: Literal["multilabel", "single_label", "flood"] = "multilabel"
     model: ModelSettings = ModelSettings(drop_path=0.1)
+    data: LabelledDataSettings = LabelledDataSettings()
+    validation: SelectionSettings = SelectionSettings()
+    head: HeadSettings = HeadSettings()
     batch: BatchSettings = BatchSettings(global_batch=1024)
     optimizer: FinetuningOptimizerSettings = FinetuningOptimizerSettings()
     flood: FloodSettings = FloodSettings()

@@ -1,89 +1,66 @@
 """Flood detection from pairs of dates, under a softmax cross entropy."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
-from flax import nnx
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sarwmix_jax.data.pairs import PairSource, open_pairs
-from sarwmix_jax.facts.bands import BandStatistics
-from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.flood import flood_logits
 from sarwmix_jax.models.layers import numbered
-from sarwmix_jax.models.state import Tree
 from sarwmix_jax.preprocessing import draw_flips, prepare
-from sarwmix_jax.settings.sections import FinetuningSettings
-from sarwmix_jax.tasks.gradients import sample_keys
-from sarwmix_jax.tasks.multilabel import FLIPS, NOISE
-from sarwmix_jax.tasks.predictions import Logits, make_predict
-from sarwmix_jax.tasks.task import Batch, Metrics
+from sarwmix_jax.tasks.labelled import FLIPS, NOISE, LabelledTask, Logits
+from sarwmix_jax.tasks.task import Batch
 
 CLASSES = ("no flood", "flood")
 
 
 @dataclass(frozen=True)
-class Flood:
-    """The task of flood detection.
+class Flood(LabelledTask):
+    """The task of flood detection."""
 
-    Attributes:
-        settings: Settings of the run, the micro-batch set.
-        statistics: Band statistics that standardise the images.
-        classes: What the two logits mean.
-    """
-
-    settings: FinetuningSettings
-    statistics: BandStatistics
     classes: tuple[str, ...] = CLASSES
 
     kind: ClassVar[str] = "flood"
+    name: ClassVar[str] = "flood"
     open: ClassVar[Callable[..., PairSource]] = open_pairs
-    inputs: ClassVar[tuple[str, ...]] = ("image",)
     target: ClassVar[str] = "label"
-    columns: ClassVar[tuple[str, ...]] = ("image", "label")
-    group: ClassVar[int] = 1
-
-    @property
-    def model(self) -> tuple[Any, ...]:
-        """What makes the model, and its arguments."""
-        return Classifier, self.settings.model, len(self.classes)
+    rules: ClassVar[tuple[str, ...]] = ("accuracy", "lowest_loss")
 
     @property
     def description(self) -> dict[str, Any]:
         """What a checkpoint says besides settings and statistics."""
-        return {"classes": len(self.classes), "class_names": self.classes, "tiling": self.settings.flood.tiling}
+        flood = self.settings.flood
+        return super().description | {"tiling": flood.tiling, "patch_op": flood.patch_op}
 
     def logits(self, model: Any, batch: Batch, keys: Array | None = None) -> Logits:
-        """See `predictions.Labelled`; both dates are flipped alike."""
-        count, settings = len(batch["image"]), self.settings
-        flips = draw_flips(numbered(keys, FLIPS), count, settings.augment)
-        pairs = prepare(batch, self.statistics, flips=flips).standardised
-        return flood_logits(model, pairs, settings.model.image_size, settings.flood, key=numbered(keys, NOISE))
+        """See `LabelledTask.logits`; both dates are flipped alike."""
+        settings = self.settings
+        flips = draw_flips(numbered(keys, FLIPS), len(batch["image"]), settings.augment)
+        prepared = prepare(batch, self.statistics, flips=flips)
+        frozen = settings.head.frozen_encoder
+        return flood_logits(
+            model,
+            prepared.standardised,
+            settings.model.image_size,
+            settings.flood,
+            valid=prepared.valid,
+            key=None if frozen else numbered(keys, NOISE),
+            frozen=frozen,
+        )
 
-    def loss(
-        self, model: Any, batch: Batch, step: Int[Array, ""], first: Int[Array, ""]
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """Softmax cross entropy; see `task.Task`."""
-        keys = sample_keys(self.settings.seed, step, first, len(batch["image"]))
-        return flood_loss(self.logits(model, batch, keys), batch["label"]), {}
+    def losses(self, logits: Logits, truth: Array) -> Float[Array, " batch"]:
+        """Softmax cross entropy of every pair, weighted by its class."""
+        labels = jnp.asarray(truth)
+        losses = optax.softmax_cross_entropy_with_integer_labels(jnp.asarray(logits, jnp.float32), labels)
+        return losses if self.class_weights is None else losses * jnp.asarray(self.class_weights)[labels]
 
-    def make_validation(
-        self, graphdef: nnx.GraphDef, mesh: Mesh, sources: Sequence[PairSource]
-    ) -> Callable[[Tree, Tree], dict[str, Any]]:
-        """A function (params, fixed) -> `loss` over all pairs of `sources`."""
-        predict, loss = make_predict(self, graphdef, mesh, sources), jax.jit(flood_loss)
+    def scores(self, logits: np.ndarray, truth: np.ndarray) -> Any:
+        """See `LabelledTask.scores`."""
+        from sarwmix_jax.metrics.scores import flood_scores, softmax  # scikit-learn takes a second to import
 
-        def validate(params: Tree, fixed: Tree) -> dict[str, Any]:
-            found = predict(params, fixed)
-            return {"loss": float(loss(found["logits"], found["label"]))}
-
-        return validate
-
-
-def flood_loss(logits: Logits, label: Int[Array, " batch"]) -> Float[Array, ""]:
-    """Softmax cross entropy, mean over the batch."""
-    return optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+        return flood_scores(softmax(logits), truth)

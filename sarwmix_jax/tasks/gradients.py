@@ -5,6 +5,7 @@ batch alone: what is random belongs to a place in it, never to a device or proce
 """
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,9 +16,12 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from sarwmix_jax.data.records import Expectation
+from sarwmix_jax.data.sources import check_contract
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.models.state import Tree, merge_model
-from sarwmix_jax.settings.sections import DataSettings
+from sarwmix_jax.settings.sections import DataSettings, RunSettings
 from sarwmix_jax.tasks.task import Batch, Metrics, Task
 
 DATA_AXIS = "data"
@@ -27,6 +31,24 @@ def reading(settings: DataSettings) -> dict[str, int]:
     """How this process reads, for `pipeline.Reading`."""
     own = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     return own | {name: getattr(settings, name) for name in ("threads", "workers", "prefetch")}
+
+
+def open_all(open_split: Callable[..., Any], settings: RunSettings, split: str) -> tuple[Any, ...]:
+    """One split of every record set of the run, checked against what the run expects.
+
+    Raises:
+        UserError: A set is missing, holds other bands, units, quantities or values than it should, or lacks the masks
+            that the nodata-aware mode needs.
+    """
+    sources = tuple(open_split(Path(folder), split) for folder in settings.data.records)
+    expected = Expectation(bands=settings.model.bands, quantity=settings.data.quantity)
+    standardised = Expectation(bands=settings.model.bands, statistics=STATISTICS.get(settings.data.statistics))
+    for folder, source in zip(settings.data.records, sources, strict=True):
+        check_contract(source.records, expected)  # what the values are comes before how they are standardised
+        check_contract(source.records, standardised, samples=1)
+        if settings.data.nodata_aware and not source.contract.has_valid_pixels:
+            raise UserError(f"data.nodata_aware is set, but the records in {folder} carry no masks; unset it")
+    return sources
 
 
 class TrainState(NamedTuple):

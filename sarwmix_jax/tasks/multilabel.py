@@ -1,6 +1,6 @@
-"""Multi-label classification: the encoder with a linear head under the multi-label soft margin loss."""
+"""Classification of single images: several classes at once (soft margin), or exactly one (softmax)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -8,97 +8,87 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.facts.bands import BandStatistics
-from sarwmix_jax.models.classifier import Classifier
-from sarwmix_jax.models.layers import numbered
-from sarwmix_jax.models.state import Tree
+from sarwmix_jax.models.layers import dense, numbered
 from sarwmix_jax.preprocessing import draw_flips, prepare
-from sarwmix_jax.settings.sections import FinetuningSettings
-from sarwmix_jax.tasks.gradients import sample_keys
-from sarwmix_jax.tasks.predictions import Logits, make_predict
-from sarwmix_jax.tasks.task import Batch, Metrics
-
-FLIPS, NOISE = 0, 1
-"""Numbers of a sample's keys."""
+from sarwmix_jax.tasks.labelled import FLIPS, NOISE, LabelledTask, Logits, check_classes
+from sarwmix_jax.tasks.task import Batch
 
 
 @dataclass(frozen=True)
-class Multilabel:
-    """The task of multi-label classification.
+class Multilabel(LabelledTask):
+    """The task of multi-label classification, under the multi-label soft margin loss."""
 
-    Attributes:
-        settings: Settings of the run, the micro-batch set.
-        statistics: Band statistics that standardise the images.
-        classes: Class names in label order.
-    """
-
-    settings: FinetuningSettings
-    statistics: BandStatistics
-    classes: tuple[str, ...]
-
-    kind: ClassVar[str] = "classifier"
+    name: ClassVar[str] = "multilabel"
     open: ClassVar[Callable[..., RecordSource]] = open_records
-    target: ClassVar[str] = "labels"
-    group: ClassVar[int] = 1
+    rules: ClassVar[tuple[str, ...]] = ("weighted", "sum", "most_best", "lowest_loss")
 
     def __post_init__(self) -> None:
-        if not self.classes:
-            raise UserError("the records carry no labels; prepare them with labels, or pretrain on them")
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """What the model reads of a batch."""
-        return ("image", "valid_pixels") if self.settings.data.nodata_aware else ("image",)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """What a batch holds."""
-        return (*self.inputs, self.target)
-
-    @property
-    def model(self) -> tuple[Any, ...]:
-        """What makes the model, and its arguments."""
-        return Classifier, self.settings.model, len(self.classes)
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """What a checkpoint says besides settings and statistics."""
-        return {"classes": len(self.classes), "class_names": self.classes}
+        check_classes(self.classes)
 
     def logits(self, model: Any, batch: Batch, keys: Array | None = None) -> Logits:
-        """See `predictions.Labelled`."""
-        count = len(batch["image"])
-        flips = draw_flips(numbered(keys, FLIPS), count, self.settings.augment)
-        prepared = prepare(batch, self.statistics, side=self.settings.model.image_size, flips=flips)
-        logits: Logits = model(prepared.standardised, key=numbered(keys, NOISE))
-        return logits
+        """See `LabelledTask.logits`."""
+        flips = draw_flips(numbered(keys, FLIPS), len(batch["image"]), self.settings.augment)
+        images = prepare(batch, self.statistics, side=self.settings.model.image_size, flips=flips).standardised
+        return head_logits(model, images, numbered(keys, NOISE), frozen=self.settings.head.frozen_encoder)
 
-    def loss(
-        self, model: Any, batch: Batch, step: Int[Array, ""], first: Int[Array, ""]
-    ) -> tuple[Float[Array, ""], Metrics]:
-        """Multi-label soft margin; see `task.Task`."""
-        keys = sample_keys(self.settings.seed, step, first, len(batch["image"]))
-        return multilabel_loss(self.logits(model, batch, keys), batch["labels"]), {}
+    def losses(self, logits: Logits, truth: Array) -> Float[Array, "batch classes"]:
+        """Binary cross entropy of every sample and class; class weights act on the positives."""
+        labels = jnp.asarray(truth, jnp.float32)
+        losses = optax.sigmoid_binary_cross_entropy(jnp.asarray(logits, jnp.float32), labels)
+        if self.class_weights is None:
+            return losses
+        return losses * jnp.where(labels == 1, jnp.asarray(self.class_weights, jnp.float32), 1.0)
 
-    def make_validation(
-        self, graphdef: nnx.GraphDef, mesh: Mesh, sources: Sequence[RecordSource]
-    ) -> Callable[[Tree, Tree], dict[str, Any]]:
-        """A function (params, fixed) -> `loss` over all records of `sources`."""
-        predict, loss = make_predict(self, graphdef, mesh, sources), jax.jit(multilabel_loss)
+    def scores(self, logits: np.ndarray, truth: np.ndarray) -> Any:
+        """See `LabelledTask.scores`."""
+        from sarwmix_jax.metrics.scores import multilabel_scores, sigmoid  # scikit-learn takes a second to import
 
-        def validate(params: Tree, fixed: Tree) -> dict[str, Any]:
-            found = predict(params, fixed)
-            return {"loss": float(loss(found["logits"], found["labels"].astype(np.float32)))}
-
-        return validate
+        return multilabel_scores(sigmoid(logits), truth, self.classes)
 
 
-def multilabel_loss(logits: Logits, labels: Logits) -> Float[Array, ""]:
-    """Multi-label soft margin: binary cross entropy with logits, mean over classes and batch, in float32."""
-    return optax.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels.astype(jnp.float32)).mean()
+@dataclass(frozen=True)
+class SingleLabel(Multilabel):
+    """The task of classification into classes that exclude each other, under a softmax cross entropy."""
+
+    name: ClassVar[str] = "single_label"
+    rules: ClassVar[tuple[str, ...]] = ("top1", "lowest_loss")
+
+    def __post_init__(self) -> None:
+        check_classes(self.classes, at_least=2)
+
+    def losses(self, logits: Logits, truth: Array) -> Float[Array, " batch"]:
+        """Softmax cross entropy of every sample, weighted by its class."""
+        losses = optax.softmax_cross_entropy(jnp.asarray(logits, jnp.float32), jnp.asarray(truth, jnp.float32))
+        if self.class_weights is None:
+            return losses
+        return losses * (jnp.asarray(truth, jnp.float32) @ jnp.asarray(self.class_weights, jnp.float32))
+
+    def scores(self, logits: np.ndarray, truth: np.ndarray) -> Any:
+        """See `LabelledTask.scores`."""
+        from sarwmix_jax.metrics.scores import single_label_scores, softmax
+
+        return single_label_scores(softmax(logits), class_numbers(truth), self.classes)
+
+
+def class_numbers(truth: np.ndarray) -> np.ndarray:
+    """Number of the one class of every sample.
+
+    Raises:
+        UserError: A sample has none or several.
+    """
+    counts = truth.sum(axis=1)
+    if (counts != 1).any():
+        number = int(np.argmax(counts != 1))
+        raise UserError(f"sample {number} has {counts[number]} classes, but task single_label needs exactly one each")
+    return truth.argmax(axis=1)
+
+
+def head_logits(model: Any, images: Array, key: Array | None, *, frozen: bool) -> Logits:
+    """Logits of standardised images; from a frozen encoder without dropout, and no gradient goes through it."""
+    features = model.features(images, key=None if frozen else key)
+    features = jax.lax.stop_gradient(features) if frozen else features
+    return dense(model.head, features).astype(jnp.float32)

@@ -84,6 +84,7 @@ class Pretraining:
     statistics: BandStatistics
 
     kind: ClassVar[str] = "pretraining"
+    rules: ClassVar[tuple[str, ...]] = ("lowest_loss",)
     open: ClassVar[Callable[..., RecordSource]] = open_records
 
     @property

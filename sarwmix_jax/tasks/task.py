@@ -39,6 +39,10 @@ class Task(Protocol):
         """Consecutive samples of the global batch that must stay together, as they mix; 1 where none do."""
 
     @property
+    def rules(self) -> tuple[str, ...]:
+        """Rules of `metrics.selection` that select checkpoints; the first one decides about patience."""
+
+    @property
     def model(self) -> tuple[Any, ...]:
         """What makes the model, and its arguments but for random numbers."""
 
@@ -65,4 +69,4 @@ class Task(Protocol):
     def make_validation(
         self, graphdef: nnx.GraphDef, mesh: Mesh, sources: Sequence[Any]
     ) -> Callable[[Tree, Tree], dict[str, Any]]:
-        """A function (params, fixed) -> figures over all records of `sources`, `loss` among them."""
+        """A function (params, fixed) -> scores over all samples of `sources`, `loss` among them."""

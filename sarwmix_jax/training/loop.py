@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,16 +18,21 @@ import numpy as np
 from sarwmix_jax.checkpoints import restore
 from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints, describe
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.metrics.selection import select
 from sarwmix_jax.settings.config import as_json
 from sarwmix_jax.settings.sections import RunSettings
 from sarwmix_jax.tasks.gradients import TrainState
 from sarwmix_jax.training import resources
 from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
+from sarwmix_jax.training.divergence import not_finite
 from sarwmix_jax.training.logs import NonFiniteLoss, RunLog, Throughput
 from sarwmix_jax.training.run import LoaderFeed, Run, abstract_state, describe_sources, first_state, set_up, stored
 from sarwmix_jax.version import __version__
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SHOWN = ("ap_macro", "f1_macro", "accuracy", "accuracy_percent", "f1")
+"""Scores that a line on the terminal shows; the log has all."""
+
 Feed = LoaderFeed | ResidentFeed
 
 
@@ -38,7 +43,8 @@ class Progress:
     Attributes:
         state: Parameters, optimiser state, step.
         step: Optimiser steps done, as a plain number (the state's own would have to be waited for).
-        best: Step and figures of the best validation so far.
+        best: By selection rule, step and scores of the best validation so far.
+        stale: Validations since the first rule had a new best.
         saved: Step of the last checkpoint of this start, or the one it came from.
         first_loss: Loss of this start's first step.
         last_loss: Loss of its last logged steps.
@@ -47,7 +53,8 @@ class Progress:
 
     state: TrainState
     step: int = 0
-    best: dict[str, Any] | None = None
+    best: dict[str, Any] = field(default_factory=dict)
+    stale: int = 0
     saved: int | None = None
     first_loss: float | None = None
     last_loss: float | None = None
@@ -110,8 +117,8 @@ def begin(run: Run, output: Output) -> Progress:
     if start.report is not None:
         output.log.say(start.report[0])
         output.log.write("begin", **start.report[1])
-    best = (start.progress.get("best") or {}).get("loss")
-    return Progress(state, start.step, best, saved=start.step if start.progress else None)
+    best, stale = start.progress.get("best") or {}, start.progress.get("stale", 0)
+    return Progress(state, start.step, best, stale, saved=start.step if start.progress else None)
 
 
 @contextmanager
@@ -142,7 +149,7 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
     """Train to the end of the run, or to a signal; saves, validates and logs when the schedule says so."""
     start, total, log = progress.step, run.schedule.total_steps, output.log
     flops = write_start(run, output, start)
-    if start >= total:
+    if start >= total or out_of_patience(run, progress):
         log.say(f"nothing to do: {start} of {total} steps are done")
         return progress
     feed: Feed = ResidentFeed(run, start, log) if run.settings.data.resident else LoaderFeed(run, start)
@@ -150,20 +157,29 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
     throughput = Throughput(run.settings.batch.global_batch, run.mesh.size, flops, peak)
     with noted_signals() as signals:
         try:
-            while progress.step < total and not progress.interrupted:
+            while progress.step < total and not progress.interrupted and not out_of_patience(run, progress):
                 take_step(run, progress, feed, throughput)
                 progress.interrupted = next(iter(signals), None)
                 after_step(run, output, progress, throughput, first=start + 1)
         except NonFiniteLoss as error:
-            raise not_finite(run, output, error) from error
+            output.checkpoints.wait()
+            raise not_finite(run, output.workdir, output.log, output.checkpoints.steps(), error) from error
         finally:
             feed.close()
     output.checkpoints.wait()
+    if out_of_patience(run, progress):
+        log.say(f"step {progress.step}: {progress.stale} validations without a better one; the run ends here")
     if progress.interrupted:
         where = progress.step
         log.say(f"{progress.interrupted}: saved and stopped at step {where}; the same command goes on from there")
     log.write("end", step=progress.step, interrupted=progress.interrupted)
     return progress
+
+
+def out_of_patience(run: Run, progress: Progress) -> bool:
+    """Whether so many validations brought nothing better that the run is to end."""
+    patience = getattr(run.settings.validation, "patience", None)
+    return patience is not None and progress.stale >= patience
 
 
 def write_start(run: Run, output: Output, start: int) -> float:
@@ -221,24 +237,34 @@ def write_step(run: Run, output: Output, progress: Progress, throughput: Through
 
 
 def validate_and_save(run: Run, output: Output, progress: Progress) -> None:
-    """Validation when due; a checkpoint when due, at a signal, or when the validation loss is the lowest so far."""
-    better, done = False, progress.step
-    if run.validate is not None and run.schedule.validation_due(done):
-        values = run.validate(progress.state.params, progress.state.fixed)
-        better = progress.best is None or values["loss"] < progress.best["values"]["loss"]
-        if better:
-            progress.best = {"step": done, "values": values}
-        output.log.write("validation", step=done, epoch=run.schedule.epoch(done), **values)
-        output.log.say(f"step {done}: validation loss {values['loss']:.4f}{' (best)' if better else ''}")
-    if progress.interrupted or run.schedule.checkpoint_due(done) or (better and run.settings.checkpoint.best):
+    """Validation when due; a checkpoint when due, at a signal, or when a selection rule has a new best."""
+    better: list[str] = []
+    if run.validate is not None and run.schedule.validation_due(progress.step):
+        better = validate(run, output, progress, run.validate(progress.state.params, progress.state.fixed))
+    keep_best = better and run.settings.checkpoint.best
+    due = run.schedule.checkpoint_due(progress.step) or out_of_patience(run, progress)
+    if progress.interrupted or due or keep_best:
         save(run, output, progress)
-        output.log.write("checkpoint", step=done)
+        output.log.write("checkpoint", step=progress.step)
+
+
+def validate(run: Run, output: Output, progress: Progress, values: dict[str, Any]) -> list[str]:
+    """Compare the scores of a validation with the bests so far, and log them; gives the rules that have a new best."""
+    done, epoch = progress.step, run.schedule.epoch(progress.step)
+    scores = {name: value for name, value in values.items() if isinstance(value, float)}
+    best, better = select(progress.best, scores, epoch, run.task.rules)
+    progress.best = best | {rule: best[rule] | {"step": done} for rule in better}
+    progress.stale = 0 if run.task.rules[0] in better else progress.stale + 1
+    output.log.write("validation", step=done, epoch=epoch, best=better, **values)
+    shown = [f"loss {values['loss']:.4f}", *(f"{name} {scores[name]:.4f}" for name in SHOWN if name in scores)]
+    mark = f" (best: {', '.join(better)})" if better else ""
+    output.log.say(f"step {done}: validation {', '.join(shown)}{mark}")
+    return better
 
 
 def save(run: Run, output: Output, progress: Progress) -> None:
     """Write a checkpoint of the present state with everything a restart needs."""
-    best = {"loss": progress.best} if run.settings.checkpoint.best and progress.best is not None else {}
-    step, group = progress.step, run.task.group
+    step, best = progress.step, progress.best if run.settings.checkpoint.best else {}
     description = describe(
         run.task.kind,
         run.task.settings.model,
@@ -246,33 +272,15 @@ def save(run: Run, output: Output, progress: Progress) -> None:
         run.settings.data.statistics,
         source=describe_sources(run),
         settings=as_json(run.settings),
-        progress={"step": step, "epoch": run.schedule.epoch(step), "mix_group": group, "best": best},
+        progress={
+            "step": step,
+            "epoch": run.schedule.epoch(step),
+            "mix_group": run.task.group,
+            "best": best,
+            "stale": progress.stale,
+        },
         **run.task.description,
     )
     kept = [each["step"] for each in best.values()]
     output.checkpoints.save(step, stored(progress.state, run)._asdict(), description, best=kept)
     progress.saved = step
-
-
-def not_finite(run: Run, output: Output, error: NonFiniteLoss) -> UserError:
-    """What to report about a loss that is not a number: step, last good checkpoint, the batch's records."""
-    names = [name_of(run, int(number)) for number in error.records]
-    place = output.workdir / f"not_finite_step_{error.step}_process_{jax.process_index()}.json"
-    place.write_text(json.dumps({"step": error.step, "metrics": error.values, "records": names}, indent=2) + "\n")
-    output.log.write("not_finite", step=error.step, metrics=error.values, records=names)
-    output.checkpoints.wait()
-    good = output.checkpoints.steps()
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-    return UserError(
-        f"the loss is not finite at step {error.step}; last good checkpoint: {f'step {good[-1]}' if good else 'none'}; "
-        f"records of the batch: {shown} (all in {place}); look at them, or lower optimizer.base_lr or set clip_grad"
-    )
-
-
-def name_of(run: Run, number: int) -> str:
-    """Name of a record by its number, which counts through all sets."""
-    for source in run.sources:
-        if number < len(source):
-            return str(source.name_of(number))
-        number -= len(source)
-    raise IndexError(number)

@@ -142,7 +142,9 @@ class Schedule:
         return frozenset(self.step_at(epoch) for epoch in epochs)
 
 
-def make_optimizer(settings: OptimizerSettings, depths: tuple[int, ...] = ()) -> optax.GradientTransformation:
+def make_optimizer(
+    settings: OptimizerSettings, depths: tuple[int, ...] = (), *, frozen_encoder: bool = False
+) -> optax.GradientTransformation:
     """AdamW without its learning rate: clipping (when set), Adam moments, decoupled weight decay by group, layer decay.
 
     The caller applies `params - lr * update`.
@@ -150,6 +152,7 @@ def make_optimizer(settings: OptimizerSettings, depths: tuple[int, ...] = ()) ->
     Args:
         settings: The optimiser's settings.
         depths: Blocks per stage of the encoder, for layer decay.
+        frozen_encoder: Whether the encoder stays as it is.
     """
     parts = [
         # always one part, so that a state fits whether clipping is set or not
@@ -159,6 +162,8 @@ def make_optimizer(settings: OptimizerSettings, depths: tuple[int, ...] = ()) ->
     ]
     if isinstance(settings, FinetuningOptimizerSettings):
         parts.append(scale_by_layer(depths, settings.layer_decay))
+    if frozen_encoder:
+        parts.append(optax.masked(optax.set_to_zero(), lambda params: {name: name == "encoder" for name in params}))
     return optax.chain(*parts)
 
 

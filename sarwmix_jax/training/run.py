@@ -3,7 +3,6 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -16,31 +15,29 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from sarwmix_jax.checkpoints.restore import Previous, Start, find_start
 from sarwmix_jax.checkpoints.store import Checkpoints
 from sarwmix_jax.data.pipeline import TrainingInput, steps_per_epoch
-from sarwmix_jax.data.records import Expectation
-from sarwmix_jax.data.sources import check_contract
+from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS, BandStatistics
 from sarwmix_jax.models.layers import check_kernel
 from sarwmix_jax.models.state import Tree, abstract_model, split_model, stack_blocks, unstack_blocks
 from sarwmix_jax.settings.config import RECORDS, remedy
-from sarwmix_jax.settings.sections import FinetuningSettings, MixedBatchSettings, PretrainingSettings, RunSettings
-from sarwmix_jax.tasks.flood import Flood
+from sarwmix_jax.settings.sections import FinetuningSettings, MixedBatchSettings, RunSettings
 from sarwmix_jax.tasks.gradients import (
     TrainState,
     TrainStep,
     make_mesh,
     make_train_step,
+    open_all,
     reading,
     replicate,
     shard_batch,
 )
-from sarwmix_jax.tasks.multilabel import Multilabel
 from sarwmix_jax.tasks.pretraining import Pretraining
 from sarwmix_jax.tasks.task import Batch, Task
+from sarwmix_jax.training.labelled import Samples, labelled_samples
 from sarwmix_jax.training.optimizer import Schedule, make_optimizer
 
 T = TypeVar("T")
-TASKS: dict[str, Any] = {"multilabel": Multilabel, "flood": Flood}
 
 
 @dataclass(frozen=True)
@@ -87,29 +84,28 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
     """
     mesh = make_mesh()
     platform = mesh.devices.flat[0].platform
-    kind: Any = Pretraining if isinstance(settings, PretrainingSettings) else TASKS[_finetuning(settings).task]
-    sources = open_all(kind, settings, settings.data.split)
     mix_group = None if previous is None else previous.progress.get("mix_group")
     cut = dataclasses.replace(
         settings, model=settings.model.on(platform), batch=cut_batch(settings.batch, mesh.size, mix_group)
     )
     check_kernel(cut.model, platform)
-    statistics = band_statistics(settings, sources)
-    more = (sources[0].contract.classes,) if kind is Multilabel else ()
-    task: Task = kind(cut, statistics, *more)
+    samples = labelled_samples(settings) if isinstance(settings, FinetuningSettings) else pretraining_samples(settings)
+    sources, held_out, make_task = samples
+    task: Task = make_task(cut, band_statistics(settings, sources))
     schedule = Schedule(steps_per_epoch(sum(map(len, sources)), settings.batch.global_batch), settings)
-    optimizer = make_optimizer(settings.optimizer, settings.model.depths)
+    frozen = isinstance(settings, FinetuningSettings) and settings.head.frozen_encoder
+    optimizer = make_optimizer(settings.optimizer, settings.model.depths, frozen_encoder=frozen)
     graphdef = abstract_model(*task.model)[0]
-    validate = None
-    if settings.validation.split is not None:
-        validate = task.make_validation(graphdef, mesh, open_all(kind, settings, settings.validation.split))
+    validate = task.make_validation(graphdef, mesh, held_out) if held_out else None
     train_step = make_train_step(task, graphdef, optimizer, mesh)
     return Run(settings, task, mesh, sources, schedule, optimizer, graphdef, train_step, validate)
 
 
-def _finetuning(settings: RunSettings) -> FinetuningSettings:
-    assert isinstance(settings, FinetuningSettings)
-    return settings
+def pretraining_samples(settings: RunSettings) -> Samples:
+    """Records of a pretraining run; see `open_all` for errors."""
+    split = settings.validation.split
+    held_out = () if split is None else open_all(open_records, settings, split)
+    return open_all(open_records, settings, settings.data.split), held_out, Pretraining
 
 
 def cut_batch(batch: Any, devices: int, frozen_mix_group: int | None = None) -> Any:
@@ -151,24 +147,6 @@ def cut_batch(batch: Any, devices: int, frozen_mix_group: int | None = None) -> 
             f"or batch.micro_batch{allowed}"
         )
     return dataclasses.replace(batch, micro_batch=micro, mix_group=group)
-
-
-def open_all(kind: Any, settings: RunSettings, split: str) -> tuple[Any, ...]:
-    """One split of every record set of the run, checked against what the run expects.
-
-    Raises:
-        UserError: A set is missing, holds other bands, units, quantities or values than it should, or lacks the masks
-            that the nodata-aware mode needs.
-    """
-    sources = tuple(kind.open(Path(folder), split) for folder in settings.data.records)
-    expected = Expectation(bands=settings.model.bands, quantity=settings.data.quantity)
-    standardised = Expectation(bands=settings.model.bands, statistics=STATISTICS.get(settings.data.statistics))
-    for folder, source in zip(settings.data.records, sources, strict=True):
-        check_contract(source.records, expected)  # what the values are comes before how they are standardised
-        check_contract(source.records, standardised, samples=1)
-        if settings.data.nodata_aware and not source.contract.has_valid_pixels:
-            raise UserError(f"data.nodata_aware is set, but the records in {folder} carry no masks; unset it")
-    return sources
 
 
 def band_statistics(settings: RunSettings, sources: tuple[Any, ...]) -> BandStatistics:

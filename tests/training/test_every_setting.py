@@ -15,14 +15,13 @@ from ml_collections import config_dict
 
 from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps
 from sarwmix_jax.cli.main import load_config
-from sarwmix_jax.data.sources import RecordSource
+from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import merge_model, split_model
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.settings.config import pretraining_config, resolve, setting_names
 from sarwmix_jax.settings.sections import PretrainingSettings
-from sarwmix_jax.tasks.gradients import TrainState
-from sarwmix_jax.tasks.pretraining import Pretraining
+from sarwmix_jax.tasks.gradients import TrainState, open_all
 from sarwmix_jax.training.device_cache import ResidentFeed
 from sarwmix_jax.training.logs import RunLog
 from sarwmix_jax.training.loop import train
@@ -32,7 +31,6 @@ from sarwmix_jax.training.run import (
     cut_batch,
     describe_sources,
     first_state,
-    open_all,
     set_up,
 )
 from tests.training.conftest import TINY_RUN
@@ -105,7 +103,7 @@ def sources(settings, place):
         describe_sources(run),
         run.task.statistics,
         run.task.columns,
-        held_out and [len(source) for source in open_all(Pretraining, settings, held_out)],
+        held_out and [len(source) for source in open_all(open_records, settings, held_out)],
     )
 
 

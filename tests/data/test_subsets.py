@@ -3,7 +3,7 @@ import itertools
 import numpy as np
 import pytest
 
-from sarwmix_jax.data.label_fraction import label_fraction
+from sarwmix_jax.data.subsets import label_fraction
 from sarwmix_jax.errors import UserError
 
 FRACTIONS = (0.01, 0.1, 0.125, 0.25, 0.5, 1.0)

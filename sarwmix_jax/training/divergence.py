@@ -1,0 +1,40 @@
+"""What a run reports when its loss is not a number."""
+
+import json
+from pathlib import Path
+
+import jax
+
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.training.logs import NonFiniteLoss, RunLog
+from sarwmix_jax.training.run import Run
+
+
+def not_finite(run: Run, workdir: Path, log: RunLog, good: list[int], error: NonFiniteLoss) -> UserError:
+    """What to report about a loss that is not a number: step, last good checkpoint, the batch's records.
+
+    Args:
+        run: The run.
+        workdir: Where the names of all records of the batch are written.
+        log: The run's log.
+        good: Steps of complete checkpoints, ascending.
+        error: What was noticed.
+    """
+    names = [name_of(run, int(number)) for number in error.records]
+    place = workdir / f"not_finite_step_{error.step}_process_{jax.process_index()}.json"
+    place.write_text(json.dumps({"step": error.step, "metrics": error.values, "records": names}, indent=2) + "\n")
+    log.write("not_finite", step=error.step, metrics=error.values, records=names)
+    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return UserError(
+        f"the loss is not finite at step {error.step}; last good checkpoint: {f'step {good[-1]}' if good else 'none'}; "
+        f"records of the batch: {shown} (all in {place}); look at them, or lower optimizer.base_lr or set clip_grad"
+    )
+
+
+def name_of(run: Run, number: int) -> str:
+    """Name of a record by its number, which counts through all sets."""
+    for source in run.sources:
+        if number < len(source):
+            return str(source.name_of(number))
+        number -= len(source)
+    raise IndexError(number)
