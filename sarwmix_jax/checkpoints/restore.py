@@ -1,10 +1,11 @@
 """Where a run starts from: its own last checkpoint, the parameters of another one, or scratch; decided here alone."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps, first_line
@@ -31,6 +32,10 @@ FREE = (
 )
 """Settings that may change between starts: they decide when a run stops, saves, logs and how it reads, cuts and
 multiplies, not what it computes (the mix group is frozen in the checkpoint)."""
+
+
+HEAD_DEVIATION = 2e-5
+"""Standard deviation of a new head's weights above an encoder that is not new; reference page section 2."""
 
 
 @dataclass(frozen=True)
@@ -117,15 +122,20 @@ class Start:
 
 
 def find_start(
-    checkpoints: Checkpoints, target: Mapping[str, Any], init_from: str | None, draw: Callable[[], tuple[Tree, Tree]]
+    checkpoints: Checkpoints,
+    target: Mapping[str, Any],
+    settings: RunSettings,
+    draw: Callable[[], tuple[Tree, Tree]],
+    classes: Sequence[str] = (),
 ) -> Start | None:
     """The run's newest usable checkpoint; else drawn parameters with those of `init_from`; None for scratch.
 
     Args:
         checkpoints: Those of the run.
         target: Shapes, dtypes and places of `params`, `fixed` and `opt_state`, one entry a block.
-        init_from: Another checkpoint.
+        settings: Settings of the run: `init_from` names another checkpoint.
         draw: Draws parameters and fixed tables.
+        classes: Class names of the run, where it has some.
 
     Raises:
         UserError: No checkpoint of the run can be read, or that of `init_from` does not fit.
@@ -135,9 +145,9 @@ def find_start(
         place = checkpoints.directory / str(restored.step)
         report = (f"continuing at step {restored.step} from {place}", {"from": "own checkpoint"})
         return Start(restored.state, restored.step, restored.description["progress"], report)
-    if init_from is None:
+    if settings.init_from is None:
         return None
-    params, fixed, taken = take_parameters(*draw(), init_from)
+    params, fixed, taken = take_parameters(*draw(), settings.init_from, classes, settings.seed)
     return Start({"params": params, "fixed": fixed}, report=(taken.text, taken.as_json()))
 
 
@@ -181,8 +191,12 @@ class Taken:
         }
 
 
-def take_parameters(params: Tree, fixed: Tree, path: str) -> tuple[Tree, Tree, Taken]:
+def take_parameters(
+    params: Tree, fixed: Tree, path: str, classes: Sequence[str] = (), seed: int = 0
+) -> tuple[Tree, Tree, Taken]:
     """Parameters and fixed tables with those of the checkpoint at `path` where name and shape agree.
+
+    A head is taken only where the class names agree; else it is new, its weights near zero as in the published system.
 
     Raises:
         UserError: There is no checkpoint, or it does not hold every parameter of the encoder.
@@ -190,7 +204,13 @@ def take_parameters(params: Tree, fixed: Tree, path: str) -> tuple[Tree, Tree, T
     from sarwmix_jax.checkpoints.loading import load_parameters
 
     loaded = load_parameters(path)
-    offered, wanted = flatten_names(loaded.params), flatten_names(params)
+    offered = flatten_names(loaded.params)
+    if classes and tuple(loaded.description.get("class_names") or ()) != tuple(classes):
+        offered = {name: value for name, value in offered.items() if not name.startswith("head/")}
+        kernel = params["head"]["kernel"]
+        new = HEAD_DEVIATION * jax.random.normal(jax.random.key(seed), kernel.shape, kernel.dtype)
+        params = params | {"head": params["head"] | {"kernel": new}}
+    wanted = flatten_names(params)
     reasons = {name: _reason_to_keep(offered.get(name), value) for name, value in wanted.items()}
     kept = {name: reason for name, reason in reasons.items() if reason}
     if lost := [name for name in kept if name.startswith("encoder/")]:

@@ -276,6 +276,12 @@ COMMANDS = {
         "sarwmix reconstruct --checkpoint runs/a runs/b --records FOLDER --out pictures",
         takes_more=True,
     ),
+    "evaluate": _other(
+        "evaluate",
+        "Score classifiers and flood models, with intervals, calibration and baselines.",
+        "sarwmix evaluate --checkpoint runs/finetuned --records FOLDER --split test --out evaluation",
+        takes_more=True,
+    ),
     "inspect": _other(
         "inspect", "Count, measure, check and draw a record set.", "sarwmix inspect FOLDER --out=x.png", takes_more=True
     ),

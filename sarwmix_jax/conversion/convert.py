@@ -14,6 +14,7 @@ from sarwmix_jax.conversion.resize import resize_tables
 from sarwmix_jax.conversion.table import FIXED, LAYOUTS, Entry, entries, without_prefix
 from sarwmix_jax.conversion.torch_file import TorchCheckpoint, read_checkpoint, sha256_of
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts.labels import CLASSES, FLOOD_CLASSES
 from sarwmix_jax.facts.released import Released
 from sarwmix_jax.settings.model import ModelSettings, windows_for
 
@@ -184,6 +185,8 @@ def write(converted: Converted, request: Request, directory: Path) -> int:
         "fixed": {name: array for name, array in converted.tensors.items() if name in FIXED},
     }
     more: dict[str, Any] = {"classes": found.classes, "tiling": found.tiling, "norm_pix": found.norm_pix}
+    known_names = {("classifier", len(CLASSES)): CLASSES, ("flood", len(FLOOD_CLASSES)): FLOOD_CLASSES}
+    more["class_names"] = known_names.get((found.kind, found.classes or 0))
     if converted.moments is not None:
         items["optimizer"] = run_state(items["params"], converted.moments)
         more |= run_description(converted, request)

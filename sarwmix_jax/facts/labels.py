@@ -71,3 +71,6 @@ ORIGINAL_TO_CLASS: dict[str, str | None] = {
     "Estuaries": "Marine waters",
     "Sea and ocean": "Marine waters",
 }
+
+FLOOD_CLASSES = ("no flood", "flood")
+"""What the two logits of flood detection mean."""

@@ -10,20 +10,19 @@ import optax
 from jaxtyping import Array, Float
 
 from sarwmix_jax.data.pairs import PairSource, open_pairs
+from sarwmix_jax.facts.labels import FLOOD_CLASSES
 from sarwmix_jax.models.flood import flood_logits
 from sarwmix_jax.models.layers import numbered
 from sarwmix_jax.preprocessing import draw_flips, prepare
 from sarwmix_jax.tasks.labelled import FLIPS, NOISE, LabelledTask, Logits
 from sarwmix_jax.tasks.task import Batch
 
-CLASSES = ("no flood", "flood")
-
 
 @dataclass(frozen=True)
 class Flood(LabelledTask):
     """The task of flood detection."""
 
-    classes: tuple[str, ...] = CLASSES
+    classes: tuple[str, ...] = FLOOD_CLASSES
 
     kind: ClassVar[str] = "flood"
     name: ClassVar[str] = "flood"

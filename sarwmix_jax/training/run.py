@@ -211,7 +211,8 @@ def first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Start]:
         return split_model(make(*arguments, rngs=nnx.Rngs(run.settings.seed)))[1:]
 
     target = abstract_state(run, stored=True)._asdict()
-    start = find_start(checkpoints, target, run.settings.init_from, lambda: stored(jax.jit(draw)(), run))
+    classes = run.task.description.get("class_names", ())
+    start = find_start(checkpoints, target, run.settings, lambda: stored(jax.jit(draw)(), run), classes)
     if start is None:
         params, fixed = jax.jit(draw)()
         start = Start({})

@@ -1,0 +1,326 @@
+"""Evaluation of classifiers and flood models: scores with intervals, calibration, baselines, tables and pictures."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from sarwmix_jax.data.subsets import Subset
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.evaluation import baselines, figures, probes
+from sarwmix_jax.evaluation.predict import (
+    Candidate,
+    Predictions,
+    clusters_of,
+    load_candidate,
+    open_split,
+    predict,
+    probabilities,
+    read_in_chunks,
+    truth,
+)
+from sarwmix_jax.evaluation.reconstruction import short_names
+from sarwmix_jax.evaluation.results import Published, Result, markdown_table, write_files, write_result
+from sarwmix_jax.facts.published import PUBLISHED
+from sarwmix_jax.metrics import calibration
+from sarwmix_jax.metrics.cluster_statistics import FloodStatistic, MultilabelStatistic, SingleLabelStatistic
+from sarwmix_jax.metrics.intervals import REPLICATES, difference_intervals, score_intervals
+from sarwmix_jax.metrics.scores import Scores, flood_scores, multilabel_scores, single_label_scores
+from sarwmix_jax.settings.sections import PatchOp
+
+LINEAR_SAMPLES = 20_000
+"""Training samples of the linear baseline, at most; evenly spread."""
+
+MISTAKES = 12
+NO_FLOOD_SCORE = "no score of the released flood checkpoint is known"
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to evaluate.
+
+    Attributes:
+        checkpoints: Work directories, checkpoint folders or converted folders.
+        records: Folder of the record set.
+        splits: Splits to score.
+        fit: Split on which baselines are fitted.
+        calibrate: Split on which temperature (and thresholds) are fitted; None: none.
+        tune_thresholds: Whether each class's threshold is chosen on the `calibrate` split.
+        best: Selection rule whose best checkpoint of a run is meant; the newest unless given.
+        patch_op: How flood tiles are pooled; as trained unless given.
+        batch: Samples of one device at a time.
+        replicates: Bootstrap replicates of the intervals.
+    """
+
+    checkpoints: Sequence[str]
+    records: str
+    splits: Sequence[str] = ("test",)
+    fit: str = "train"
+    calibrate: str | None = "validation"
+    tune_thresholds: bool = False
+    best: str | None = None
+    patch_op: PatchOp | None = None
+    batch: int = 32
+    replicates: int = REPLICATES
+
+
+@dataclass
+class Fitted:
+    """What was fitted on the calibration split, for one candidate."""
+
+    temperature: float | None = None
+    thresholds: np.ndarray | float = 0.5
+    notes: list[str] = field(default_factory=list)
+
+
+def evaluate(request: Request, out: Path) -> dict[str, str]:
+    """Evaluate checkpoints on splits and write tables, JSON, CSV and pictures.
+
+    Returns:
+        The Markdown table of every split.
+
+    Raises:
+        UserError: A checkpoint, the records or a split cannot be used, or checkpoints are of different tasks.
+    """
+    names = short_names(request.checkpoints)
+    options: dict[str, Any] = {"best": request.best, "patch_op": request.patch_op, "batch": request.batch}
+    candidates = [load_candidate(p, n, **options) for p, n in zip(request.checkpoints, names, strict=True)]
+    if len({candidate.task.name for candidate in candidates}) > 1:
+        kinds = ", ".join(f"{candidate.name} {candidate.task.name}" for candidate in candidates)
+        raise UserError(f"the checkpoints are of different tasks ({kinds}); evaluate them apart")
+    for candidate in candidates:  # before anything takes time
+        opened = {split: open_split(candidate, request.records, split) for split in request.splits}
+    fit_source = open_split(candidates[0], request.records, request.fit)
+    fitted = {candidate.name: _fit(candidate, request) for candidate in candidates}
+    tables = {}
+    for split, source in opened.items():
+        results = _evaluate_split(candidates, fitted, source, split, fit_source, request, out)
+        published = _published(source.contract.name, candidates[0].task.name)
+        table = markdown_table(results, published)
+        tables[split] = table + _differences_text(out / _slug(split) / "differences.json")
+        write_files(out, {f"{_slug(split)}.md": tables[split]})
+    return tables
+
+
+def _slug(text: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)
+
+
+def _fit(candidate: Candidate, request: Request) -> Fitted:
+    """Temperature and thresholds on the calibration split, where it exists."""
+    if request.calibrate is None:
+        return Fitted()
+    try:
+        source = open_split(candidate, request.records, request.calibrate)
+    except UserError as error:
+        if request.tune_thresholds or "no split" not in str(error):
+            raise
+        return Fitted(notes=[f"no temperature fitted: the records have no split {request.calibrate}"])
+    found = predict(candidate, source, f"{candidate.name}, {request.calibrate}")
+    multilabel = candidate.task.name == "multilabel"
+    fit = calibration.multilabel_temperature if multilabel else calibration.single_label_temperature
+    fitted = Fitted(fit(found.logits, found.truth).value)
+    if request.tune_thresholds:
+        if not multilabel:
+            raise UserError("thresholds are of multi-label classifiers; leave --tune-thresholds out")
+        fitted.thresholds = calibration.best_thresholds(found.probabilities, found.truth)
+        fitted.notes.append(f"thresholds tuned per class on {request.calibrate}")
+    return fitted
+
+
+def _evaluate_split(
+    candidates: Sequence[Candidate],
+    fitted: dict[str, Fitted],
+    source: Any,
+    split: str,
+    fit_source: Any,
+    request: Request,
+    out: Path,
+) -> list[Result]:
+    """Results of all candidates and baselines on one split, written as they come."""
+    clusters, folder = clusters_of(source), out / _slug(split)
+    task, results, statistics = candidates[0].task, [], {}
+    for candidate in candidates:
+        found = predict(candidate, source, f"{candidate.name}, {split}")
+        own = fitted[candidate.name]
+        statistics[candidate.name] = _statistic(task.name, found.probabilities, found.truth, clusters, own.thresholds)
+        result = _result(candidate, found, own, source, split, statistics[candidate.name], request)
+        write_result(folder / candidate.name, result)
+        _draw(folder / candidate.name, candidate, found, own, source, result.scores)
+        results.append(result)
+    _write_differences(folder, statistics, request)
+    for name, guess in _baselines(task.name, fit_source, source, len(task.classes)).items():
+        scores = _scores(task, guess, truth(task, _stored_truth(source, task.target)), 0.5)
+        statistic = _statistic(task.name, guess, truth(task, _stored_truth(source, task.target)), clusters, 0.5)
+        intervals = score_intervals(statistic, replicates=request.replicates)
+        results.append(Result(name, source.contract.name, split, scores, intervals, _unit(task.name, clusters)))
+    return results
+
+
+def _stored_truth(source: Any, target: str) -> np.ndarray:
+    return np.concatenate([batch[target] for batch in read_in_chunks(source, (target,), "reading labels")])
+
+
+def _unit(task: str, clusters: np.ndarray) -> str:
+    return f"{len(np.unique(clusters)):,} {'sequences' if task == 'flood' else 'acquisitions'}"
+
+
+def _scores(task: Any, guess: np.ndarray, true: np.ndarray, thresholds: Any) -> Scores:
+    if task.name == "multilabel":
+        return multilabel_scores(guess, true, task.classes, thresholds)
+    return (flood_scores if task.name == "flood" else single_label_scores)(guess, true, task.classes)
+
+
+def _statistic(task: str, guess: np.ndarray, true: np.ndarray, clusters: np.ndarray, thresholds: Any) -> Any:
+    if task == "multilabel":
+        return MultilabelStatistic(guess, true, clusters, thresholds)
+    return (FloodStatistic if task == "flood" else SingleLabelStatistic)(guess, true, clusters)
+
+
+def _result(
+    candidate: Candidate, found: Predictions, own: Fitted, source: Any, split: str, statistic: Any, request: Request
+) -> Result:
+    task = candidate.task
+    scores = _scores(task, found.probabilities, found.truth, own.thresholds)
+    reliable = calibration.multilabel_reliability if task.name == "multilabel" else calibration.top_class_reliability
+    details: dict[str, Any] = {
+        "step": candidate.loaded.step,
+        "loss": float(task.losses(jnp.asarray(found.logits), jnp.asarray(found.stored)).mean()),
+        "ece": reliable(found.probabilities, found.truth).error,
+        "replicates": request.replicates,
+    }
+    notes = list(own.notes)
+    if own.temperature is not None:
+        scaled = probabilities(task, found.logits / own.temperature)
+        details |= {"temperature": own.temperature, "ece_after_temperature": reliable(scaled, found.truth).error}
+        notes.append(
+            f"loss {details['loss']:.4f}; expected calibration error {details['ece']:.4f}, after a temperature of "
+            f"{own.temperature:.3g} fitted on {request.calibrate} {details['ece_after_temperature']:.4f}"
+        )
+    else:
+        notes.append(f"loss {details['loss']:.4f}; expected calibration error {details['ece']:.4f}")
+    if task.name == "flood":
+        flood = task.settings.flood
+        notes.append(f"tiling {flood.tiling}, tiles pooled by {flood.patch_op}; {NO_FLOOD_SCORE}")
+    return Result(
+        candidate.name,
+        source.contract.name,
+        split,
+        scores,
+        score_intervals(statistic, replicates=request.replicates),
+        _unit(task.name, statistic.clusters),
+        candidate.selection,
+        details,
+        notes,
+    )
+
+
+def _draw(folder: Path, candidate: Candidate, found: Predictions, own: Fitted, source: Any, scores: Scores) -> None:
+    """Precision-recall curves, reliability, confusion, and the most confident mistakes."""
+    task, guess, true = candidate.task, found.probabilities, found.truth
+    targets = true if true.ndim == 2 else np.eye(len(task.classes), dtype=np.uint8)[true]
+    figures.draw_precision_recall(folder / "precision_recall.png", guess, targets, task.classes)
+    reliable = calibration.multilabel_reliability if task.name == "multilabel" else calibration.top_class_reliability
+    curves = [("as trained", reliable(guess, true))]
+    if own.temperature is not None:
+        scaled = probabilities(task, found.logits / own.temperature)
+        curves.append((f"temperature {own.temperature:.2f}", reliable(scaled, true)))
+    figures.draw_reliability(folder / "reliability.png", curves)
+    if scores.confusion is not None:
+        figures.draw_confusion(folder / "confusion.png", scores.confusion, task.classes)
+    else:
+        figures.draw_substitutions(folder / "confusion.png", guess, true, task.classes, own.thresholds)
+    likeliest = guess.argmax(axis=1)[:, None] == np.arange(len(task.classes))
+    predicted = guess > own.thresholds if task.name == "multilabel" else likeliest
+    worst = figures.confident_mistakes(guess, true, MISTAKES)
+    if len(worst):
+        shown = []
+        for sample in worst[:, 0]:
+            image = source[int(sample)]["image"].astype(np.float32)
+            image_db = image[-1] if image.ndim == 4 else image  # of a pair the later date
+            name, true_here = source.name_of(int(sample)), targets[sample] == 1
+            shown.append(figures.mistake(name, image_db, guess[sample], true_here, predicted[sample], task.classes))
+        figures.draw_mistakes(folder / "mistakes.png", shown)
+
+
+def _write_differences(folder: Path, statistics: dict[str, Any], request: Request) -> None:
+    """Paired differences of every candidate from the first one."""
+    first, *others = statistics
+    if not others:
+        return
+    found = {
+        f"{other} - {first}": {
+            name: asdict(interval)
+            for name, interval in difference_intervals(
+                statistics[other], statistics[first], replicates=request.replicates
+            ).items()
+        }
+        for other in others
+    }
+    write_files(folder, {"differences.json": json.dumps(found, indent=2) + "\n"})
+
+
+def _differences_text(path: Path) -> str:
+    """Paired differences as lines below a table, where several checkpoints were compared."""
+    if not path.is_file():
+        return ""
+    lines = ["", "Paired differences, 95 % intervals over the same resamples:", ""]
+    for pair, scores in json.loads(path.read_text()).items():
+        shown = [
+            f"{name} {value['estimate']:+.4f} [{value['low']:+.4f}, {value['high']:+.4f}]"
+            for name, value in scores.items()
+            if value["low"] is not None and name.split("_")[0] in ("ap", "f1", "accuracy")
+        ]
+        lines.append(f"- {pair}: {', '.join(shown) or 'too few clusters for intervals'}")
+    return "\n".join(lines) + "\n"
+
+
+def _baselines(task: str, fit_source: Any, source: Any, classes: int) -> dict[str, np.ndarray]:
+    """Probabilities of the test samples by baselines that look at no learned feature."""
+    if task == "flood":
+        train, test = (_changes(each) for each in (fit_source, source))
+        change = baselines.ChangeThreshold(*train)
+        return {
+            "majority class": baselines.majority_class(train[1], classes, len(source)),
+            f"mean |difference| above {change.threshold_db:.2f} dB": change(test[0]),
+        }
+    rows = np.unique(np.linspace(0, len(fit_source) - 1, min(LINEAR_SAMPLES, len(fit_source))).astype(int))
+    train_samples = _statistics(Subset(fit_source, rows), task)
+    return {
+        "class prevalence": baselines.prevalence(train_samples.truth, classes, len(source)),
+        "linear model on eight VV/VH statistics": baselines.linear_baseline(
+            train_samples, _statistics(source, task).features, classes
+        ),
+    }
+
+
+def _statistics(source: Any, task: str) -> probes.Samples:
+    columns = ["image", "labels", *(["valid_pixels"] if source.contract.has_valid_pixels else [])]
+    parts = [
+        (baselines.image_statistics(batch["image"].astype(np.float32), batch.get("valid_pixels")), batch["labels"])
+        for batch in read_in_chunks(source, columns, "image statistics")
+    ]
+    labels = np.concatenate([labels for _, labels in parts])
+    if task == "single_label":
+        labels = labels.argmax(axis=1)
+    return probes.Samples(np.concatenate([features for features, _ in parts]), labels)
+
+
+def _changes(source: Any) -> tuple[np.ndarray, np.ndarray]:
+    columns = ["image", "label", *(["valid_pixels"] if source.contract.has_valid_pixels else [])]
+    parts = [
+        (baselines.mean_change_db(batch["image"].astype(np.float32), batch.get("valid_pixels")), batch["label"])
+        for batch in read_in_chunks(source, columns, "mean changes", chunk=16)
+    ]
+    return np.concatenate([change for change, _ in parts]), np.concatenate([label for _, label in parts])
+
+
+def _published(dataset: str, task: str) -> list[Published]:
+    """Published scores on the same data set."""
+    if task != "multilabel":
+        return []
+    return [Published(each.model, each.scores, each.note) for each in PUBLISHED if each.dataset == dataset]

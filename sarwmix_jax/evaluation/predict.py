@@ -1,0 +1,193 @@
+"""From checkpoints to predictions of labelled samples."""
+
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.progress import Progress
+
+from sarwmix_jax.checkpoints.loading import Loaded, load_parameters
+from sarwmix_jax.data.sources import check_contract
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.settings.sections import BatchSettings, FinetuningSettings, FloodSettings, PatchOp
+from sarwmix_jax.tasks.flood import Flood
+from sarwmix_jax.tasks.gradients import make_mesh, replicate
+from sarwmix_jax.tasks.labelled import LabelledTask, make_predict
+from sarwmix_jax.tasks.multilabel import Multilabel, SingleLabel, class_numbers
+
+KINDS: dict[str, Any] = {kind.name: kind for kind in (Multilabel, SingleLabel, Flood)}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint that is evaluated.
+
+    Attributes:
+        name: As tables call it.
+        loaded: Its parameters and description.
+        task: What it predicts.
+    """
+
+    name: str
+    loaded: Loaded
+    task: LabelledTask
+
+    @property
+    def selection(self) -> str:
+        """How the checkpoint was chosen, as far as it says."""
+        own = self.loaded.description
+        rules = [rule for rule, best in _bests(own).items() if best["step"] == self.loaded.step]
+        if not rules:
+            return "" if own.get("settings") else "its name or maker; the file does not say"
+        split = own["settings"].get("validation", {}).get("split")
+        return f"{', '.join(rules)} on split {split}"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a candidate predicts of a split.
+
+    Attributes:
+        logits: (samples, classes) float32.
+        probabilities: Sigmoid or softmax of them, float32.
+        truth: Targets (samples, classes), or class numbers (samples).
+        stored: The truth as the records have it.
+    """
+
+    logits: np.ndarray
+    probabilities: np.ndarray
+    truth: np.ndarray
+    stored: np.ndarray
+
+
+def _bests(description: dict[str, Any]) -> dict[str, Any]:
+    return (description.get("progress") or {}).get("best") or {}
+
+
+def load_candidate(path: str, name: str, *, best: str | None, patch_op: PatchOp | None, batch: int) -> Candidate:
+    """A checkpoint of a classifier or flood model, ready to predict.
+
+    Args:
+        path: A work directory, its `checkpoints` folder, one checkpoint's folder, or a converted folder.
+        name: As tables call it.
+        best: Selection rule whose best checkpoint of a run is meant; the newest unless given.
+        patch_op: How flood tiles are pooled; as trained unless given.
+        batch: Samples of one device at a time.
+
+    Raises:
+        UserError: There is no such checkpoint, or it has no head.
+    """
+    loaded = load_parameters(path)
+    if best is not None:
+        rules = _bests(loaded.description)
+        if best not in rules:
+            known = f"it has {', '.join(rules)}" if rules else "it was not selected by any"
+            raise UserError(f"{path} has no best checkpoint by the rule {best!r}; {known}")
+        loaded = load_parameters(path, rules[best]["step"])
+    if loaded.kind == "pretraining":
+        raise UserError(
+            f"{path} holds a pretraining model, which has no head to evaluate; finetune it (sarwmix finetune "
+            "--config.init_from=...), or use sarwmix probe"
+        )
+    said = loaded.description
+    kind = KINDS[said.get("task") or ("flood" if loaded.kind == "flood" else "multilabel")]
+    flood = FloodSettings(said.get("tiling") or "two_band", patch_op or said.get("patch_op") or "avg")
+    data = dataclasses.replace(FinetuningSettings().data, **_reading(said))
+    settings = FinetuningSettings(
+        task=kind.name, model=loaded.settings, batch=BatchSettings(batch, batch), flood=flood, data=data
+    )
+    classes = tuple(said.get("class_names") or map(str, range(said["classes"])))
+    return Candidate(name, loaded, kind(settings, loaded.statistics, classes))
+
+
+def _reading(description: dict[str, Any]) -> dict[str, Any]:
+    """How the model was trained to take invalid pixels."""
+    known = (description.get("settings") or {}).get("data", {})
+    return {"nodata_aware": known.get("nodata_aware", False)}
+
+
+def open_split(candidate: Candidate, records: str, split: str) -> Any:
+    """A split of a record set, checked against what the checkpoint expects.
+
+    Raises:
+        UserError: It does not exist, is of another kind, or has other classes.
+    """
+    kind: Any = type(candidate.task)
+    try:
+        source = kind.open(Path(records), split)
+    except UserError as error:
+        if kind.name == "flood" and "no record set of pairs" in str(error):
+            raise UserError(
+                f"{candidate.name} is a flood model and needs pairs of dates, but {records} holds single images; give "
+                "the records that data_prep/sen12flood.py wrote"
+            ) from None
+        raise
+    check_contract(source.records)
+    classes, wanted = source.contract.classes, candidate.task.classes
+    if kind.name != "flood" and classes != wanted:
+        if not classes:
+            raise UserError(f"{records} carries no labels; evaluate on records with labels")
+        named = candidate.loaded.description.get("class_names") is not None
+        if named or len(classes) != len(wanted):
+            raise UserError(
+                f"{candidate.name} predicts {len(wanted)} classes, {records} has {len(classes)} classes"
+                + (" of other names" if len(classes) == len(wanted) else "")
+                + "; use records with the classes of its training, or finetune it on these"
+            )
+    return source
+
+
+def predict(candidate: Candidate, source: Any, title: str) -> Predictions:
+    """Predictions of every sample of a source, once each."""
+    task, mesh = candidate.task, make_mesh()
+    with progress(title, len(source)) as advance:
+        run = make_predict(task, candidate.loaded.structure, mesh, [source], advance)
+        with jax.default_matmul_precision("highest"):
+            found = run(*replicate((candidate.loaded.params, candidate.loaded.fixed), mesh))
+    stored = found[task.target]
+    return Predictions(found["logits"], probabilities(task, found["logits"]), truth(task, stored), stored)
+
+
+def probabilities(task: LabelledTask, logits: np.ndarray) -> np.ndarray:
+    """Probabilities of classes, float32: independent, or excluding each other."""
+    from sarwmix_jax.metrics.scores import sigmoid, softmax
+
+    return sigmoid(logits) if task.name == "multilabel" else softmax(logits)
+
+
+def truth(task: LabelledTask, stored: np.ndarray) -> np.ndarray:
+    """Labels as the scores take them: targets of classes, or class numbers."""
+    return class_numbers(stored) if task.name == "single_label" else stored
+
+
+def clusters_of(source: Any) -> np.ndarray:
+    """Acquisition or sequence of every sample."""
+    return np.array([source.cluster_of(number) for number in range(len(source))])
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, a line elsewhere; gives a function that moves it on."""
+    terminal = sys.stderr.isatty()
+    if not terminal:
+        print(f"{title}: {total:,}", file=sys.stderr, flush=True)
+    with Progress(disable=not terminal) as bar:
+        row = bar.add_task(title, total=total)
+        yield lambda count: bar.advance(row, count)
+
+
+def read_in_chunks(
+    source: Any, columns: Sequence[str], title: str, chunk: int = 256
+) -> Iterator[dict[str, np.ndarray]]:
+    """All samples of a source, some at a time."""
+    with progress(title, len(source)) as advance:
+        for first in range(0, len(source), chunk):
+            rows = np.arange(first, min(first + chunk, len(source)))
+            yield source.read_batch(rows, columns)
+            advance(len(rows))
