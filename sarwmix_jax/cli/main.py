@@ -282,6 +282,15 @@ COMMANDS = {
         "sarwmix evaluate --checkpoint runs/finetuned --records FOLDER --split test --out evaluation",
         takes_more=True,
     ),
+    "probe": _other(
+        "probe",
+        "Score frozen features by logistic regression and nearest neighbours.",
+        "sarwmix probe --checkpoint runs/base --records FOLDER --out probe",
+        takes_more=True,
+    ),
+    "embed": _other(
+        "embed", "Write features as Parquet.", "sarwmix embed --checkpoint runs/base --records FOLDER --out x.parquet"
+    ),
     "inspect": _other(
         "inspect", "Count, measure, check and draw a record set.", "sarwmix inspect FOLDER --out=x.png", takes_more=True
     ),

@@ -9,9 +9,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sarwmix_jax.data.subsets import Subset
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation import baselines, figures, probes
+from sarwmix_jax.evaluation import figures
 from sarwmix_jax.evaluation.predict import (
     Candidate,
     Predictions,
@@ -20,20 +19,15 @@ from sarwmix_jax.evaluation.predict import (
     open_split,
     predict,
     probabilities,
-    read_in_chunks,
-    truth,
 )
 from sarwmix_jax.evaluation.reconstruction import short_names
 from sarwmix_jax.evaluation.results import Published, Result, markdown_table, write_files, write_result
+from sarwmix_jax.evaluation.scoring import baseline_predictions, scores_of, statistic_of, unit_of
 from sarwmix_jax.facts.published import PUBLISHED
 from sarwmix_jax.metrics import calibration
-from sarwmix_jax.metrics.cluster_statistics import FloodStatistic, MultilabelStatistic, SingleLabelStatistic
 from sarwmix_jax.metrics.intervals import REPLICATES, difference_intervals, score_intervals
-from sarwmix_jax.metrics.scores import Scores, flood_scores, multilabel_scores, single_label_scores
+from sarwmix_jax.metrics.scores import Scores
 from sarwmix_jax.settings.sections import PatchOp
-
-LINEAR_SAMPLES = 20_000
-"""Training samples of the linear baseline, at most; evenly spread."""
 
 MISTAKES = 12
 NO_FLOOD_SCORE = "no score of the released flood checkpoint is known"
@@ -147,45 +141,26 @@ def _evaluate_split(
     for candidate in candidates:
         found = predict(candidate, source, f"{candidate.name}, {split}")
         own = fitted[candidate.name]
-        statistics[candidate.name] = _statistic(task.name, found.probabilities, found.truth, clusters, own.thresholds)
+        statistics[candidate.name] = statistic_of(task.name, found.probabilities, found.truth, clusters, own.thresholds)
         result = _result(candidate, found, own, source, split, statistics[candidate.name], request)
         write_result(folder / candidate.name, result)
         _draw(folder / candidate.name, candidate, found, own, source, result.scores)
         results.append(result)
     _write_differences(folder, statistics, request)
-    for name, guess in _baselines(task.name, fit_source, source, len(task.classes)).items():
-        scores = _scores(task, guess, truth(task, _stored_truth(source, task.target)), 0.5)
-        statistic = _statistic(task.name, guess, truth(task, _stored_truth(source, task.target)), clusters, 0.5)
+    true = found.truth
+    for name, guess in baseline_predictions(task.name, fit_source, source, len(task.classes)).items():
+        scores = scores_of(task.name, guess, true, task.classes, 0.5)
+        statistic = statistic_of(task.name, guess, true, clusters, 0.5)
         intervals = score_intervals(statistic, replicates=request.replicates)
-        results.append(Result(name, source.contract.name, split, scores, intervals, _unit(task.name, clusters)))
+        results.append(Result(name, source.contract.name, split, scores, intervals, unit_of(task.name, clusters)))
     return results
-
-
-def _stored_truth(source: Any, target: str) -> np.ndarray:
-    return np.concatenate([batch[target] for batch in read_in_chunks(source, (target,), "reading labels")])
-
-
-def _unit(task: str, clusters: np.ndarray) -> str:
-    return f"{len(np.unique(clusters)):,} {'sequences' if task == 'flood' else 'acquisitions'}"
-
-
-def _scores(task: Any, guess: np.ndarray, true: np.ndarray, thresholds: Any) -> Scores:
-    if task.name == "multilabel":
-        return multilabel_scores(guess, true, task.classes, thresholds)
-    return (flood_scores if task.name == "flood" else single_label_scores)(guess, true, task.classes)
-
-
-def _statistic(task: str, guess: np.ndarray, true: np.ndarray, clusters: np.ndarray, thresholds: Any) -> Any:
-    if task == "multilabel":
-        return MultilabelStatistic(guess, true, clusters, thresholds)
-    return (FloodStatistic if task == "flood" else SingleLabelStatistic)(guess, true, clusters)
 
 
 def _result(
     candidate: Candidate, found: Predictions, own: Fitted, source: Any, split: str, statistic: Any, request: Request
 ) -> Result:
     task = candidate.task
-    scores = _scores(task, found.probabilities, found.truth, own.thresholds)
+    scores = scores_of(task.name, found.probabilities, found.truth, task.classes, own.thresholds)
     reliable = calibration.multilabel_reliability if task.name == "multilabel" else calibration.top_class_reliability
     details: dict[str, Any] = {
         "step": candidate.loaded.step,
@@ -212,7 +187,7 @@ def _result(
         split,
         scores,
         score_intervals(statistic, replicates=request.replicates),
-        _unit(task.name, statistic.clusters),
+        unit_of(task.name, statistic.clusters),
         candidate.selection,
         details,
         notes,
@@ -277,46 +252,6 @@ def _differences_text(path: Path) -> str:
         ]
         lines.append(f"- {pair}: {', '.join(shown) or 'too few clusters for intervals'}")
     return "\n".join(lines) + "\n"
-
-
-def _baselines(task: str, fit_source: Any, source: Any, classes: int) -> dict[str, np.ndarray]:
-    """Probabilities of the test samples by baselines that look at no learned feature."""
-    if task == "flood":
-        train, test = (_changes(each) for each in (fit_source, source))
-        change = baselines.ChangeThreshold(*train)
-        return {
-            "majority class": baselines.majority_class(train[1], classes, len(source)),
-            f"mean |difference| above {change.threshold_db:.2f} dB": change(test[0]),
-        }
-    rows = np.unique(np.linspace(0, len(fit_source) - 1, min(LINEAR_SAMPLES, len(fit_source))).astype(int))
-    train_samples = _statistics(Subset(fit_source, rows), task)
-    return {
-        "class prevalence": baselines.prevalence(train_samples.truth, classes, len(source)),
-        "linear model on eight VV/VH statistics": baselines.linear_baseline(
-            train_samples, _statistics(source, task).features, classes
-        ),
-    }
-
-
-def _statistics(source: Any, task: str) -> probes.Samples:
-    columns = ["image", "labels", *(["valid_pixels"] if source.contract.has_valid_pixels else [])]
-    parts = [
-        (baselines.image_statistics(batch["image"].astype(np.float32), batch.get("valid_pixels")), batch["labels"])
-        for batch in read_in_chunks(source, columns, "image statistics")
-    ]
-    labels = np.concatenate([labels for _, labels in parts])
-    if task == "single_label":
-        labels = labels.argmax(axis=1)
-    return probes.Samples(np.concatenate([features for features, _ in parts]), labels)
-
-
-def _changes(source: Any) -> tuple[np.ndarray, np.ndarray]:
-    columns = ["image", "label", *(["valid_pixels"] if source.contract.has_valid_pixels else [])]
-    parts = [
-        (baselines.mean_change_db(batch["image"].astype(np.float32), batch.get("valid_pixels")), batch["label"])
-        for batch in read_in_chunks(source, columns, "mean changes", chunk=16)
-    ]
-    return np.concatenate([change for change, _ in parts]), np.concatenate([label for _, label in parts])
 
 
 def _published(dataset: str, task: str) -> list[Published]:

@@ -16,7 +16,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS, STATISTICS, BandStatistics
 from sarwmix_jax.inference.checks import checked_db
 from sarwmix_jax.models.flood import flood_logits
-from sarwmix_jax.models.mixmae import MixMAE, draw_mask
+from sarwmix_jax.models.mixmae import draw_mask
 from sarwmix_jax.models.state import merge_model
 from sarwmix_jax.models.tokens import vectors_to_image
 from sarwmix_jax.preprocessing import Prepared, standardise
@@ -177,9 +177,8 @@ class LoadedModel:
 
     def _encode(self, arrays: tuple[Any, Any], images_db: Array) -> Array:
         model, images = merge_model(self._loaded.structure, *arrays), standardise(images_db, self.statistics)
-        if isinstance(model, MixMAE):
-            return model.encode(images).astype(jnp.float32).mean(axis=1)
-        return model.features(images)
+        features: Array = model.features(images)
+        return features
 
     def _classify(self, arrays: tuple[Any, Any], images_db: Array) -> Array:
         logits: Array = merge_model(self._loaded.structure, *arrays)(standardise(images_db, self.statistics))

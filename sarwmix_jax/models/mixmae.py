@@ -174,6 +174,10 @@ class MixMAE(nnx.Module):
         inputs = images if mask is None else mix(images, mask)
         return self.encoder(inputs, mask, masked_count=masked_count, key=numbered(key, 0))
 
+    def features(self, images: Images, *, key: Key | None = None) -> Float[Array, "batch features"]:
+        """Mean of the encoder's tokens of images that are not mixed, float32."""
+        return self.encode(images, key=key).astype(jnp.float32).mean(axis=1)
+
     def sequences(
         self, images: Images, mask: Mask, *, masked_count: int | None = None, key: Key | None = None
     ) -> Float[Array, "2 batch cells values"]:

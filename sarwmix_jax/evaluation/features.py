@@ -1,0 +1,131 @@
+"""Frozen features: of every sample of a record set, for probes and as a table."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float
+
+from sarwmix_jax.checkpoints.loading import Loaded
+from sarwmix_jax.data.held_out import EvaluationInput
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.evaluation.predict import progress
+from sarwmix_jax.facts.bands import BandStatistics
+from sarwmix_jax.models.state import Tree, merge_model
+from sarwmix_jax.preprocessing import prepare
+from sarwmix_jax.tasks.gradients import make_mesh, over_devices, replicate, shard_batch
+from sarwmix_jax.tasks.labelled import local_rows
+from sarwmix_jax.tasks.task import Batch
+
+Encode = Callable[[Any, str], Float[np.ndarray, "sample feature"]]
+"""(source, title of the progress bar) -> features of all its samples, in stored order, float32."""
+
+
+def make_encode(
+    graphdef: nnx.GraphDef, arrays: tuple[Tree, Tree], statistics: BandStatistics, side: int, batch: int, mesh: Mesh
+) -> Encode:
+    """The function that encodes sources with a model: mean over the cells of the encoder's output.
+
+    Args:
+        graphdef: The model, with any head.
+        arrays: Its parameters and fixed tables, on the devices.
+        statistics: What standardises the images.
+        side: Height and width in pixels that images are resized to, as in training.
+        batch: Samples of one device at a time.
+        mesh: The devices.
+    """
+
+    def share(params: Tree, fixed: Tree, batch: Batch) -> Float[Array, "batch features"]:
+        model = merge_model(graphdef, params, fixed)
+        features: Array = model.features(prepare(batch, statistics, side=side).standardised)
+        return features
+
+    forward = jax.jit(over_devices(share, mesh, False, False, True))
+
+    def encode(source: Any, title: str) -> Float[np.ndarray, "sample feature"]:
+        parts = []
+        with progress(title, len(source)) as advance, jax.default_matmul_precision("highest"):
+            for host in EvaluationInput(source, batch * mesh.size, columns=("image",)):
+                found = forward(*arrays, shard_batch({"image": host["image"]}, mesh))
+                parts.append(local_rows(found)[host["valid"]])
+                advance(len(parts[-1]))
+        return np.concatenate(parts)
+
+    return encode
+
+
+def encode_with(loaded: Loaded, batch: int = 32) -> Encode:
+    """The function that encodes sources with a checkpoint."""
+    mesh = make_mesh()
+    arrays = replicate((loaded.params, loaded.fixed), mesh)
+    return make_encode(loaded.structure, arrays, loaded.statistics, loaded.settings.image_size, batch, mesh)
+
+
+def write_embeddings(path: Path, loaded: Loaded, sources: dict[str, Any], batch: int = 32) -> int:
+    """Write features with names, splits, labels and places as Parquet: all of it or nothing.
+
+    Columns: `patch_id`, `s1_name`, `split`, `country`, `labels` (names), `crs` and `transform` where the records are
+    georeferenced, and `features` (list of float32). The checkpoint's description is in the file's metadata.
+
+    Args:
+        path: File to write.
+        loaded: The checkpoint.
+        sources: Records by split.
+        batch: Samples of one device at a time.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        UserError: The file exists or cannot be written.
+    """
+    if path.exists():
+        raise UserError(f"{path} exists; name another file")
+    encode = encode_with(loaded, batch)
+    table = pa.concat_tables([_table(source, encode(source, f"encoding {split}")) for split, source in sources.items()])
+    known = {b"sarwmix_jax": json.dumps({"step": loaded.step, "description": loaded.description}).encode()}
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pyarrow.parquet.write_table(table.replace_schema_metadata(known), temporary)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path}: {error.strerror}; free space or choose another --out") from error
+    return int(table.num_rows)
+
+
+def _table(source: Any, features: Float[np.ndarray, "sample feature"]) -> pa.Table:
+    records = [source[number] for number in range(len(source))]
+    classes = source.contract.classes
+    columns: dict[str, Any] = {
+        name: [record[name] for record in records] for name in ("patch_id", "s1_name", "split", "country")
+    }
+    columns["labels"] = [[n for n, has in zip(classes, r.get("labels", ()), strict=False) if has] for r in records]
+    if source.contract.georeferenced:
+        columns |= {"crs": [r["crs"] for r in records], "transform": [r["transform"].tolist() for r in records]}
+    types = {"labels": pa.list_(pa.string()), "transform": pa.list_(pa.float64())}
+    arrays = {name: pa.array(values, types.get(name)) for name, values in columns.items()}
+    flat = pa.array(np.ascontiguousarray(features, np.float32).reshape(-1))
+    return pa.table(arrays | {"features": pa.FixedSizeListArray.from_arrays(flat, features.shape[1])})
+
+
+def labels_of(source: Any, task: str, chunk: Sequence[int] | None = None) -> np.ndarray:
+    """Truth of all samples as probes take it: targets, or class numbers where classes exclude each other.
+
+    Raises:
+        UserError: The records carry no labels, or (single_label) a sample has not exactly one.
+    """
+    from sarwmix_jax.tasks.multilabel import class_numbers
+
+    if not source.contract.classes:
+        raise UserError(f"the records in {source.folder} carry no labels; probe on records with labels")
+    labels = source.read_batch(np.arange(len(source)) if chunk is None else chunk, ("labels",))["labels"]
+    return class_numbers(labels) if task == "single_label" else labels
