@@ -34,7 +34,7 @@ def checked_db(
     if side is not None and images.shape[2:] != (side, side):
         raise UserError(
             f"{name} has {images.shape[2]} x {images.shape[3]} pixels; this checkpoint takes {side} x {side}, "
-            "resize the images or convert the checkpoint with another --image-size"
+            "give resize=True to resize as training did, or convert the checkpoint with another --image-size"
         )
     images = images.astype(np.float32)
     found = plausibility.judge_db(images, bands)

@@ -19,7 +19,7 @@ from sarwmix_jax.models.flood import flood_logits
 from sarwmix_jax.models.mixmae import draw_mask
 from sarwmix_jax.models.state import merge_model
 from sarwmix_jax.models.tokens import vectors_to_image
-from sarwmix_jax.preprocessing import Prepared, standardise
+from sarwmix_jax.preprocessing import Prepared, prepare, standardise
 from sarwmix_jax.settings.model import CELL, ModelSettings
 from sarwmix_jax.settings.sections import FloodSettings, PatchOp, Tiling
 from sarwmix_jax.tasks.pretraining import prediction_db
@@ -69,22 +69,36 @@ class LoadedModel:
         """Band order of the input."""
         return self.settings.bands
 
-    def encode(self, images_db: Any) -> Float[np.ndarray, "batch features"]:
+    def encode(self, images_db: Any, *, resize: bool = False) -> Float[np.ndarray, "batch features"]:
         """Features: the mean over the encoder's output cells, 8*embed_dim values.
+
+        Args:
+            images_db: Images.
+            resize: Take images of any size, such as native 120-px patches, and resize them as training did.
 
         Raises:
             UserError: Wrong shape or unit.
         """
-        return self._batched("encode", checked_db(images_db, "images_db", self.settings.image_size))
+        return self._batched("encode", self._images(images_db, resize=resize))
 
-    def classify(self, images_db: Any) -> Float[np.ndarray, "batch classes"]:
-        """Logits; apply a sigmoid for probabilities.
+    def encode_pyramid(
+        self, images_db: Any, *, resize: bool = False
+    ) -> tuple[Float[np.ndarray, "batch rows columns width"], ...]:
+        """Feature maps of the four stages, for dense heads: strides 4, 8, 16, 32 px; widths 1, 2, 4, 8 embed_dim.
+
+        The last map has been through the final LayerNorm, so that its mean is what `encode` gives. Arguments and errors
+        are those of `encode`.
+        """
+        return self._batched("pyramid", self._images(images_db, resize=resize))
+
+    def classify(self, images_db: Any, *, resize: bool = False) -> Float[np.ndarray, "batch classes"]:
+        """Logits; apply a sigmoid for probabilities. Arguments are those of `encode`.
 
         Raises:
             UserError: Wrong shape or unit, or not a classifier.
         """
         self._needs("classifier")
-        return self._batched("classify", checked_db(images_db, "images_db", self.settings.image_size))
+        return self._batched("classify", self._images(images_db, resize=resize))
 
     def flood(
         self, before_db: Any, after_db: Any, patch_op: PatchOp = "avg", tiling: Tiling | None = None
@@ -175,13 +189,23 @@ class LoadedModel:
             self._programs[key] = jax.jit(partial(getattr(self, f"_{what}"), **options))
         return self._programs[key]
 
+    def _images(self, images_db: Any, *, resize: bool) -> ImagesDb:
+        return checked_db(images_db, "images_db", None if resize else self.settings.image_size)
+
+    def _prepared(self, images_db: Array) -> Array:
+        """Resized and standardised images."""
+        return prepare({"image": images_db}, self.statistics, side=self.settings.image_size).standardised
+
     def _encode(self, arrays: tuple[Any, Any], images_db: Array) -> Array:
-        model, images = merge_model(self._loaded.structure, *arrays), standardise(images_db, self.statistics)
-        features: Array = model.features(images)
+        features: Array = merge_model(self._loaded.structure, *arrays).features(self._prepared(images_db))
         return features
 
+    def _pyramid(self, arrays: tuple[Any, Any], images_db: Array) -> tuple[Array, ...]:
+        maps = merge_model(self._loaded.structure, *arrays).encoder.pyramid(self._prepared(images_db))
+        return tuple(stage.astype(jnp.float32) for stage in maps)
+
     def _classify(self, arrays: tuple[Any, Any], images_db: Array) -> Array:
-        logits: Array = merge_model(self._loaded.structure, *arrays)(standardise(images_db, self.statistics))
+        logits: Array = merge_model(self._loaded.structure, *arrays)(self._prepared(images_db))
         return logits
 
     def _flood(self, arrays: tuple[Any, Any], pairs_db: Array, settings: FloodSettings) -> Array:
@@ -197,14 +221,15 @@ class LoadedModel:
         image_db = prediction_db(vectors, prepared, self.statistics, norm_pix=norm_pix)
         return image_db, vectors_to_image(vectors, len(self.bands))
 
-    def _batched(self, what: str, images: np.ndarray, limit: int = BATCH, **options: Any) -> np.ndarray:
-        """Runs a compiled function over batches and joins the results."""
+    def _batched(self, what: str, images: np.ndarray, limit: int = BATCH, **options: Any) -> Any:
+        """Runs a compiled function over batches and joins the results, arrays or tuples of them."""
         results = []
         with jax.default_matmul_precision("highest"):
             for start, stop, size in batches(len(images), limit):
                 padded = _padded(images[start:stop], size)
-                results.append(np.asarray(self._compiled(what, **options)(self._arrays, padded))[: stop - start])
-        return np.concatenate(results)
+                found = self._compiled(what, **options)(self._arrays, padded)
+                results.append(jax.tree.map(lambda part, count=stop - start: np.asarray(part)[:count], found))
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
 
 def batches(count: int, limit: int) -> Iterator[tuple[int, int, int]]:

@@ -208,9 +208,7 @@ class Encoder(nnx.Module):
             masked_count: The number of ones in `mask` where it is fixed; allows the gathered-groups path.
             key: Randomness of dropout and drop path; without it there is none.
         """
-        x = self.patch_embed(images)
-        x = x + self.position[...][self.patch_embed.order].astype(x.dtype)
-        x = dropout(x, self.dropout, numbered(key, self.starts[-1]))
+        x = dropout(self._embed(images), self.dropout, numbered(key, self.starts[-1]))
         prepared = None if mask is None else cell_mask(mask, masked_count)
         gathered = False
         for stage, start, stop in zip(self.stages, self.starts, self.starts[1:], strict=False):
@@ -220,6 +218,25 @@ class Encoder(nnx.Module):
             x = x if stage.merge is None else stage.merge(x)
         x = self._regroup(x, prepared, gathered) if gathered else x
         return self.norm(x)[:, inverse(z_order(round(x.shape[1] ** 0.5)))]
+
+    def pyramid(
+        self, images: Float[Array, "batch band height width"]
+    ) -> tuple[Float[Array, "batch rows columns width"], ...]:
+        """Feature maps of the four stages for images that are not mixed: strides of 4, 8, 16 and 32 pixels.
+
+        Each is a stage's output before the merge; the last one has been through the final LayerNorm.
+        """
+        x, maps = self._embed(images), []
+        for stage in self.stages:
+            x = stage(x, None, [None] * len(stage.rates))
+            rows = (self.norm(x) if stage.merge is None else x)[:, inverse(z_order(stage.grid))]
+            maps.append(rows.reshape(x.shape[0], stage.grid, stage.grid, -1))
+            x = x if stage.merge is None else stage.merge(x)
+        return tuple(maps)
+
+    def _embed(self, images: Float[Array, "batch band height width"]) -> Float[Array, "batch tokens width"]:
+        x = self.patch_embed(images)
+        return x + self.position[...][self.patch_embed.order].astype(x.dtype)
 
     def _regroup(
         self, x: Float[Array, "batch tokens width"], mask: CellMask | None, gathered: bool

@@ -128,6 +128,27 @@ def test_features_of_a_pretraining_checkpoint_are_the_classifiers(pretrained, cl
     np.testing.assert_allclose(pretrained.encode(X_DB), classifier.encode(X_DB), rtol=0, atol=ATOL)
 
 
+def test_pyramid_maps_are_the_stages_outputs_row_by_row(classifier):
+    maps = classifier.encode_pyramid(X_DB)
+    width = classifier.settings.embed_dim
+    assert [each.shape[1:] for each in maps] == [(32 >> stage, 32 >> stage, width << stage) for stage in range(4)]
+    np.testing.assert_allclose(maps[-1].mean(axis=(1, 2)), classifier.encode(X_DB), rtol=0, atol=1e-5)
+    changed = X_DB[:1].copy()
+    changed[:, :, 64:, :64] += 3  # the lower left quarter
+    moved = np.abs(classifier.encode_pyramid(changed)[0] - maps[0][:1]).max(axis=(0, 3)) > 1e-4
+    assert moved[16:, :16].all()  # windows of the first stage lie within quarters
+    assert moved.sum() == 16 * 16
+
+
+def test_native_patches_are_resized_as_in_training(classifier):
+    stored = golden("resize_120_to_128")
+    np.testing.assert_allclose(
+        classifier.encode(stored["db"], resize=True), classifier.encode(stored["resized"]), rtol=0, atol=1e-4
+    )
+    with pytest.raises(UserError, match="120 x 120 pixels; this checkpoint takes 128 x 128, give resize=True"):
+        classifier.encode(stored["db"])
+
+
 def test_sizes_of_batches():
     assert list(batches(70, 32)) == [(0, 32, 32), (32, 64, 32), (64, 70, 8)]
     assert list(batches(1, 32)) == [(0, 1, 1)] and list(batches(3, 3)) == [(0, 3, 3)]
