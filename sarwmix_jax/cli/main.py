@@ -183,16 +183,11 @@ def define_run(values: flags.FlagValues, argv: Sequence[str], default: str | Non
     """Flags of a command that has a config and a work directory."""
     define_config(values, argv, default)
     flags.DEFINE_string("workdir", None, "folder for checkpoints, logs and pictures", flag_values=values)
-    flags.DEFINE_string(
-        "compiled",
-        None,
-        "folder that keeps compiled programs between starts, or off; unless given, in the user's cache",
-        flag_values=values,
-    )
+    kept = "folder that keeps compiled programs between starts, or off; unless given, in the user's cache"
+    flags.DEFINE_string("compiled", None, kept, flag_values=values)
     if default is None:
-        flags.DEFINE_boolean(
-            "override", False, "go on although the settings differ from those of the checkpoint", flag_values=values
-        )
+        what = "go on although the settings differ from those of the checkpoint"
+        flags.DEFINE_boolean("override", False, what, flag_values=values)
 
 
 def settings_of(values: flags.FlagValues) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
@@ -24,22 +25,26 @@ from sarwmix_jax.tasks.gradients import make_mesh, over_devices, replicate, shar
 from sarwmix_jax.tasks.labelled import local_rows
 from sarwmix_jax.tasks.task import Batch
 
-Encode = Callable[[Any, str], Float[np.ndarray, "sample feature"]]
+Features = Float[np.ndarray, "sample feature"]
+Encode = Callable[[Any, str], Features]
 """(source, title of the progress bar) -> features of all its samples, in stored order, float32."""
 
 
 def make_encode(
-    graphdef: nnx.GraphDef, arrays: tuple[Tree, Tree], statistics: BandStatistics, side: int, batch: int, mesh: Mesh
-) -> Encode:
+    graphdef: nnx.GraphDef, statistics: BandStatistics, side: int, batch: int, mesh: Mesh
+) -> Callable[..., Features]:
     """The function that encodes sources with a model: mean over the cells of the encoder's output.
 
     Args:
         graphdef: The model, with any head.
-        arrays: Its parameters and fixed tables, on the devices.
         statistics: What standardises the images.
         side: Height and width in pixels that images are resized to, as in training.
         batch: Samples of one device at a time.
         mesh: The devices.
+
+    Returns:
+        A function (params, fixed, source, advance) -> features of all its samples, in stored order, float32; `advance`
+        hears of every batch.
     """
 
     def share(params: Tree, fixed: Tree, batch: Batch) -> Float[Array, "batch features"]:
@@ -49,12 +54,13 @@ def make_encode(
 
     forward = jax.jit(over_devices(share, mesh, False, False, True))
 
-    def encode(source: Any, title: str) -> Float[np.ndarray, "sample feature"]:
+    def encode(params: Tree, fixed: Tree, source: Any, advance: Callable[[int], None] = lambda count: None) -> Features:
         parts = []
-        with progress(title, len(source)) as advance, jax.default_matmul_precision("highest"):
+        with jax.default_matmul_precision("highest"):
             for host in EvaluationInput(source, batch * mesh.size, columns=("image",)):
-                found = forward(*arrays, shard_batch({"image": host["image"]}, mesh))
-                parts.append(local_rows(found)[host["valid"]])
+                found = local_rows(forward(params, fixed, shard_batch({"image": host["image"]}, mesh)))
+                rows, valid = multihost_utils.process_allgather((found, host["valid"]), tiled=True)
+                parts.append(np.asarray(rows)[np.asarray(valid)])
                 advance(len(parts[-1]))
         return np.concatenate(parts)
 
@@ -64,8 +70,14 @@ def make_encode(
 def encode_with(loaded: Loaded, batch: int = 32) -> Encode:
     """The function that encodes sources with a checkpoint."""
     mesh = make_mesh()
-    arrays = replicate((loaded.params, loaded.fixed), mesh)
-    return make_encode(loaded.structure, arrays, loaded.statistics, loaded.settings.image_size, batch, mesh)
+    params, fixed = replicate((loaded.params, loaded.fixed), mesh)
+    make = make_encode(loaded.structure, loaded.statistics, loaded.settings.image_size, batch, mesh)
+
+    def encode(source: Any, title: str) -> Features:
+        with progress(title, len(source)) as advance:
+            return make(params, fixed, source, advance)
+
+    return encode
 
 
 def write_embeddings(path: Path, loaded: Loaded, sources: dict[str, Any], batch: int = 32) -> int:

@@ -9,12 +9,12 @@ import numpy as np
 from sarwmix_jax.checkpoints.loading import load_parameters
 from sarwmix_jax.data.sources import check_contract, open_records
 from sarwmix_jax.data.subsets import Subset, label_fraction
-from sarwmix_jax.evaluation import baselines, probes
+from sarwmix_jax.evaluation import probes
 from sarwmix_jax.evaluation.features import encode_with, labels_of
 from sarwmix_jax.evaluation.predict import clusters_of
 from sarwmix_jax.evaluation.reconstruction import short_names
 from sarwmix_jax.evaluation.results import Result, markdown_table, result_json, write_files
-from sarwmix_jax.evaluation.scoring import image_statistics_of, scores_of, statistic_of, unit_of
+from sarwmix_jax.evaluation.scoring import baseline_predictions, scores_of, statistic_of, unit_of
 from sarwmix_jax.metrics.intervals import REPLICATES, score_intervals
 
 
@@ -53,17 +53,7 @@ def probe(
         sources[0] = Subset(sources[0], label_fraction(labels_of(sources[0], task), fraction, seed))
     truths = [labels_of(source, task) for source in sources]
     classes, clusters = sources[0].contract.classes, clusters_of(sources[2])
-    guesses: dict[str, np.ndarray] = {}
-    for name, path in zip(short_names(checkpoints), checkpoints, strict=True):
-        encode = encode_with(load_parameters(path))
-        features = [encode(source, f"{name}, {split}") for source, split in zip(sources, splits, strict=True)]
-        train, validation = (probes.Samples(f, t) for f, t in zip(features[:2], truths[:2], strict=True))
-        guesses |= probed(name, train, validation, features[2], len(classes))
-    train_statistics = image_statistics_of(sources[0], task)
-    guesses["class prevalence"] = baselines.prevalence(truths[0], len(classes), len(sources[2]))
-    guesses["linear model on eight VV/VH statistics"] = baselines.linear_baseline(
-        train_statistics, image_statistics_of(sources[2], task).features, len(classes)
-    )
+    guesses = all_guesses(checkpoints, sources, truths, splits, task)
     results = []
     for name, guess in guesses.items():
         statistic = statistic_of(task, guess, truths[2], clusters, 0.5)
@@ -77,6 +67,19 @@ def probe(
     texts = {f"{_file(result.name)}.json": result_json(result) for result in results}
     write_files(out, {"probe.md": table, **texts})
     return table
+
+
+def all_guesses(
+    checkpoints: Sequence[str], sources: Sequence[Any], truths: Sequence[np.ndarray], splits: Sequence[str], task: str
+) -> dict[str, np.ndarray]:
+    """Probabilities of the samples to score by both probes of every checkpoint and by the baselines, by name."""
+    classes, guesses = len(sources[0].contract.classes), {}
+    for name, path in zip(short_names(checkpoints), checkpoints, strict=True):
+        encode = encode_with(load_parameters(path))
+        features = [encode(source, f"{name}, {split}") for source, split in zip(sources, splits, strict=True)]
+        train, validation = (probes.Samples(f, t) for f, t in zip(features[:2], truths[:2], strict=True))
+        guesses |= probed(name, train, validation, features[2], classes)
+    return guesses | baseline_predictions(task, sources[0], sources[2], classes)
 
 
 def probed(

@@ -153,6 +153,23 @@ class LogSettings:
 
 
 @dataclass(frozen=True)
+class ProbeSettings(Section):
+    """Labelled records on which a pretraining run shows the quality of its features as it goes.
+
+    Raises:
+        UserError: If a value is none of the choices.
+    """
+
+    section: ClassVar[str] = "probe."
+
+    records: str | None = None  # folder of a record set with labels; unset: no probe
+    task: Literal["multilabel", "single_label"] = "multilabel"  # single_label: classes exclude each other
+    train: str = "train"  # split of the neighbours; a small part will do, such as train[:10%]
+    split: str = "validation"  # split that is scored
+    every_epochs: Positive[float] = 1.0
+
+
+@dataclass(frozen=True)
 class RunSettings:
     """What the runs of all tasks have in common."""
 
@@ -176,6 +193,7 @@ class PretrainingSettings(RunSettings):
     mask: MaskSettings = MaskSettings()
     weighting: WeightSettings = WeightSettings()
     loss: LossSettings = LossSettings()
+    probe: ProbeSettings = ProbeSettings()
 
 
 @dataclass(frozen=True)

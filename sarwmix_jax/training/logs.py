@@ -161,7 +161,7 @@ class RunLog:
         """One JSON line; its numbers also go to TensorBoard where that is installed."""
         if self._file is not None:
             self._file.write(json.dumps({"event": event, "time": round(time.time(), 3)} | _finite(values)) + "\n")
-        if self._board is not None and event in ("train", "validation"):
+        if self._board is not None and event in ("train", "validation", "probe"):
             for name, value in scalars(values, self._bands):
                 self._board.add_scalar(f"{event}/{name}", value, values["step"])
 

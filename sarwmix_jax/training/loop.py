@@ -212,13 +212,25 @@ def take_step(run: Run, progress: Progress, feed: Feed, throughput: Throughput) 
 def after_step(run: Run, output: Output, progress: Progress, throughput: Throughput, *, first: int) -> None:
     """After a step: log, validate, save, as far as they are due or a signal asks for it."""
     done, schedule = progress.step, run.schedule
+    probe_due = run.probe is not None and schedule.probe_due(done)
     pause = schedule.validation_due(done) or schedule.checkpoint_due(done) or progress.interrupted is not None
+    pause = pause or probe_due
     if pause or schedule.log_due(done, first):
         write_step(run, output, progress, throughput)
     output.log.advance(done)
+    if probe_due and run.probe is not None:
+        write_probe(run, output, progress, run.probe(progress.state.params, progress.state.fixed))
     if pause:
         validate_and_save(run, output, progress)
         throughput.restart()
+
+
+def write_probe(run: Run, output: Output, progress: Progress, scores: dict[str, float]) -> None:
+    """Log the scores of frozen features."""
+    done = progress.step
+    output.log.write("probe", step=done, epoch=run.schedule.epoch(done), **scores)
+    shown = ", ".join(f"{name} {scores[name]:.4f}" for name in SHOWN if name in scores)
+    output.log.say(f"step {done}: probe, {scores['neighbours']:.0f} nearest neighbours: {shown}")
 
 
 def write_step(run: Run, output: Output, progress: Progress, throughput: Throughput) -> None:

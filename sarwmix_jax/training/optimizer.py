@@ -133,6 +133,11 @@ class Schedule:
         """Whether to validate after `step` steps; always before a run ends."""
         return step == self.total_steps or self._every(step, self.settings.validation.every_epochs)
 
+    def probe_due(self, step: int) -> bool:
+        """Whether to probe after `step` steps, in a run with a probe; always before it ends."""
+        probe = getattr(self.settings, "probe", None)
+        return probe is not None and (step == self.total_steps or self._every(step, probe.every_epochs))
+
     def milestones(self) -> frozenset[int]:
         """Steps whose checkpoints stay: listed epochs, and 1, 2, 4, ... epochs."""
         epochs = list(self.settings.checkpoint.at_epochs)

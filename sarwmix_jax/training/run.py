@@ -21,7 +21,7 @@ from sarwmix_jax.facts.bands import STATISTICS, BandStatistics
 from sarwmix_jax.models.layers import check_kernel
 from sarwmix_jax.models.state import Tree, abstract_model, split_model, stack_blocks, unstack_blocks
 from sarwmix_jax.settings.config import RECORDS, remedy
-from sarwmix_jax.settings.sections import FinetuningSettings, MixedBatchSettings, RunSettings
+from sarwmix_jax.settings.sections import FinetuningSettings, MixedBatchSettings, PretrainingSettings, RunSettings
 from sarwmix_jax.tasks.gradients import (
     TrainState,
     TrainStep,
@@ -54,6 +54,7 @@ class Run:
         graphdef: The model without its arrays.
         train_step: Compiled.
         validate: Function (params, fixed) -> figures on the validation records, where there are some.
+        probe: Function (params, fixed) -> scores of frozen features on labelled records, where there are some.
     """
 
     settings: RunSettings
@@ -65,6 +66,7 @@ class Run:
     graphdef: nnx.GraphDef
     train_step: TrainStep
     validate: Callable[[Tree, Tree], dict[str, Any]] | None
+    probe: Callable[[Tree, Tree], dict[str, float]] | None = None
 
     @property
     def stacked(self) -> bool:
@@ -98,7 +100,12 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
     graphdef = abstract_model(*task.model)[0]
     validate = task.make_validation(graphdef, mesh, held_out) if held_out else None
     train_step = make_train_step(task, graphdef, optimizer, mesh)
-    return Run(settings, task, mesh, sources, schedule, optimizer, graphdef, train_step, validate)
+    probe = None
+    if isinstance(settings, PretrainingSettings) and settings.probe.records is not None:
+        from sarwmix_jax.training.probing import make_probe  # scikit-learn takes a second to import
+
+        probe = make_probe(settings.probe, settings.probe.records, task, graphdef, mesh)
+    return Run(settings, task, mesh, sources, schedule, optimizer, graphdef, train_step, validate, probe)
 
 
 def pretraining_samples(settings: RunSettings) -> Samples:
