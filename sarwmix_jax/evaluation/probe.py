@@ -53,16 +53,13 @@ def probe(
         sources[0] = Subset(sources[0], label_fraction(labels_of(sources[0], task), fraction, seed))
     truths = [labels_of(source, task) for source in sources]
     classes, clusters = sources[0].contract.classes, clusters_of(sources[2])
-    guesses = all_guesses(checkpoints, sources, truths, splits, task)
+    note = f"{len(sources[0]):,} training samples of {splits[0]}, settings chosen on {splits[1]}"
     results = []
-    for name, guess in guesses.items():
+    for name, guess in all_guesses(checkpoints, sources, truths, splits, task).items():
         statistic = statistic_of(task, guess, truths[2], clusters, 0.5)
         intervals = score_intervals(statistic, replicates=replicates, seed=seed)
-        scores = scores_of(task, guess, truths[2], classes, 0.5)
-        note = f"{len(sources[0]):,} training samples of {splits[0]}, settings chosen on {splits[1]}"
-        results.append(
-            Result(name, sources[2].contract.name, splits[2], scores, intervals, unit_of(task, clusters), notes=[note])
-        )
+        scores, unit = scores_of(task, guess, truths[2], classes, 0.5), unit_of(task, clusters)
+        results.append(Result(name, sources[2].contract.name, splits[2], scores, intervals, unit, notes=[note]))
     table = markdown_table(results)
     texts = {f"{_file(result.name)}.json": result_json(result) for result in results}
     write_files(out, {"probe.md": table, **texts})
@@ -73,7 +70,8 @@ def all_guesses(
     checkpoints: Sequence[str], sources: Sequence[Any], truths: Sequence[np.ndarray], splits: Sequence[str], task: str
 ) -> dict[str, np.ndarray]:
     """Probabilities of the samples to score by both probes of every checkpoint and by the baselines, by name."""
-    classes, guesses = len(sources[0].contract.classes), {}
+    classes = len(sources[0].contract.classes)
+    guesses: dict[str, np.ndarray] = {}
     for name, path in zip(short_names(checkpoints), checkpoints, strict=True):
         encode = encode_with(load_parameters(path))
         features = [encode(source, f"{name}, {split}") for source, split in zip(sources, splits, strict=True)]
