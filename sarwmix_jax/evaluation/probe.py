@@ -29,7 +29,7 @@ def probe(
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> str:
-    """Probe the frozen features of several checkpoints.
+    """Probe the frozen features of several checkpoints; gives the Markdown table.
 
     Args:
         checkpoints: Runs, checkpoints or converted folders, of any kind.
@@ -40,9 +40,6 @@ def probe(
         fraction: Share of the training labels that is used.
         seed: Which share, and of the intervals.
         replicates: Bootstrap replicates of the intervals.
-
-    Returns:
-        The Markdown table.
 
     Raises:
         UserError: A checkpoint or the records cannot be used.
