@@ -92,10 +92,9 @@ def evaluate(request: Request, out: Path) -> dict[str, str]:
     fitted = {candidate.name: _fit(candidate, request) for candidate in candidates}
     tables = {}
     for split, source in opened.items():
-        results = _evaluate_split(candidates, fitted, source, split, fit_source, request, out)
+        results, differences = _evaluate_split(candidates, fitted, source, split, fit_source, request, out)
         published = _published(source.contract.name, candidates[0].task.name)
-        table = markdown_table(results, published)
-        tables[split] = table + _differences_text(out / _slug(split) / "differences.json")
+        tables[split] = markdown_table(results, published) + _differences_text(differences)
         write_files(out, {f"{_slug(split)}.md": tables[split]})
     return tables
 
@@ -134,8 +133,8 @@ def _evaluate_split(
     fit_source: Any,
     request: Request,
     out: Path,
-) -> list[Result]:
-    """Results of all candidates and baselines on one split, written as they come."""
+) -> tuple[list[Result], dict[str, Any]]:
+    """Results of all candidates and baselines on one split, written as they come, and differences of candidates."""
     clusters, folder = clusters_of(source), out / _slug(split)
     task, results, statistics = candidates[0].task, [], {}
     for candidate in candidates:
@@ -146,14 +145,16 @@ def _evaluate_split(
         write_result(folder / candidate.name, result)
         _draw(folder / candidate.name, candidate, found, own, source, result.scores)
         results.append(result)
-    _write_differences(folder, statistics, request)
+    differences = _differences(statistics, request.replicates)
+    if differences:
+        write_files(folder, {"differences.json": json.dumps(differences, indent=2) + "\n"})
     true = found.truth
     for name, guess in baseline_predictions(task.name, fit_source, source, len(task.classes)).items():
         scores = scores_of(task.name, guess, true, task.classes, 0.5)
         statistic = statistic_of(task.name, guess, true, clusters, 0.5)
         intervals = score_intervals(statistic, replicates=request.replicates)
         results.append(Result(name, source.contract.name, split, scores, intervals, unit_of(task.name, clusters)))
-    return results
+    return results, differences
 
 
 def _result(
@@ -178,6 +179,8 @@ def _result(
         )
     else:
         notes.append(f"loss {details['loss']:.4f}; expected calibration error {details['ece']:.4f}")
+    if candidate.selected_on == split:
+        notes.append(f"selected on this very split, so its scores are optimistic; {split} was no test")
     if task.name == "flood":
         flood = task.settings.flood
         notes.append(f"tiling {flood.tiling}, tiles pooled by {flood.patch_op}; {NO_FLOOD_SCORE}")
@@ -222,29 +225,26 @@ def _draw(folder: Path, candidate: Candidate, found: Predictions, own: Fitted, s
         figures.draw_mistakes(folder / "mistakes.png", shown)
 
 
-def _write_differences(folder: Path, statistics: dict[str, Any], request: Request) -> None:
-    """Paired differences of every candidate from the first one."""
+def _differences(statistics: dict[str, Any], replicates: int) -> dict[str, Any]:
+    """Paired differences of every candidate from the first one, by pair and score."""
     first, *others = statistics
-    if not others:
-        return
-    found = {
+    return {
         f"{other} - {first}": {
             name: asdict(interval)
             for name, interval in difference_intervals(
-                statistics[other], statistics[first], replicates=request.replicates
+                statistics[other], statistics[first], replicates=replicates
             ).items()
         }
         for other in others
     }
-    write_files(folder, {"differences.json": json.dumps(found, indent=2) + "\n"})
 
 
-def _differences_text(path: Path) -> str:
+def _differences_text(differences: dict[str, Any]) -> str:
     """Paired differences as lines below a table, where several checkpoints were compared."""
-    if not path.is_file():
+    if not differences:
         return ""
     lines = ["", "Paired differences, 95 % intervals over the same resamples:", ""]
-    for pair, scores in json.loads(path.read_text()).items():
+    for pair, scores in differences.items():
         shown = [
             f"{name} {value['estimate']:+.4f} [{value['low']:+.4f}, {value['high']:+.4f}]"
             for name, value in scores.items()

@@ -45,8 +45,13 @@ class Candidate:
         rules = [rule for rule, best in _bests(own).items() if best["step"] == self.loaded.step]
         if not rules:
             return "" if own.get("settings") else "its name or maker; the file does not say"
-        split = own["settings"].get("validation", {}).get("split")
-        return f"{', '.join(rules)} on split {split}"
+        return f"{', '.join(rules)} on split {self.selected_on}"
+
+    @property
+    def selected_on(self) -> str | None:
+        """Split on which the run selected its best checkpoints; None where it had none or does not say."""
+        split: str | None = self.loaded.description.get("settings", {}).get("validation", {}).get("split")
+        return split
 
 
 @dataclass(frozen=True)
