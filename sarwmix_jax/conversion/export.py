@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,12 +84,8 @@ def write_safetensors(exported: Exported, file: Path) -> None:
     """
     # Wider elements first keep every tensor aligned.
     ordered = sorted(exported.tensors.items(), key=lambda item: -item[1].dtype.itemsize)
-    header: dict[str, Any] = {
-        "__metadata__": {
-            "format": "pt",
-            **{name: json.dumps(value) for name, value in notes(exported.description).items()},
-        }
-    }
+    metadata = {name: json.dumps(value) for name, value in notes(exported.description).items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
     for name, array in ordered:
         start, end = end, end + array.nbytes
@@ -97,17 +93,11 @@ def write_safetensors(exported: Exported, file: Path) -> None:
         header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    pieces = (np.ascontiguousarray(array).data for _, array in ordered)
-    _write_new(file, [len(text).to_bytes(8, "little"), text], pieces)
-
-
-def _write_new(file: Path, head: Iterable[bytes], pieces: Iterable[memoryview]) -> None:
     try:
         with file.open("xb") as out:
-            for piece in head:
-                out.write(piece)
-            for view in pieces:
-                out.write(view)
+            out.write(len(text).to_bytes(8, "little") + text)
+            for _, array in ordered:
+                out.write(np.ascontiguousarray(array).data)
     except FileExistsError as error:
         raise UserError(f"{file} exists; name another file") from error
     except OSError as error:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from sarwmix_jax.conversion.export import export
+from sarwmix_jax.conversion.table import INDEX_BUFFER
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.inference.model import LoadedModel, load
 
@@ -19,14 +20,15 @@ PROBE = "probe.npz"
 TOLERANCE = 1e-3
 """Largest difference of an output on another machine, relative to the largest output."""
 
+_DIFFERS = "differs"
+
 
 class Line(NamedTuple):
-    """One tensor's comparison; `note` says why it may differ."""
+    """One tensor's comparison; `note` says why it may differ, and is empty where all bits are the same."""
 
     name: str
     shape: tuple[int, ...]
     difference: float
-    identical: bool
     note: str
 
 
@@ -39,31 +41,23 @@ def compare_tensors(converted: "Converted", directory: Path) -> list[Line]:
     back = export(directory).tensors
     reasons = {name: "rounded to float32" for name in converted.rounded}
     by_ours = {entry.ours: entry.published for entry in converted.entries}
-    reasons |= {by_ours[name]: "resized" for name in converted.resized}
-    reasons |= {by_ours[name]: "drawn, was missing" for name in converted.absent}
+    reasons |= {by_ours[name]: "resized" for name in converted.source["resized"]}
+    reasons |= {by_ours[name]: "drawn, was missing" for name in converted.source["drawn"]}
     lines = [_compare(name, array, converted.published.get(name), reasons.get(name)) for name, array in back.items()]
-    wrong = [line.name for line in lines if not line.identical and not line.note]
-    if wrong:
+    if wrong := [line.name for line in lines if line.note == _DIFFERS]:
         raise UserError(f"{directory}: {len(wrong)} tensors differ from the file, such as {wrong[0]}; convert again")
     return lines
 
 
 def _compare(name: str, array: np.ndarray, original: np.ndarray | None, reason: str | None) -> Line:
-    if original is None:
-        return Line(name, array.shape, float("nan"), False, reason or "rebuilt, not in the file")
-    if original.shape != array.shape:
-        note = reason or ("rebuilt" if name.endswith("relative_position_index") else "")
-        return Line(name, array.shape, float("nan"), False, note)
-    same = original.astype(array.dtype)
-    identical = np.array_equal(_bits(same), _bits(array))
+    if INDEX_BUFFER.fullmatch(name) and (original is None or original.shape != array.shape):
+        reason = "rebuilt, not in the file" if original is None else "rebuilt"
+    if original is None or original.shape != array.shape:
+        return Line(name, array.shape, float("nan"), reason or _DIFFERS)
+    identical = original.astype(array.dtype).tobytes() == array.tobytes()
     with np.errstate(invalid="ignore"):
         difference = 0.0 if identical else float(np.nanmax(np.abs(array - original.astype(np.float64))))
-    exact = identical and reason is None
-    return Line(name, array.shape, difference, exact, "" if exact else reason or "")
-
-
-def _bits(array: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(array).view(np.uint8)
+    return Line(name, array.shape, difference, reason or ("" if identical else _DIFFERS))
 
 
 def probe_outputs(model: LoadedModel, images_db: np.ndarray) -> dict[str, np.ndarray]:
