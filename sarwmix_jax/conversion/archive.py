@@ -8,7 +8,6 @@ import mmap
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from sarwmix_jax.errors import UserError
@@ -24,35 +23,16 @@ _LOCATOR64 = struct.Struct("<4sLQL")
 _LOCAL = struct.Struct("<4s5H3L2H")
 
 
-@dataclass(frozen=True)
-class Archive:
-    """A mapped `.pth` file; `members` are views of it, named without the archive's root folder."""
-
-    path: Path
-    size: int
-    members: dict[str, memoryview]
-
-    def read(self, name: str, limit: int) -> bytes:
-        """Copy a member of at most `limit` bytes.
-
-        Raises:
-            UserError: there is no such member, or it is larger.
-        """
-        member = self.members.get(name)
-        if member is None:
-            raise damaged(self.path, f"it has no member {name!r}")
-        if len(member) > limit:
-            raise damaged(self.path, f"its member {name!r} has {len(member)} bytes, more than {limit}")
-        return bytes(member)
-
-
 def damaged(path: Path, why: str) -> UserError:
     """The error for a file that is not a whole, plain `torch.save` archive."""
     return UserError(f"{path}: refused, {why}; download the file again or save it anew with torch.save")
 
 
-def open_archive(path: Path) -> Archive:
+def open_archive(path: Path) -> dict[str, memoryview]:
     """Map a file, read the directory of its zip archive and compare every member with its CRC-32.
+
+    Returns:
+        The members as views of the mapped file, named without the archive's root folder; `data.pkl` is one of them.
 
     Raises:
         UserError: no such file, not a zip archive as `torch.save` writes it, or a damaged or hostile one.
@@ -68,7 +48,7 @@ def open_archive(path: Path) -> Archive:
                 entries = archive.infolist()
         except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError) as error:
             raise damaged(path, "its zip directory is broken or cut off") from error
-    return Archive(path, len(data), _without_root(path, _members(path, data, entries, start)))
+    return _without_root(path, _members(path, data, entries, start))
 
 
 def _refuse_other_formats(path: Path, head: bytes) -> None:
@@ -123,12 +103,11 @@ def _members(path: Path, data: mmap.mmap, entries: list[zipfile.ZipInfo], end: i
         if entry.header_offset < reached:
             raise damaged(path, f"member {name!r} overlaps another")
         reached = start + entry.file_size
+        if reached > end:
+            raise damaged(path, f"member {name!r} reaches past the end of the file or past the start of its directory")
         members[name] = memoryview(data)[start:reached]
-    if reached > end:
-        raise damaged(path, "a member reaches past the start of the zip directory")
-    for entry in entries:
-        if zlib.crc32(members[entry.orig_filename]) != entry.CRC:
-            raise damaged(path, f"the checksum of its member {entry.orig_filename!r} does not match")
+        if zlib.crc32(members[name]) != entry.CRC:
+            raise damaged(path, f"the checksum of its member {name!r} does not match")
     return members
 
 
@@ -145,10 +124,7 @@ def _content(path: Path, data: mmap.mmap, entry: zipfile.ZipInfo) -> int:
     local_name = data[header + _LOCAL.size : header + _LOCAL.size + n_name]
     if mark != b"PK\x03\x04" or method != zipfile.ZIP_STORED or local_name != name.encode():
         raise damaged(path, f"the header of member {name!r} differs from the zip directory")
-    start = header + _LOCAL.size + n_name + n_extra
-    if start + entry.file_size > len(data):
-        raise damaged(path, f"member {name!r} reaches past the end of the file")
-    return start
+    return header + _LOCAL.size + n_name + n_extra
 
 
 def _without_root(path: Path, members: dict[str, memoryview]) -> dict[str, memoryview]:

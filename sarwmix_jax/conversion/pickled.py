@@ -51,11 +51,10 @@ class Refused(ValueError):
 
 @dataclass(frozen=True)
 class _Storage:
-    """A storage named in the pickle: the bytes of its archive member, and its elements."""
+    """A storage named in the pickle: the bytes of its archive member, and their type."""
 
     data: memoryview
     dtype: np.dtype
-    elements: int
 
 
 class _Namespace(dict[str, Any]):
@@ -199,37 +198,28 @@ def _build(stack: _Stack, argument: Any) -> None:
 
 def _persistent(stack: _Stack, argument: Any) -> None:
     match stack.items.pop():
-        case ("storage", _Name(("torch", kind)), str(key), str(), int(elements)) if (
-            kind in STORAGE_TYPES
-            and type(elements) is int
-            and 0 <= elements < 1 << 60
-            and key.isascii()
-            and key.isdecimal()
-        ):
+        case ("storage", _Name(("torch", kind)), str(key), str(), int(elements)) if key.isascii() and key.isdecimal():
             dtype, data = STORAGE_TYPES[kind], stack.members.get(f"data/{key}")
         case _:
             raise Refused("its pickle refers to a storage in an unknown way")
     if data is None:
         raise Refused(f"its storage data/{key} is missing")
-    if len(data) != elements * dtype.itemsize:
+    if isinstance(elements, bool) or len(data) != elements * dtype.itemsize:
         raise Refused(f"its storage data/{key} has {len(data)} bytes instead of {elements * dtype.itemsize}")
-    stack.push(_Storage(data, dtype, elements))
+    stack.push(_Storage(data, dtype))
 
 
 def _tensor(arguments: tuple[Any, ...]) -> np.ndarray:
     """The view that a tensor rebuild makes, which must lie inside its storage and not multiply it."""
     match arguments:
-        case (_Storage(data, dtype, size), int(offset), tuple(shape), tuple(strides), *_):
+        case (_Storage(data, dtype), int(offset), tuple(shape), tuple(strides), *_):
             pass
         case _:
             raise Refused("its pickle rebuilds a tensor in an unknown way")
-    if (
-        len(shape) != len(strides)
-        or len(shape) > _MAX_DIMENSIONS
-        or not all(type(number) is int and 0 <= number < 1 << 60 for number in (offset, *shape, *strides))
-    ):
+    ranks_fit = len(shape) == len(strides) <= _MAX_DIMENSIONS
+    if not ranks_fit or not all(type(number) is int and 0 <= number < 1 << 60 for number in (offset, *shape, *strides)):
         raise Refused("a tensor has a broken shape")
-    elements = math.prod(shape)
+    elements, size = math.prod(shape), len(data) // dtype.itemsize
     last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
     if elements > size or (elements and last >= size) or offset > size:
         raise Refused(f"a tensor of shape {shape} reads outside its storage of {size} elements")

@@ -38,16 +38,19 @@ def read_checkpoint(path: str | Path) -> TorchCheckpoint:
     Raises:
         UserError: the file is damaged, of another form, or says anything that a checkpoint has no need to say.
     """
-    archive = open_archive(Path(path))
-    if "byteorder" in archive.members and archive.read("byteorder", 16) != b"little":
-        raise damaged(archive.path, "its numbers are not little-endian")
+    path = Path(path)
+    members = open_archive(path)
+    if members.get("byteorder", b"little") != b"little":
+        raise damaged(path, "its numbers are not little-endian")
+    if (size := len(members["data.pkl"])) > MAX_BYTES:
+        raise damaged(path, f"its pickle has {size} bytes, more than {MAX_BYTES}")
     try:
-        content = interpret(archive.read("data.pkl", MAX_BYTES), archive.members)
+        content = interpret(bytes(members["data.pkl"]), members)
     except Refused as error:
-        raise damaged(archive.path, str(error)) from error
-    checkpoint = _checkpoint(archive.path, content)
-    if sum(array.nbytes for array in checkpoint.model.values()) > archive.size + _SHARED_BYTES:
-        raise damaged(archive.path, "its tensors share storages so often that they are far larger than the file")
+        raise damaged(path, str(error)) from error
+    checkpoint = _checkpoint(path, content)
+    if sum(array.nbytes for array in checkpoint.model.values()) > path.stat().st_size + _SHARED_BYTES:
+        raise damaged(path, "its tensors share storages so often that they are far larger than the file")
     return checkpoint
 
 
@@ -73,9 +76,8 @@ def _checkpoint(path: Path, content: Any) -> TorchCheckpoint:
     for name, array in model.items():
         if not isinstance(name, str) or not isinstance(array, np.ndarray):
             raise damaged(path, f"its model holds {str(name)[:80]!a}, which is not a tensor (no state dict)")
-    if model is content:
-        return TorchCheckpoint(model, None, None, None)
-    optimizer, epoch, args = content.get("optimizer"), content.get("epoch"), content.get("args")
+    rest = {} if model is content else content
+    optimizer, epoch, args = rest.get("optimizer"), rest.get("epoch"), rest.get("args")
     return TorchCheckpoint(
         model,
         optimizer if isinstance(optimizer, dict) else None,
