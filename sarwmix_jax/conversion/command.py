@@ -109,7 +109,9 @@ def import_file(options: argparse.Namespace) -> None:
     step = write(converted, request, options.destination)
     print(f"wrote {options.destination} (step {step})")
     if options.verify:
-        show_tensors(converted, options.destination)
+        from sarwmix_jax.conversion.proof import compare_tensors
+
+        print("\n".join(compare_tensors(converted, options.destination)))
         show_probe(options.destination)
 
 
@@ -144,16 +146,6 @@ def report(converted: Converted) -> list[str]:
         if names:
             lines.append(f"{what}: {', '.join(names)}")
     return lines
-
-
-def show_tensors(converted: Converted, directory: Path) -> None:
-    """Print the comparison of every tensor."""
-    from sarwmix_jax.conversion.proof import compare_tensors
-
-    lines = compare_tensors(converted, directory)
-    for line in lines:
-        print(f"{line.name} {list(line.shape)} {line.difference:.3g} {line.note}".rstrip())
-    print(f"{sum(not line.note for line in lines)} of {len(lines)} tensors bit-identical after a round trip")
 
 
 def show_probe(directory: Path) -> None:

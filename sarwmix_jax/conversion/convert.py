@@ -11,7 +11,7 @@ from sarwmix_jax.conversion.identity import identify
 from sarwmix_jax.conversion.moments import Moments, convert_moments
 from sarwmix_jax.conversion.recognition import Hints, Recognised, account, recognise
 from sarwmix_jax.conversion.resize import resize_tables
-from sarwmix_jax.conversion.table import FIXED, LAYOUTS, Entry, entries, without_prefix
+from sarwmix_jax.conversion.table import FIXED, LAYOUTS, entries, without_prefix
 from sarwmix_jax.conversion.torch_file import read_checkpoint, sha256_of
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.released import Released
@@ -61,11 +61,6 @@ class Converted:
     rounded: tuple[str, ...]
     moments: Moments | None
 
-    @property
-    def entries(self) -> list[Entry]:
-        """Rows of the table for every tensor of the model."""
-        return list(entries(self.found.extent))
-
 
 def convert(request: Request) -> Converted:
     """Read a file, recognise it and account for every tensor; nothing is written.
@@ -114,7 +109,7 @@ def _parameters(published: dict[str, np.ndarray], found: Recognised) -> tuple[di
         if entry.published not in published:
             continue
         array = published[entry.published]
-        exact = array.astype(np.float32) if array.dtype != np.float32 else array
+        exact = np.asarray(array, np.float32)
         if array.dtype == np.float64 and not np.array_equal(exact.astype(np.float64), array, equal_nan=True):
             rounded.append(entry.published)
         tensors[entry.ours] = LAYOUTS[entry.layout].to_ours(exact)

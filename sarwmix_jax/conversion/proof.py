@@ -1,13 +1,14 @@
 """Proof that a conversion lost nothing: every tensor compared, and the output on a probe input that is kept."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sarwmix_jax.conversion.export import export
-from sarwmix_jax.conversion.table import INDEX_BUFFER
+from sarwmix_jax.conversion.table import INDEX_BUFFER, entries
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.inference.model import LoadedModel, load
 
@@ -23,41 +24,39 @@ TOLERANCE = 1e-3
 _DIFFERS = "differs"
 
 
-class Line(NamedTuple):
-    """One tensor's comparison; `note` says why it may differ, and is empty where all bits are the same."""
+def compare_tensors(converted: "Converted", directory: Path) -> list[str]:
+    """Read a written checkpoint back into the published form and compare it with the file, bit by bit.
 
-    name: str
-    shape: tuple[int, ...]
-    difference: float
-    note: str
-
-
-def compare_tensors(converted: "Converted", directory: Path) -> list[Line]:
-    """Read a written checkpoint back into the published form and compare it with the file, tensor by tensor.
+    Returns:
+        For each tensor a line with its largest difference and why it may differ; then how many are the same.
 
     Raises:
         UserError: the checkpoint cannot be read, or a tensor differs without a reason.
     """
-    back = export(directory).tensors
-    reasons = {name: "rounded to float32" for name in converted.rounded}
-    by_ours = {entry.ours: entry.published for entry in converted.entries}
-    reasons |= {by_ours[name]: "resized" for name in converted.source["resized"]}
-    reasons |= {by_ours[name]: "drawn, was missing" for name in converted.source["drawn"]}
-    lines = [_compare(name, array, converted.published.get(name), reasons.get(name)) for name, array in back.items()]
-    if wrong := [line.name for line in lines if line.note == _DIFFERS]:
+    published = {entry.ours: entry.published for entry in entries(converted.found.extent)}
+    reasons = dict.fromkeys(converted.rounded, "rounded to float32")
+    reasons |= {published[name]: "resized" for name in converted.source["resized"]}
+    reasons |= {published[name]: "drawn, was missing" for name in converted.source["drawn"]}
+    lines, notes = [], {}
+    for name, array in export(directory).tensors.items():
+        difference, note = _compare(name, array, converted.published.get(name))
+        notes[name] = reasons.get(name, note)
+        lines.append(f"{name} {list(array.shape)} {difference:.3g} {notes[name]}".rstrip())
+    if wrong := [name for name, note in notes.items() if note == _DIFFERS]:
         raise UserError(f"{directory}: {len(wrong)} tensors differ from the file, such as {wrong[0]}; convert again")
-    return lines
+    same = list(notes.values()).count("")
+    return [*lines, f"{same} of {len(lines)} tensors bit-identical after a round trip"]
 
 
-def _compare(name: str, array: np.ndarray, original: np.ndarray | None, reason: str | None) -> Line:
-    if INDEX_BUFFER.fullmatch(name) and (original is None or original.shape != array.shape):
-        reason = "rebuilt, not in the file" if original is None else "rebuilt"
+def _compare(name: str, array: np.ndarray, original: np.ndarray | None) -> tuple[float, str]:
+    """Largest difference of two tensors, and a note unless all bits are the same."""
     if original is None or original.shape != array.shape:
-        return Line(name, array.shape, float("nan"), reason or _DIFFERS)
-    identical = original.astype(array.dtype).tobytes() == array.tobytes()
+        rebuilt = "rebuilt" if original is not None else "rebuilt, not in the file"
+        return math.nan, rebuilt if INDEX_BUFFER.fullmatch(name) else _DIFFERS
+    if original.astype(array.dtype).tobytes() == array.tobytes():
+        return 0.0, ""
     with np.errstate(invalid="ignore"):
-        difference = 0.0 if identical else float(np.nanmax(np.abs(array - original.astype(np.float64))))
-    return Line(name, array.shape, difference, reason or ("" if identical else _DIFFERS))
+        return float(np.nanmax(np.abs(array - original.astype(np.float64)))), _DIFFERS
 
 
 def probe_outputs(model: LoadedModel, images_db: np.ndarray) -> dict[str, np.ndarray]:
