@@ -254,7 +254,7 @@ def _buffers(found: Recognised) -> dict[str, int]:
     return {
         entry.published.replace("bias_table", "index"): found.settings.window_sides[entry.stage]
         for entry in entries(found.extent)
-        if entry.stage is not None and entry.published.endswith("relative_position_bias_table")
+        if entry.stage is not None and entry.published.endswith("bias_table")
     }
 
 

@@ -22,15 +22,11 @@ def run_state(params: Mapping[str, np.ndarray], moments: Moments) -> dict[str, n
     """The optimiser item of a checkpoint: the arrays of our optimiser's state, by path."""
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in params.items()}
     template = jax.eval_shape(make_optimizer(PretrainingSettings().optimizer).init, unflatten_names(shapes))
-    values: dict[str, Any] = {
-        "count": np.asarray(moments.count, np.int32),
-        "mu": moments.first,
-        "nu": moments.second,
-    }
+    adam: dict[str, Any] = {"count": np.asarray(moments.count, np.int32), "mu": moments.first, "nu": moments.second}
     state = {}
     for path in named(template):
         _, what, *name = path.split("/", 2)
-        state[path] = np.asarray(values[what][name[0]], np.float32) if name else values[what]
+        state[path] = np.asarray(adam[what][name[0]], np.float32) if name else adam[what]
     return state
 
 

@@ -133,21 +133,16 @@ class Extent:
 def entries(extent: Extent) -> Iterator[Entry]:
     """Every tensor of a model of this extent, in published definition order (index buffers left out)."""
     pretraining = extent.decoder_depth is not None
-    yield from _expand(_MIXMAE_TOP if pretraining else _MIXMAE_TOP[1:2])
-    yield from _expand(_PATCH_EMBED)
+    yield from _expand((_MIXMAE_TOP if pretraining else _MIXMAE_TOP[1:2]) + _PATCH_EMBED)
     for stage, depth in enumerate(extent.depths):
         for block in range(depth):
             yield from _expand(_BLOCK, stage, block)
         if stage < len(extent.depths) - 1:
             yield from _expand(_MERGE, stage)
-    yield from _expand(_NORM)
-    if extent.decoder_depth is None:
-        yield from _expand(_HEAD)
-        return
-    yield from _expand(_DECODER_EMBED)
-    for block in range(extent.decoder_depth):
+    yield from _expand(_NORM + (_DECODER_EMBED if pretraining else _HEAD))
+    for block in range(extent.decoder_depth or 0):
         yield from _expand(_DECODER_BLOCK, None, block)
-    yield from _expand(_DECODER_END)
+    yield from _expand(_DECODER_END if pretraining else ())
 
 
 def _expand(rows: tuple[Entry, ...], stage: int | None = None, block: int | None = None) -> Iterator[Entry]:
