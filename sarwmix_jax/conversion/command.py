@@ -3,7 +3,9 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from sarwmix_jax.command_line import Parser
 from sarwmix_jax.conversion.convert import Converted, Request, check_free, convert, write
@@ -99,38 +101,30 @@ def import_file(options: argparse.Namespace) -> None:
     if options.step is not None or options.destination.suffix in _SUFFIXES:
         raise UserError(f"{options.source} is not a folder; --step, .safetensors and .pth belong to exports of folders")
     check_free(options.destination)
-    norm_pix = None if options.norm_pix is None else options.norm_pix == "yes"
-    request = Request(
-        source=options.source,
-        hints=Hints(
-            None if options.kind is None else _KINDS[options.kind],
-            options.tiling,
-            options.statistics,
-            options.decoder_heads,
-            norm_pix,
-        ),
-        image_size=options.image_size,
-        windows=options.windows,
-        allow_missing=tuple(options.allow_missing),
-        allow_nonfinite=options.allow_nonfinite,
-        with_optimizer=options.with_optimizer,
-        mix_group=options.mix_group,
-        sha256=options.sha256,
-    )
+    options.kind = _KINDS.get(options.kind)
+    options.norm_pix = {"yes": True, "no": False}.get(options.norm_pix)
+    request = Request(hints=Hints(**_chosen(Hints, options)), **_chosen(Request, options))
     converted = convert(request)
     print("\n".join(report(converted)))
     step = write(converted, request, options.destination)
     print(f"wrote {options.destination} (step {step})")
     if options.verify:
-        show_tensors(converted, options.destination)
+        from sarwmix_jax.conversion.proof import compare_tensors
+
+        print("\n".join(compare_tensors(converted, options.destination)))
         show_probe(options.destination)
+
+
+def _chosen(what: type[Hints | Request], options: argparse.Namespace) -> dict[str, Any]:
+    """Values of the options that a dataclass has fields for; both use the same names."""
+    return {field.name: vars(options)[field.name] for field in fields(what) if field.name in options}
 
 
 def report(converted: Converted) -> list[str]:
     """What was found in a file, line by line."""
-    found, settings, released = converted.found, converted.settings, converted.released
+    found, settings, released, source = converted.found, converted.settings, converted.released, converted.source
     known = f"{released.file}, {released.about}" if released else "unknown file, unverified"
-    lines = [f"sha256 {converted.sha256}: {known}"]
+    lines = [f"sha256 {source['sha256']}: {known}"]
     lines.append(
         f"kind {found.kind}, {settings.image_size} px, width {settings.embed_dim}, depths {settings.depths}, "
         f"heads {settings.num_heads}, windows {settings.window_sides}"
@@ -142,25 +136,16 @@ def report(converted: Converted) -> list[str]:
         lines.append(f"{found.classes} classes" + (f", tiling {found.tiling}" if found.tiling else ""))
     mean, std = found.statistics.mean_db, found.statistics.std_db
     lines.append(f"input VH, VV in dB, statistics {found.statistics_name}: mean {mean}, deviation {std}")
-    if converted.args:
-        arguments = ", ".join(f"{name}={value}" for name, value in converted.args.items())
-        lines.append(f"the file's own arguments (shown, not used): {arguments}")
-    for what, names in (("resized", converted.resized), ("missing, drawn afresh", converted.absent)):
+    arguments = [f"{name}={value}" for name, value in source["args_not_trusted"].items()]
+    for what, names in (
+        ("the file's own arguments (shown, not used)", arguments),
+        ("resized", source["resized"]),
+        ("missing, drawn afresh", source["drawn"]),
+        ("rounded from float64 to float32", converted.rounded),
+    ):
         if names:
             lines.append(f"{what}: {', '.join(names)}")
-    if converted.rounded:
-        lines.append(f"rounded from float64 to float32: {', '.join(converted.rounded)}")
     return lines
-
-
-def show_tensors(converted: Converted, directory: Path) -> None:
-    """Print the comparison of every tensor."""
-    from sarwmix_jax.conversion.proof import compare_tensors
-
-    lines = compare_tensors(converted, directory)
-    for line in lines:
-        print(f"{line.name} {list(line.shape)} {line.difference:.3g} {line.note}".rstrip())
-    print(f"{sum(line.identical for line in lines)} of {len(lines)} tensors bit-identical after a round trip")
 
 
 def show_probe(directory: Path) -> None:

@@ -11,8 +11,8 @@ from sarwmix_jax.conversion.identity import identify
 from sarwmix_jax.conversion.moments import Moments, convert_moments
 from sarwmix_jax.conversion.recognition import Hints, Recognised, account, recognise
 from sarwmix_jax.conversion.resize import resize_tables
-from sarwmix_jax.conversion.table import FIXED, LAYOUTS, Entry, entries, without_prefix
-from sarwmix_jax.conversion.torch_file import TorchCheckpoint, read_checkpoint, sha256_of
+from sarwmix_jax.conversion.table import FIXED, LAYOUTS, entries, without_prefix
+from sarwmix_jax.conversion.torch_file import read_checkpoint, sha256_of
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES, FLOOD_CLASSES
 from sarwmix_jax.facts.released import Released
@@ -41,37 +41,26 @@ class Converted:
     """A converted file before it is written.
 
     Attributes:
-        sha256: hash of the file.
+        source: where it comes from, as the checkpoint's description has it; `resized` and `drawn` are our names of
+            the tables that were resized and of the tensors that were missing, `args_not_trusted` the file's
+            command-line arguments as text.
         released: its entry in the registry.
         found: what it is, as stored in the file.
         settings: model settings after a change of the image size.
         tensors: our flat names; float32, views of the file where nothing had to change.
         published: the file's own tensors, without prefix.
-        absent: our names of the tensors that were missing and are drawn afresh.
-        resized: our names of the tables that were resized.
         rounded: published names of the tensors that float32 cannot hold exactly.
         moments: optimiser state, if asked for.
-        epochs: epochs done, if the file says so.
-        args: the file's command-line arguments as text; not trusted.
     """
 
-    sha256: str
+    source: dict[str, Any]
     released: Released | None
     found: Recognised
     settings: ModelSettings
     tensors: dict[str, np.ndarray]
     published: dict[str, np.ndarray]
-    absent: tuple[str, ...]
-    resized: tuple[str, ...]
     rounded: tuple[str, ...]
     moments: Moments | None
-    epochs: int | None
-    args: dict[str, str]
-
-    @property
-    def entries(self) -> list[Entry]:
-        """Rows of the table for every tensor of the model."""
-        return list(entries(self.found.extent))
 
 
 def convert(request: Request) -> Converted:
@@ -86,34 +75,32 @@ def convert(request: Request) -> Converted:
     published = without_prefix(file.model)
     found = recognise(published, request.hints, released)
     absent = account(published, found, request.allow_missing, request.allow_nonfinite)
-    settings = _resized_settings(found.settings, request)
+    settings = found.settings
+    if request.image_size is not None or request.windows is not None:
+        side = request.image_size or settings.image_size
+        settings = dataclasses.replace(settings, image_size=side, windows=request.windows or windows_for(side))
     tensors, rounded = _parameters(published, found)
     resized = resize_tables(tensors, settings.image_size, settings.window_sides)
-    moments = _moments(file, found, request, bool(resized or absent))
-    missing = [entry.ours for entry in entries(found.extent) if entry.published in absent]
-    tensors.update(_drawn(settings, found, missing))
-    return Converted(
-        sha256,
-        released,
-        found,
-        settings,
-        tensors,
-        published,
-        tuple(missing),
-        tuple(resized),
-        rounded,
-        moments,
-        None if file.epoch is None else file.epoch + 1,
-        shown_arguments(file.args or {}),
-    )
+    if request.with_optimizer and (resized or absent):
+        raise UserError("--with-optimizer: resized or missing tensors have no optimiser state; leave one option out")
+    moments = convert_moments(file.optimizer, found) if request.with_optimizer else None
+    drawn = [entry.ours for entry in entries(found.extent) if entry.published in absent]
+    if drawn:
+        from sarwmix_jax.checkpoints.loading import drawn_tensors  # JAX is not needed otherwise
 
-
-def _resized_settings(settings: ModelSettings, request: Request) -> ModelSettings:
-    """Settings at the requested image size; windows from the table unless said."""
-    if request.image_size is None and request.windows is None:
-        return settings
-    side = request.image_size or settings.image_size
-    return dataclasses.replace(settings, image_size=side, windows=request.windows or windows_for(side))
+        fresh = drawn_tensors(found.kind, settings, found.classes)
+        tensors |= {name: fresh[name] for name in drawn}
+    source = {
+        "file": request.source.name,
+        "sha256": sha256,
+        "verified": released is not None,
+        "released": released.file if released else None,
+        "epochs": None if file.epoch is None else file.epoch + 1,
+        "args_not_trusted": shown_arguments(file.args or {}),
+        "resized": resized,
+        "drawn": drawn,
+    }
+    return Converted(source, released, found, settings, tensors, published, rounded, moments)
 
 
 def _parameters(published: dict[str, np.ndarray], found: Recognised) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -123,29 +110,11 @@ def _parameters(published: dict[str, np.ndarray], found: Recognised) -> tuple[di
         if entry.published not in published:
             continue
         array = published[entry.published]
-        exact = array.astype(np.float32) if array.dtype != np.float32 else array
+        exact = np.asarray(array, np.float32)
         if array.dtype == np.float64 and not np.array_equal(exact.astype(np.float64), array, equal_nan=True):
             rounded.append(entry.published)
         tensors[entry.ours] = LAYOUTS[entry.layout].to_ours(exact)
     return tensors, tuple(rounded)
-
-
-def _moments(file: TorchCheckpoint, found: Recognised, request: Request, changed: bool) -> Moments | None:
-    if not request.with_optimizer:
-        return None
-    if changed:
-        raise UserError("--with-optimizer: resized or missing tensors have no optimiser state; leave one option out")
-    return convert_moments(file.optimizer, found)
-
-
-def _drawn(settings: ModelSettings, found: Recognised, names: list[str]) -> dict[str, np.ndarray]:
-    """Freshly initialised tensors, from seed 0."""
-    if not names:
-        return {}
-    from sarwmix_jax.checkpoints.loading import drawn_tensors  # JAX is not needed otherwise
-
-    fresh = drawn_tensors(found.kind, settings, found.classes)
-    return {name: fresh[name] for name in names}
 
 
 def shown_arguments(args: dict[Any, Any]) -> dict[str, str]:
@@ -179,7 +148,7 @@ def write(converted: Converted, request: Request, directory: Path) -> int:
     from sarwmix_jax.conversion.run import run_description, run_state  # Orbax and optax take a second to import
 
     check_free(directory)
-    found, released = converted.found, converted.released
+    found = converted.found
     items = {
         "params": {name: array for name, array in converted.tensors.items() if name not in FIXED},
         "fixed": {name: array for name, array in converted.tensors.items() if name in FIXED},
@@ -195,16 +164,7 @@ def write(converted: Converted, request: Request, directory: Path) -> int:
         converted.settings,
         found.statistics,
         found.statistics_name,
-        source={
-            "file": request.source.name,
-            "sha256": converted.sha256,
-            "verified": released is not None,
-            "released": released.file if released else None,
-            "epochs": converted.epochs,
-            "args_not_trusted": converted.args,
-            "resized": converted.resized,
-            "drawn": converted.absent,
-        },
+        source=converted.source,
         **more,
     )
     step = converted.moments.count if converted.moments else 0

@@ -2,19 +2,20 @@
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from sarwmix_jax.checkpoints.loading import load_parameters, quiet
+from sarwmix_jax.checkpoints.store import first_line
 from sarwmix_jax.conversion.recognition import published_shape
 from sarwmix_jax.conversion.table import Extent, entries, relative_position_index, to_published
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import flatten_names
-from sarwmix_jax.settings.model import ModelSettings, described_model
 
 _SAFETENSORS_TYPES = {"float32": "F32", "int64": "I64"}
 
@@ -36,35 +37,16 @@ def export(checkpoint: Path, step: int | None = None) -> Exported:
     """
     with quiet():
         loaded = load_parameters(checkpoint, step)
+        _ = loaded.structure  # accounts for every array
     ours = {name: np.asarray(a) for name, a in (flatten_names(loaded.params) | flatten_names(loaded.fixed)).items()}
-    settings, kind = described_model(loaded.description["model"]), loaded.description["kind"]
-    extent = Extent(settings.depths, settings.decoder_depth if kind == "pretraining" else None)
-    tensors = dict(published_tensors(ours, settings, extent, loaded.description.get("classes")))
-    return Exported(tensors, loaded.description, loaded.step)
-
-
-def published_tensors(
-    ours: Mapping[str, np.ndarray], settings: ModelSettings, extent: Extent, classes: int | None
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Published names and arrays of our tensors, as views, with the index buffers where they belong.
-
-    Raises:
-        UserError: a tensor is missing, unknown or misshapen.
-    """
-    model = list(entries(extent))
-    if wrong := sorted(set(ours) ^ {entry.ours for entry in model}):
-        raise UserError(f"the checkpoint does not fit its own description: {wrong[0]} ({len(wrong)} such tensors)")
-    for entry in model:
-        shape = published_shape(entry, settings, classes)
-        array = to_published(ours, entry, shape)
-        if array.shape != shape:
-            raise UserError(
-                f"the checkpoint does not fit its own description: {entry.ours} is {ours[entry.ours].shape}"
-            )
-        yield entry.published, array
+    settings, kind, classes = loaded.settings, loaded.kind, loaded.description.get("classes")
+    tensors = {}
+    for entry in entries(Extent(settings.depths, settings.decoder_depth if kind == "pretraining" else None)):
+        tensors[entry.published] = to_published(ours, entry, published_shape(entry, settings, classes))
         if entry.stage is not None and entry.published.endswith("bias_table"):
             index = relative_position_index(settings.window_sides[entry.stage])
-            yield entry.published.replace("bias_table", "index"), index
+            tensors[entry.published.replace("bias_table", "index")] = index
+    return Exported(tensors, loaded.description, loaded.step)
 
 
 def notes(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -84,12 +66,8 @@ def write_safetensors(exported: Exported, file: Path) -> None:
     """
     # Wider elements first keep every tensor aligned.
     ordered = sorted(exported.tensors.items(), key=lambda item: -item[1].dtype.itemsize)
-    header: dict[str, Any] = {
-        "__metadata__": {
-            "format": "pt",
-            **{name: json.dumps(value) for name, value in notes(exported.description).items()},
-        }
-    }
+    metadata = {name: json.dumps(value) for name, value in notes(exported.description).items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
     end = 0
     for name, array in ordered:
         start, end = end, end + array.nbytes
@@ -97,22 +75,23 @@ def write_safetensors(exported: Exported, file: Path) -> None:
         header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    pieces = (np.ascontiguousarray(array).data for _, array in ordered)
-    _write_new(file, [len(text).to_bytes(8, "little"), text], pieces)
+    with _new(file) as out:
+        out.write(len(text).to_bytes(8, "little") + text)
+        for _, array in ordered:
+            out.write(np.ascontiguousarray(array).data)
 
 
-def _write_new(file: Path, head: Iterable[bytes], pieces: Iterable[memoryview]) -> None:
+@contextmanager
+def _new(file: Path) -> Iterator[IO[bytes]]:
+    """Open a file that is not there yet; nothing is left of it when writing fails."""
     try:
         with file.open("xb") as out:
-            for piece in head:
-                out.write(piece)
-            for view in pieces:
-                out.write(view)
+            yield out
     except FileExistsError as error:
         raise UserError(f"{file} exists; name another file") from error
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         file.unlink(missing_ok=True)
-        raise UserError(f"cannot write {file}: {error.strerror}") from error
+        raise UserError(f"cannot write {file}: {getattr(error, 'strerror', None) or first_line(error)}") from error
 
 
 def write_pth(exported: Exported, file: Path) -> None:
@@ -125,16 +104,11 @@ def write_pth(exported: Exported, file: Path) -> None:
         import torch
     except ImportError as error:
         raise UserError("a .pth file needs PyTorch; install it, or name the file .safetensors") from error
-    if file.exists():
-        raise UserError(f"{file} exists; name another file")
     model = {name: torch.from_numpy(np.array(array)) for name, array in exported.tensors.items()}
-    epochs = (exported.description.get("progress") or exported.description["source"]).get("epoch")
-    epochs = exported.description["source"].get("epochs") if epochs is None else epochs
-    content: dict[str, Any] = {"model": model, "args": argparse.Namespace(**notes(exported.description))}
-    if epochs is not None:
-        content["epoch"] = int(epochs) - 1
-    try:
-        torch.save(content, file)
-    except (OSError, RuntimeError) as error:
-        file.unlink(missing_ok=True)
-        raise UserError(f"cannot write {file}: {str(error).splitlines()[0]}") from error
+    description = exported.description
+    progress = description.get("progress") or {"epoch": description["source"].get("epochs")}
+    content: dict[str, Any] = {"model": model, "args": argparse.Namespace(**notes(description))}
+    if progress.get("epoch") is not None:
+        content["epoch"] = int(progress["epoch"]) - 1
+    with _new(file) as out:
+        torch.save(content, out)

@@ -23,16 +23,14 @@ def identify(path: Path, sha256: str, demanded: str | None = None) -> Released |
             raise UserError(f"--sha256 {demanded[:80]!r} is not a SHA-256; give 64 hexadecimal digits")
         if sha256 != demanded.lower():
             raise UserError(f"{path}: its SHA-256 is {sha256}, not the demanded one; download the file again")
-    for released in RELEASED:
-        if released.sha256 == sha256:
-            return released
-    for released in RELEASED:
-        if released.file == path.name:
-            raise UserError(
-                f"{path}: its SHA-256 is {sha256}, but the released file of this name has {released.sha256}; "
-                "download it again, or rename it if it is another file"
-            )
-    return None
+    known = next((released for released in RELEASED if released.sha256 == sha256), None)
+    named = next((released for released in RELEASED if released.file == path.name), None)
+    if named and not known:
+        raise UserError(
+            f"{path}: its SHA-256 is {sha256}, but the released file of this name has {named.sha256}; "
+            "download it again, or rename it if it is another file"
+        )
+    return known
 
 
 def listing() -> str:

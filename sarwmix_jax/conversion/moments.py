@@ -42,10 +42,15 @@ def convert_moments(optimizer: Mapping[Any, Any] | None, found: Recognised) -> M
     if found.kind != "pretraining":
         raise UserError(f"--with-optimizer: only pretraining runs go on; the file is of kind {found.kind}")
     groups = parameter_order(entries(found.extent))
+    every, start = groups[0] + groups[1], len(groups[0])
+    numbers, given = list(range(len(every))), optimizer.get("param_groups")
+    if not isinstance(given, list) or [_members(group) for group in given] != [numbers[:start], numbers[start:]]:
+        raise UserError(
+            f"--with-optimizer: groups of {start} parameters without and {len(groups[1])} with weight decay are "
+            "needed; the file has others"
+        )
     state = optimizer.get("state")
-    _check_groups(optimizer.get("param_groups"), [len(group) for group in groups])
-    every = [entry for group in groups for entry in group]
-    if not isinstance(state, dict) or set(state) != set(range(len(every))):
+    if not isinstance(state, dict) or set(state) != set(numbers):
         raise UserError(f"--with-optimizer: the state is not that of {len(every)} parameters")
     counts = {_count(state[number], entry) for number, entry in enumerate(every)}
     if len(counts) != 1:
@@ -53,21 +58,10 @@ def convert_moments(optimizer: Mapping[Any, Any] | None, found: Recognised) -> M
     return Moments(counts.pop(), *(_all(state, every, key, found) for key in ("exp_avg", "exp_avg_sq")))
 
 
-def _check_groups(groups: Any, sizes: list[int]) -> None:
-    start = 0
-    for number, size in enumerate(sizes):
-        wanted = list(range(start, start + size))
-        if (
-            not isinstance(groups, list)
-            or len(groups) != len(sizes)
-            or not isinstance(groups[number], dict)
-            or groups[number].get("params") != wanted
-        ):
-            raise UserError(
-                f"--with-optimizer: groups of {sizes[0]} parameters without and {sizes[1]} with weight decay are "
-                "needed; the file has others"
-            )
-        start += size
+def _members(group: Any) -> list[int] | None:
+    """Numbers of the parameters of a group, if that is what it has."""
+    numbers = group.get("params") if isinstance(group, dict) else None
+    return numbers if isinstance(numbers, list) and all(type(number) is int for number in numbers) else None
 
 
 def _count(state: Any, entry: Entry) -> int:

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 import numpy as np
 
 from sarwmix_jax.conversion.table import (
-    INDEX_BUFFER,
     Entry,
     Extent,
     entries,
@@ -23,6 +22,7 @@ from sarwmix_jax.facts.sizes import SIZES
 from sarwmix_jax.settings.model import PATCH, STAGES, ModelSettings, windows_for
 
 _LISTED = 8
+_FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 T = TypeVar("T")
 
@@ -97,20 +97,14 @@ def _settled(what: str, said: T | None, known: T | None) -> T | None:
 
 
 def _kind(classes: int | None, said: str | None, released: Released | None) -> str:
-    found = "pretraining" if classes is None else None if classes == 2 else "classifier"
-    kind = _settled("kind", said, released.kind if released else None)
-    if kind is None and found is None:
+    fitting = {None: KINDS[:1], 2: KINDS[1:]}.get(classes, ("classifier",))
+    kind = _settled("kind", said, released.kind if released else None) or (fitting[0] if len(fitting) == 1 else None)
+    if kind is None:
         raise UserError("a head of two classes can be a flood or a classifier head; say --kind flood|classifier")
-    if kind is None or kind == found or (found is None and kind in KINDS[1:]):
-        return kind or str(found)
-    raise UserError(
-        f"--kind {kind} does not fit the file: "
-        + (
-            "it has a decoder, so it is a pretraining file"
-            if classes is None
-            else f"it has a head of {classes} classes"
-        )
-    )
+    if kind not in fitting:
+        what = "a decoder, so it is a pretraining file" if classes is None else f"a head of {classes} classes"
+        raise UserError(f"--kind {kind} does not fit the file: it has {what}")
+    return kind
 
 
 def parse_statistics(text: str) -> BandStatistics:
@@ -154,21 +148,15 @@ def _settings(tensors: Mapping[str, np.ndarray], extent: Extent, decoder_heads: 
     image_size = math.isqrt(tokens) * patch
     if math.isqrt(tokens) ** 2 != tokens:
         raise UserError(f"tensor absolute_pos_embed has {tokens} positions, which is no square grid")
-    decoder: dict[str, Any] = {}
+    shape: dict[str, Any] = {"embed_dim": width, "depths": extent.depths, "num_heads": heads}
     if extent.decoder_depth is not None:
-        decoder = {"decoder_dim": _sides(tensors, "mask_token", 3)[2], "decoder_depth": extent.decoder_depth}
-        known = _published_decoder_heads(width, heads, extent, decoder["decoder_dim"])
-        settled = _settled("decoder-heads", decoder_heads, known)
-        if settled is None:
+        shape |= {"decoder_dim": _sides(tensors, "mask_token", 3)[2], "decoder_depth": extent.decoder_depth}
+        known = next((size.decoder_heads for size in SIZES.values() if shape.items() <= vars(size).items()), None)
+        shape["decoder_heads"] = _settled("decoder-heads", decoder_heads, known)
+        if shape["decoder_heads"] is None:
             raise UserError("the decoder's number of heads is unknown for a model of this size; say --decoder-heads N")
-        decoder["decoder_heads"] = settled
     return ModelSettings(
-        embed_dim=width,
-        depths=extent.depths,
-        num_heads=heads,
-        windows=None if windows == windows_for(image_size) else windows,
-        image_size=image_size,
-        **decoder,
+        windows=None if windows == windows_for(image_size) else windows, image_size=image_size, **shape
     )
 
 
@@ -179,14 +167,6 @@ def _window_and_heads(tensors: Mapping[str, np.ndarray], stage: int) -> tuple[in
     if window is None:
         raise UserError(f"tensor {name} has {rows} rows, which no window side gives")
     return window, heads
-
-
-def _published_decoder_heads(width: int, heads: tuple[int, ...], extent: Extent, decoder_dim: int) -> int | None:
-    for size in SIZES.values():
-        encoder = (size.embed_dim, size.num_heads, size.depths)
-        if encoder == (width, heads, extent.depths) and decoder_dim == size.decoder_dim:
-            return size.decoder_heads if extent.decoder_depth == size.decoder_depth else None
-    return None
 
 
 def published_shape(entry: Entry, settings: ModelSettings, classes: int | None) -> tuple[int, ...]:
@@ -202,15 +182,13 @@ def published_shape(entry: Entry, settings: ModelSettings, classes: int | None) 
         "V": settings.cell_values,
         "K": classes or 0,
     }
-    stages = tuple(
-        {
-            "C": settings.widths[stage],
-            "H": settings.num_heads[stage],
-            "T": (2 * settings.window_sides[stage] - 1) ** 2,
-        }
-        for stage in range(STAGES)
+    if (stage := entry.stage) is not None:
+        table = (2 * settings.window_sides[stage] - 1) ** 2
+        sizes |= {"C": settings.widths[stage], "H": settings.num_heads[stage], "T": table}
+    # A side is a product of digits and symbols, such as 3C.
+    return tuple(
+        math.prod(int(factor) if factor.isdigit() else sizes[factor] for factor in side) for side in entry.shape.split()
     )
-    return entry.published_shape(sizes, stages)
 
 
 def account(
@@ -228,31 +206,36 @@ def account(
         UserError: tensors are unknown, missing, misshapen, of a kind that holds no parameters, or not finite; all are
             listed.
     """
-    expected = {entry.published: found.shape(entry) for entry in entries(found.extent)}
-    buffers = _buffers(found)
-    absent = [name for name in expected if name not in tensors]
-    needless = [name for name in allow_missing if name not in absent]
-    if needless:
+    parameters = {entry.published: found.shape(entry) for entry in entries(found.extent)}
+    windows = _buffers(found)
+    expected = parameters | {name: (window**2, window**2) for name, window in windows.items()}
+    present = {name: tensors[name] for name in expected if name in tensors}
+    absent = tuple(name for name in parameters if name not in tensors)
+    if needless := [name for name in allow_missing if name not in absent]:
         raise UserError(
             f"--allow-missing {needless[0]}: the file has it, or the model has no such tensor; leave it out"
         )
     problems = {
-        "unknown": [name for name in tensors if name not in expected and name not in buffers],
+        "unknown": [name for name in tensors if name not in expected],
         "missing": [name for name in absent if name not in allow_missing],
         "misshapen": [
-            f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
-            for name, shape in {**expected, **{name: (w * w, w * w) for name, w in buffers.items()}}.items()
-            if name in tensors and tensors[name].shape != shape
+            f"{name} {list(array.shape)} instead of {list(expected[name])}"
+            for name, array in present.items()
+            if array.shape != expected[name]
+        ],
+        "not floating-point": [
+            name for name, array in present.items() if name in parameters and array.dtype.name not in _FLOATING
         ],
     }
-    problems["not floating-point"] = [name for name in expected if name in tensors and not _floating(tensors[name])]
     if not any(problems.values()):
-        problems["wrong"] = [name for name, window in buffers.items() if not _index_is_right(tensors, name, window)]
-        if not allow_nonfinite:
-            problems["not finite"] = [name for name in expected if name in tensors and not _finite(tensors[name])]
+        for name, array in present.items():
+            if name in windows and not np.array_equal(array, relative_position_index(windows[name])):
+                problems.setdefault("wrong", []).append(name)
+            elif name in parameters and not allow_nonfinite and not _finite(array):
+                problems.setdefault("not finite", []).append(name)
     if any(problems.values()):
         raise UserError(f"the file's tensors do not fit: {_listed(problems)}")
-    return tuple(absent)
+    return absent
 
 
 def _listed(problems: Mapping[str, list[str]]) -> str:
@@ -271,17 +254,8 @@ def _buffers(found: Recognised) -> dict[str, int]:
     return {
         entry.published.replace("bias_table", "index"): found.settings.window_sides[entry.stage]
         for entry in entries(found.extent)
-        if entry.stage is not None and entry.published.endswith("relative_position_bias_table")
+        if entry.stage is not None and entry.published.endswith("bias_table")
     }
-
-
-def _index_is_right(tensors: Mapping[str, np.ndarray], name: str, window: int) -> bool:
-    assert INDEX_BUFFER.fullmatch(name)
-    return name not in tensors or np.array_equal(tensors[name], relative_position_index(window))
-
-
-def _floating(array: np.ndarray) -> bool:
-    return array.dtype.name in ("float16", "bfloat16", "float32", "float64")
 
 
 def _finite(array: np.ndarray) -> bool:

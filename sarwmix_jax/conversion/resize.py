@@ -13,13 +13,12 @@ def cubic_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
     """Weights of every old sample in every new one: half-pixel centres, edges repeated, no antialiasing."""
     matrix = np.zeros((new, old))
     centre = (np.arange(new) + 0.5) * old / new - 0.5
-    first = np.floor(centre).astype(int)
-    for offset in range(-1, 3):
-        distance = np.abs(centre - first - offset)
-        near = ((_A + 2) * distance - (_A + 3)) * distance**2 + 1
-        far = ((distance - 5) * distance + 8) * distance * _A - 4 * _A
-        weight = np.where(distance <= 1, near, far)
-        np.add.at(matrix, (np.arange(new), np.clip(first + offset, 0, old - 1)), weight)
+    samples = np.floor(centre).astype(int)[:, None] + np.arange(-1, 3)
+    distance = np.abs(centre[:, None] - samples)
+    near = ((_A + 2) * distance - (_A + 3)) * distance**2 + 1
+    far = ((distance - 5) * distance + 8) * distance * _A - 4 * _A
+    weights = np.where(distance <= 1, near, far)
+    np.add.at(matrix, (np.arange(new)[:, None], np.clip(samples, 0, old - 1)), weights)
     return matrix
 
 

@@ -22,14 +22,11 @@ def run_state(params: Mapping[str, np.ndarray], moments: Moments) -> dict[str, n
     """The optimiser item of a checkpoint: the arrays of our optimiser's state, by path."""
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in params.items()}
     template = jax.eval_shape(make_optimizer(PretrainingSettings().optimizer).init, unflatten_names(shapes))
-    state: dict[str, np.ndarray] = {}
+    adam: dict[str, Any] = {"count": np.asarray(moments.count, np.int32), "mu": moments.first, "nu": moments.second}
+    state = {}
     for path in named(template):
         _, what, *name = path.split("/", 2)
-        if what == "count":
-            state[path] = np.asarray(moments.count, np.int32)
-        else:
-            array = {"mu": moments.first, "nu": moments.second}[what][name[0]]
-            state[path] = array if array.dtype == np.float32 else array.astype(np.float32)
+        state[path] = np.asarray(adam[what][name[0]], np.float32) if name else adam[what]
     return state
 
 
@@ -41,11 +38,12 @@ def run_description(converted: "Converted", request: "Request") -> dict[str, Any
     """
     group = request.mix_group or (converted.released.mix_group if converted.released else None)
     if group is None or converted.moments is None:
+        own = converted.source["args_not_trusted"].get("batch_size", "none")
         raise UserError(
             "--with-optimizer: the images per device of the published run, which mixed among themselves, are unknown; "
-            f"say --mix-group N (the file's own batch_size: {converted.args.get('batch_size', 'none')})"
+            f"say --mix-group N (the file's own batch_size: {own})"
         )
     statistics = converted.found.statistics_name
     settings = PretrainingSettings(model=converted.settings, data=DataSettings(statistics=statistics))
-    progress = {"step": converted.moments.count, "epoch": converted.epochs, "mix_group": group}
+    progress = {"step": converted.moments.count, "epoch": converted.source["epochs"], "mix_group": group}
     return {"settings": dataclasses.asdict(settings), "progress": progress}

@@ -17,13 +17,17 @@ from einops import rearrange
 Arrays = Mapping[str, np.ndarray]
 
 
-class Row(NamedTuple):
-    """One line of the table; `{s}` and `{b}` stand for stage and block."""
+class Entry(NamedTuple):
+    """One tensor of a model, with its stage (None outside the stages).
+
+    In the table below an entry stands for all its repetitions: `{s}` and `{b}` are the stage and the block.
+    """
 
     published: str
     ours: str
     layout: str
     shape: str
+    stage: int | None = None
 
 
 class Layout(NamedTuple):
@@ -50,48 +54,48 @@ LAYOUTS = {
 }
 
 _MIXMAE_TOP = (
-    Row("mask_token", "decoder/mask_token", "one_token", "1 1 D"),
-    Row("absolute_pos_embed", "encoder/position", "batch_of_one", "1 N C"),
-    Row("decoder_pos_embed", "decoder/position", "batch_of_one", "1 n D"),
+    Entry("mask_token", "decoder/mask_token", "one_token", "1 1 D"),
+    Entry("absolute_pos_embed", "encoder/position", "batch_of_one", "1 N C"),
+    Entry("decoder_pos_embed", "decoder/position", "batch_of_one", "1 n D"),
 )
 _PATCH_EMBED = (
-    Row("patch_embed.proj.weight", "encoder/patch_embed/proj/kernel", "convolution", "C I p p"),
-    Row("patch_embed.proj.bias", "encoder/patch_embed/proj/bias", "same", "C"),
-    Row("patch_embed.norm.weight", "encoder/patch_embed/norm/scale", "same", "C"),
-    Row("patch_embed.norm.bias", "encoder/patch_embed/norm/bias", "same", "C"),
+    Entry("patch_embed.proj.weight", "encoder/patch_embed/proj/kernel", "convolution", "C I p p"),
+    Entry("patch_embed.proj.bias", "encoder/patch_embed/proj/bias", "same", "C"),
+    Entry("patch_embed.norm.weight", "encoder/patch_embed/norm/scale", "same", "C"),
+    Entry("patch_embed.norm.bias", "encoder/patch_embed/norm/bias", "same", "C"),
 )
 _FROM, _TO = "layers.{s}.blocks.{b}.", "encoder/stages/{s}/blocks/{b}/"
 _BLOCK = (
-    Row(_FROM + "norm1.weight", _TO + "norm1/scale", "same", "C"),
-    Row(_FROM + "norm1.bias", _TO + "norm1/bias", "same", "C"),
-    Row(_FROM + "attn.relative_position_bias_table", _TO + "attention/bias_table", "same", "T H"),
-    Row(_FROM + "attn.qkv.weight", _TO + "attention/qkv/kernel", "linear", "3C C"),
-    Row(_FROM + "attn.qkv.bias", _TO + "attention/qkv/bias", "same", "3C"),
-    Row(_FROM + "attn.proj.weight", _TO + "attention/proj/kernel", "linear", "C C"),
-    Row(_FROM + "attn.proj.bias", _TO + "attention/proj/bias", "same", "C"),
-    Row(_FROM + "norm2.weight", _TO + "norm2/scale", "same", "C"),
-    Row(_FROM + "norm2.bias", _TO + "norm2/bias", "same", "C"),
-    Row(_FROM + "mlp.fc1.weight", _TO + "mlp/fc1/kernel", "linear", "4C C"),
-    Row(_FROM + "mlp.fc1.bias", _TO + "mlp/fc1/bias", "same", "4C"),
-    Row(_FROM + "mlp.fc2.weight", _TO + "mlp/fc2/kernel", "linear", "C 4C"),
-    Row(_FROM + "mlp.fc2.bias", _TO + "mlp/fc2/bias", "same", "C"),
+    Entry(_FROM + "norm1.weight", _TO + "norm1/scale", "same", "C"),
+    Entry(_FROM + "norm1.bias", _TO + "norm1/bias", "same", "C"),
+    Entry(_FROM + "attn.relative_position_bias_table", _TO + "attention/bias_table", "same", "T H"),
+    Entry(_FROM + "attn.qkv.weight", _TO + "attention/qkv/kernel", "linear", "3C C"),
+    Entry(_FROM + "attn.qkv.bias", _TO + "attention/qkv/bias", "same", "3C"),
+    Entry(_FROM + "attn.proj.weight", _TO + "attention/proj/kernel", "linear", "C C"),
+    Entry(_FROM + "attn.proj.bias", _TO + "attention/proj/bias", "same", "C"),
+    Entry(_FROM + "norm2.weight", _TO + "norm2/scale", "same", "C"),
+    Entry(_FROM + "norm2.bias", _TO + "norm2/bias", "same", "C"),
+    Entry(_FROM + "mlp.fc1.weight", _TO + "mlp/fc1/kernel", "linear", "4C C"),
+    Entry(_FROM + "mlp.fc1.bias", _TO + "mlp/fc1/bias", "same", "4C"),
+    Entry(_FROM + "mlp.fc2.weight", _TO + "mlp/fc2/kernel", "linear", "C 4C"),
+    Entry(_FROM + "mlp.fc2.bias", _TO + "mlp/fc2/bias", "same", "C"),
 )
 _MERGE = (
-    Row("layers.{s}.downsample.reduction.weight", "encoder/stages/{s}/merge/reduction/kernel", "linear", "2C 4C"),
-    Row("layers.{s}.downsample.norm.weight", "encoder/stages/{s}/merge/norm/scale", "same", "4C"),
-    Row("layers.{s}.downsample.norm.bias", "encoder/stages/{s}/merge/norm/bias", "same", "4C"),
+    Entry("layers.{s}.downsample.reduction.weight", "encoder/stages/{s}/merge/reduction/kernel", "linear", "2C 4C"),
+    Entry("layers.{s}.downsample.norm.weight", "encoder/stages/{s}/merge/norm/scale", "same", "4C"),
+    Entry("layers.{s}.downsample.norm.bias", "encoder/stages/{s}/merge/norm/bias", "same", "4C"),
 )
 _NORM = (
-    Row("norm.weight", "encoder/norm/scale", "same", "F"),
-    Row("norm.bias", "encoder/norm/bias", "same", "F"),
+    Entry("norm.weight", "encoder/norm/scale", "same", "F"),
+    Entry("norm.bias", "encoder/norm/bias", "same", "F"),
 )
 _DECODER_EMBED = (
-    Row("decoder_embed.weight", "decoder/embed/kernel", "linear", "D F"),
-    Row("decoder_embed.bias", "decoder/embed/bias", "same", "D"),
+    Entry("decoder_embed.weight", "decoder/embed/kernel", "linear", "D F"),
+    Entry("decoder_embed.bias", "decoder/embed/bias", "same", "D"),
 )
 # A decoder block is an encoder block without the bias table, of width D.
 _DECODER_BLOCK = tuple(
-    Row(
+    Entry(
         row.published.replace(_FROM, "decoder_blocks.{b}."),
         row.ours.replace(_TO, "decoder/blocks/{b}/"),
         row.layout,
@@ -101,14 +105,14 @@ _DECODER_BLOCK = tuple(
     if row.shape != "T H"
 )
 _DECODER_END = (
-    Row("decoder_norm.weight", "decoder/norm/scale", "same", "D"),
-    Row("decoder_norm.bias", "decoder/norm/bias", "same", "D"),
-    Row("decoder_pred.weight", "decoder/predict/kernel", "linear", "V D"),
-    Row("decoder_pred.bias", "decoder/predict/bias", "same", "V"),
+    Entry("decoder_norm.weight", "decoder/norm/scale", "same", "D"),
+    Entry("decoder_norm.bias", "decoder/norm/bias", "same", "D"),
+    Entry("decoder_pred.weight", "decoder/predict/kernel", "linear", "V D"),
+    Entry("decoder_pred.bias", "decoder/predict/bias", "same", "V"),
 )
 _HEAD = (
-    Row("head.weight", "head/kernel", "linear", "K F"),
-    Row("head.bias", "head/bias", "same", "K"),
+    Entry("head.weight", "head/kernel", "linear", "K F"),
+    Entry("head.bias", "head/bias", "same", "K"),
 )
 
 INDEX_BUFFER = re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_index")
@@ -126,53 +130,25 @@ class Extent:
     decoder_depth: int | None
 
 
-@dataclass(frozen=True)
-class Entry:
-    """A row for one tensor; `stage` tells the width of its symbols (None outside the stages)."""
-
-    published: str
-    ours: str
-    layout: str
-    shape: str
-    stage: int | None
-
-    def published_shape(self, sizes: Mapping[str, int], stage_sizes: tuple[Mapping[str, int], ...]) -> tuple[int, ...]:
-        """The shape in numbers."""
-        known = sizes if self.stage is None else {**sizes, **stage_sizes[self.stage]}
-        return tuple(_number(symbol, known) for symbol in self.shape.split())
-
-
-def _number(symbol: str, known: Mapping[str, int]) -> int:
-    factor = symbol.rstrip("CHTIpNnFDVK")
-    name = symbol[len(factor) :]
-    return int(factor or 1) * (known[name] if name else 1)
-
-
 def entries(extent: Extent) -> Iterator[Entry]:
     """Every tensor of a model of this extent, in published definition order (index buffers left out)."""
     pretraining = extent.decoder_depth is not None
-    yield from _expand(_MIXMAE_TOP if pretraining else _MIXMAE_TOP[1:2])
-    yield from _expand(_PATCH_EMBED)
+    yield from _expand((_MIXMAE_TOP if pretraining else _MIXMAE_TOP[1:2]) + _PATCH_EMBED)
     for stage, depth in enumerate(extent.depths):
         for block in range(depth):
             yield from _expand(_BLOCK, stage, block)
         if stage < len(extent.depths) - 1:
             yield from _expand(_MERGE, stage)
-    yield from _expand(_NORM)
-    if extent.decoder_depth is None:
-        yield from _expand(_HEAD)
-        return
-    yield from _expand(_DECODER_EMBED)
-    for block in range(extent.decoder_depth):
+    yield from _expand(_NORM + (_DECODER_EMBED if pretraining else _HEAD))
+    for block in range(extent.decoder_depth or 0):
         yield from _expand(_DECODER_BLOCK, None, block)
-    yield from _expand(_DECODER_END)
+    yield from _expand(_DECODER_END if pretraining else ())
 
 
-def _expand(rows: tuple[Row, ...], stage: int | None = None, block: int | None = None) -> Iterator[Entry]:
+def _expand(rows: tuple[Entry, ...], stage: int | None = None, block: int | None = None) -> Iterator[Entry]:
     for row in rows:
-        yield Entry(
-            row.published.format(s=stage, b=block), row.ours.format(s=stage, b=block), row.layout, row.shape, stage
-        )
+        published, ours = row.published.format(s=stage, b=block), row.ours.format(s=stage, b=block)
+        yield row._replace(published=published, ours=ours, stage=stage)
 
 
 def to_ours(state_dict: Arrays, extent: Extent | None = None) -> dict[str, np.ndarray]:

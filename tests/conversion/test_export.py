@@ -2,11 +2,14 @@
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sarwmix_jax.conversion.command import main
+from sarwmix_jax.conversion.convert import Request, convert, write
+from sarwmix_jax.conversion.recognition import Hints
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from tests.conversion.test_command import FINETUNE, FLOOD, PRETRAIN, run
 from tests.support import GOLDEN
@@ -58,6 +61,22 @@ def test_existing_files_stay(tmp_path, capsys):
     assert (tmp_path / "a.safetensors").read_text() == "mine"
     assert run(tmp_path / "out", tmp_path / "absent" / "a.safetensors") == 2
     assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [("norm/bias", None), ("norm/bias", np.zeros(63, np.float32)), ("more", np.zeros(1, np.float32))],
+)
+def test_a_checkpoint_that_does_not_fit_its_description(tmp_path, capsys, name, array):
+    request = Request(GOLDEN / "finetune_tiny.pth", Hints(statistics="bigearthnet_v2"))
+    converted = convert(request)
+    tensors = converted.tensors | {f"encoder/{name}": array}
+    kept = {key: value for key, value in tensors.items() if value is not None}
+    write(replace(converted, tensors=kept), request, tmp_path / "out")
+    assert run(tmp_path / "out", tmp_path / "a.safetensors") == 2
+    said = capsys.readouterr().err
+    assert f"does not fit its own description: encoder/{name} is " in said and said.count("\n") == 1
+    assert not (tmp_path / "a.safetensors").exists()
 
 
 def test_pth_without_pytorch(tmp_path, monkeypatch, capsys):

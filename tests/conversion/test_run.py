@@ -60,6 +60,8 @@ def broken(change):
         (lambda state, groups: groups.pop(), "groups of 71"),
         (lambda state, groups: groups.reverse(), "groups of 71"),
         (lambda state, groups: groups[0].pop("params"), "groups of 71"),
+        (lambda state, groups: groups[0].update(params=np.arange(71)), "groups of 71"),
+        (lambda state, groups: groups[1].update(params=[np.arange(2)] * 40), "groups of 71"),
         (lambda state, groups: state[3].update(step=9), "different numbers of steps"),
         (lambda state, groups: state[3].update(step=0.5), "whole number of steps"),
         (lambda state, groups: state[3].update(exp_avg=np.zeros(3)), "parameter's shape"),
