@@ -79,7 +79,9 @@ class Bench:
             try:
                 for group in plan:
                     self.log(group[0].workload)
-                    self.measure(group)
+                    later = self.take_turns(group)
+                    while later:  # who has no room beside the others comes in a later set beside the first
+                        later = self.take_turns([group[0], *later])
             finally:
                 self.close()
         self.results.finished = True
@@ -94,12 +96,6 @@ class Bench:
         """End all children but one."""
         for program in self.children.keys() - {keep}:
             self.children.pop(program).close()
-
-    def measure(self, group: Group) -> None:
-        """Time programs in sets; who has no room beside the others comes in a later set beside the first."""
-        later = self.take_turns(group)
-        while later:
-            later = self.take_turns([group[0], *later])
 
     def take_turns(self, programs: Group) -> Group:
         """Rounds in turn, every other one backwards; gives the programs that come later."""

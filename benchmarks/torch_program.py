@@ -83,9 +83,8 @@ def golden_differences(peer: str, folder: Path = GOLDEN, classifier: bool = Fals
     loss.backward()
     gradients = {f"grad/{name}": p.grad for name, p in model.named_parameters() if f"grad/{name}" in stored}
     worst = max(largest(value, stored[key]) / np.abs(stored[key]).max() for key, value in gradients.items())
-    return {key: largest(value, stored[key]) for key, value in (found | {LOSS: loss}).items()} | {
-        GRADIENT: float(worst)
-    }
+    found[LOSS] = loss
+    return {GRADIENT: float(worst)} | {key: largest(value, stored[key]) for key, value in found.items()}
 
 
 def largest(value: Tensor, expected: np.ndarray) -> float:
