@@ -20,7 +20,7 @@ from sarwmix_jax.huge_pages import ask_for_huge_pages
 FLAGS: dict[str, dict[str, Any]] = {
     "device": {"choices": tuple(DEFAULTS), "required": True},
     "out": {"type": Path, "required": True, "help": "folder for bench.json and bench.md"},
-    "tasks": {"nargs": "+", "choices": TASKS, "help": "pretrain on a CPU; on a GPU the first three"},
+    "tasks": {"nargs": "+", "choices": TASKS, "help": "pretrain on a CPU; on a GPU all"},
     "sizes": {"nargs": "+", "choices": (*SIZES, "tiny"), "help": "base on a CPU; on a GPU the published three"},
     "batches": {"nargs": "+", "type": int, "help": "images a step: 8 on a CPU; on a GPU 256 (finetuning 128)"},
     "dtype": {"choices": ("float32", "bfloat16"), "help": "float32 on a CPU, bfloat16 on a GPU"},
@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
     try:
         options = parser.parse_args(arguments)
         plan = make_plan(options)
-        Bench(options, Results(options.out, arguments)).run(plan)
+        Bench(options, Results(options.out, arguments, plan)).run(plan)
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -2,7 +2,7 @@
 
 It reads a JSON object a line from stdin, first the specification of the work, then requests, and answers each with one
 on stdout; between two requests it computes nothing. What libraries print goes to stderr. A failure is an answer too:
-`failed` gives the reason, `memory` whether more memory would have helped; the process then ends.
+`failed` gives the reason; the process then ends.
 """
 
 import json
@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 import traceback
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 from sarwmix_jax.errors import UserError
@@ -20,15 +20,13 @@ from sarwmix_jax.errors import UserError
 WARM_STEPS = 5
 """A CPU's step times settle after three to four."""
 
-MEMORY_WORDS = ("resource_exhausted", "out of memory", "out_of_memory", "bad_alloc", "cannot allocate memory")
-
-
 Work = Any
-"""What a program does, whatever it is made of: `JaxProgram` or `TorchWork`.
+"""What a program does, whatever it is made of: `JaxProgram` or `TorchProgram`.
 
 `step()` starts one step, `wait()` returns when all that was started is done, `numbers()` gives what shows whether the
 last step was right, `peak_bytes()` the most device memory held at once, or None where the device does not count it.
-`facts` is worth reporting and known once it is built; `read_ahead` is for how many steps batches may lie ready.
+`facts` is worth reporting and known once it is built; `read_ahead` is for how many steps batches may lie ready. A JAX
+program also has `trace(folder)`, a profiler.
 """
 
 
@@ -38,9 +36,9 @@ def build(spec: dict[str, Any]) -> Work:
         from benchmarks.jax_program import JaxProgram
 
         return JaxProgram(spec)
-    from benchmarks.torch_work import checked_work
+    from benchmarks.torch_program import checked_program
 
-    return checked_work(spec)
+    return checked_program(spec)
 
 
 def set_up(work: Work) -> dict[str, Any]:
@@ -54,17 +52,10 @@ def set_up(work: Work) -> dict[str, Any]:
 def answer(work: Work, steps: int, profile: str = "") -> dict[str, Any]:
     """Steps started one after the other and waited for once, after those for which batches lie ready."""
     timed(work, work.read_ahead)
-    with trace(profile) if profile else nullcontext():
+    with work.trace(profile) if profile else nullcontext():
         seconds = timed(work, steps)
     peak = work.peak_bytes() or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return {"steps": steps, "seconds": seconds, "peak_bytes": peak, **finite(work.numbers())}
-
-
-def trace(folder: str) -> AbstractContextManager[None]:
-    """A profiler that writes to a folder; JAX is not imported where PyTorch is timed."""
-    import jax
-
-    return jax.profiler.trace(folder)
 
 
 def timed(work: Work, steps: int) -> float:
@@ -87,14 +78,6 @@ def finite(numbers: dict[str, float]) -> dict[str, float]:
     return numbers
 
 
-def failure(error: Exception) -> dict[str, Any]:
-    """A failure as an answer, in one line."""
-    kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-    text = kind + " ".join(str(error).split())
-    memory = isinstance(error, MemoryError) or any(word in text.lower() for word in MEMORY_WORDS)
-    return {"failed": text[:300], "memory": memory}
-
-
 def main() -> None:
     """Answer requests until there are none."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
@@ -106,7 +89,8 @@ def main() -> None:
             print(json.dumps(answer(work, **json.loads(line))), file=replies)
     except Exception as error:  # becomes a row of the report with its reason
         traceback.print_exc()
-        print(json.dumps(failure(error)), file=replies)
+        reason = " ".join(f"{type(error).__name__}: {error}".split()).removeprefix("UserError: ")
+        print(json.dumps({"failed": reason[:300]}), file=replies)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ import re
 from collections import namedtuple
 from collections.abc import Iterator
 
-FREE = frozenset({"parameter", "constant", "bitcast", "tuple", "get-tuple-element", "while", "call", "conditional"})
-"""Operations that start nothing on a device; what the last three call is counted by itself."""
+CALLING = frozenset({"while", "call", "conditional"})
+FREE = CALLING | {"parameter", "constant", "bitcast", "tuple", "get-tuple-element"}
+"""Operations that start nothing on a device; what the calling ones call is counted by itself."""
 
-REARRANGING = frozenset({"copy", "transpose", "copy-start"})
 BITS = {"pred": 8}
 """Of the type whose name does not hold its number of bits."""
 
@@ -43,28 +43,20 @@ def account(text: str) -> dict[str, int]:
     """What one run of a compiled program does; a loop's body counts once for each trip.
 
     Returns:
-        `kernels`: what the device starts; `bytes`: what they read and write if no cache helps; `rearranging`: kernels
-        that do nothing but copy or transpose.
+        `kernels`: what the device starts; `bytes`: what they read and write if no cache helps.
     """
     computations = read_computations(text)
 
-    def kernels(name: str, times: int) -> Iterator[tuple[int, int, bool]]:
-        """(how often, bytes, whether it only rearranges) of all that a computation starts."""
+    def kernels(name: str, times: int) -> Iterator[tuple[int, int]]:
+        """(how often, bytes) of all that a computation starts."""
         shapes = {each.name: each.shape for each in computations[name]}
         for each in computations[name]:
             called, trips = _CALLED.search(each.rest), _TRIPS.search(each.rest)
-            if each.operation in ("while", "call", "conditional") and called:
+            if each.operation in CALLING and called:
                 yield from kernels(called[1], times * (int(trips[1]) if trips else 1))
-            if each.operation in FREE or each.operation.endswith("-done"):
-                continue
-            inside = computations[called[1]] if called and each.operation == "fusion" else []
-            fused = {inner.operation for inner in inside}
-            operands = [shapes.get(operand, "") for operand in re.findall(r"%([\w.-]+)", each.operands)]
-            yield times, sum(map(bytes_of, (each.shape, *operands))), (fused - FREE or {each.operation}) <= REARRANGING
+            if each.operation not in FREE and not each.operation.endswith("-done"):
+                operands = [shapes.get(operand, "") for operand in re.findall(r"%([\w.-]+)", each.operands)]
+                yield times, sum(map(bytes_of, (each.shape, *operands)))
 
     found = list(kernels("ENTRY", 1))
-    return {
-        "kernels": sum(times for times, _, _ in found),
-        "bytes": sum(times * moved for times, moved, _ in found),
-        "rearranging": sum(times for times, _, rearranges in found if rearranges),
-    }
+    return {"kernels": sum(times for times, _ in found), "bytes": sum(times * moved for times, moved in found)}

@@ -5,18 +5,15 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax.sharding import Mesh
 
 from benchmarks import hlo, sample
-from sarwmix_jax.models.layers import self_attend
 from sarwmix_jax.models.state import abstract_model, split_model
 from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.settings.sections import BatchSettings, FinetuningSettings, MixedBatchSettings, PretrainingSettings
@@ -31,17 +28,16 @@ RATE = np.float32(1e-5)
 
 DROP_PATH = 0.1
 PREFETCH = 4
-HEAD_DEPTH = 32
-"""Of all published models."""
-
 LIBRARIES = ("jax", "jaxlib", "flax", "optax")
 
 Step = tuple[Any, Any]
-"""The jitted step, and the state that is its first argument (training) or arguments (all else)."""
+"""The jitted step, and the state that is its first argument (training) or arguments (inference)."""
 
 
 class JaxProgram:
     """One variant of one task; see `benchmarks.child.Work`."""
+
+    trace = staticmethod(jax.profiler.trace)
 
     def __init__(self, spec: dict[str, Any]):
         self.training = spec["task"] in ("pretrain", "finetune")
@@ -91,9 +87,7 @@ def model_settings(spec: dict[str, Any]) -> ModelSettings:
 
 def make_step(task: str, settings: ModelSettings, batch: int, mesh: Mesh) -> Step:
     """The step of a task, with a state drawn from seed 0."""
-    if task == "attention":
-        return attention_step(settings, batch)
-    trained: Any = pretraining(settings, batch) if task == "pretrain" else classification(settings, batch)
+    trained = make_task(task, settings, batch)
     make, *arguments = trained.model
 
     def draw() -> Any:
@@ -107,43 +101,20 @@ def make_step(task: str, settings: ModelSettings, batch: int, mesh: Mesh) -> Ste
     return make_train_step(trained, graphdef, optimizer, mesh), replicate(state, mesh)
 
 
-def pretraining(settings: ModelSettings, batch: int) -> Pretraining:
-    """The published recipe: half of the cells masked, per-channel weights, both flips, one mix group."""
-    return Pretraining(PretrainingSettings(model=settings, batch=MixedBatchSettings(batch, batch, batch)), sample.DATA)
-
-
-def classification(settings: ModelSettings, batch: int) -> Multilabel:
-    """The published recipe: both flips, layer decay, and the drop path of the model."""
-    return Multilabel(
-        FinetuningSettings(model=settings, batch=BatchSettings(batch, batch)), sample.DATA, sample.CLASS_NAMES
-    )
-
-
-def attention_step(settings: ModelSettings, batch: int) -> Step:
-    """Attention alone, forward and backward, once for each stage, with a bias for each window."""
-    sides = zip(settings.grids, settings.window_sides, settings.num_heads, strict=True)
-    shapes = [((grid // side) ** 2, side**2, heads, heads * HEAD_DEPTH) for grid, side, heads in sides]
-    drawn = np.random.default_rng(0).standard_normal
-    packed = [jnp.asarray(drawn((batch, w, n, 3 * width), np.float32), settings.dtype) for w, n, _, width in shapes]
-    biases = [jnp.asarray(drawn((w, heads, n, n), np.float32)) for w, n, heads, _ in shapes]
-
-    def loss(packed: list[jax.Array], biases: list[jax.Array]) -> jax.Array:
-        out = map(partial(self_attend, kernel=settings.kernel), packed, settings.num_heads, biases)
-        return sum((jnp.mean(each.astype(jnp.float32) ** 2) for each in out), jnp.zeros(()))
-
-    def step(packed: Any, biases: Any, _: Any) -> dict[str, jax.Array]:
-        value, gradients = jax.value_and_grad(loss, (0, 1))(packed, biases)
-        return {"loss": value, "grad_norm": optax.global_norm(gradients)}
-
-    return jax.jit(step, keep_unused=True), (packed, biases)
+def make_task(task: str, settings: ModelSettings, batch: int) -> Any:
+    """The published recipe: both flips; one mix group, half of it masked, per-channel weights; or layer decay."""
+    if task == "pretrain":
+        pretraining = PretrainingSettings(model=settings, batch=MixedBatchSettings(batch, batch, batch))
+        return Pretraining(pretraining, sample.DATA)
+    finetuning = FinetuningSettings(model=settings, batch=BatchSettings(batch, batch))
+    return Multilabel(finetuning, sample.DATA, sample.CLASS_NAMES)
 
 
 def batches(spec: dict[str, Any], mesh: Mesh) -> Iterator[dict[str, Any]]:
     """Device batches of one feed, without end: ready on the device, read by the pipeline, or gathered on the device."""
     if spec["feed"] == "synthetic":
-        columns = ("image", "labels") if spec["task"] == "finetune" else ("image",)
         host = sample.host_batches(sample.BATCHES, spec["batch"])
-        yield from itertools.cycle([shard_batch({name: each[name] for name in columns}, mesh) for each in host])
+        yield from itertools.cycle([shard_batch(each, mesh) for each in host])
     from sarwmix_jax.data import pipeline, sources
     from sarwmix_jax.preparation import synthetic
     from sarwmix_jax.training import device_cache

@@ -3,65 +3,66 @@
 import argparse
 import itertools
 import json
+import re
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from benchmarks.sample import settings_of
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.settings.config import to_dataclass
+from sarwmix_jax.settings.model import ModelSettings
 
-TASKS = ("pretrain", "finetune", "inference", "attention")
-"""`attention` is attention alone, forward and backward, at every place of the model; only JAX programs do it."""
+TASKS = ("pretrain", "finetune", "inference")
 
 
-@dataclass(frozen=True)
-class Workload:
-    """One step in which programs are compared."""
+@dataclass(eq=False)
+class Program:
+    """One child process to be, and what was measured of it.
+
+    Attributes:
+        task: What a step does, with `size`, `batch` (images), `dtype` and `device`: programs that share these five are
+            compared.
+        name: Its name in the report.
+        kind: `jax`, or which PyTorch peer.
+        changes: Of the model's settings.
+        xla_flags: Added to XLA_FLAGS, several of them after a space.
+        feed: Where a JAX program gets its batches: `synthetic`, `fed` by the input pipeline, or `resident`.
+        reason: Why it was not measured, or not to the end.
+        setup: What the child answered after setting up.
+        rounds: Each with `wave`, `number`, `steps`, `seconds` and more.
+    """
 
     task: str
     size: str
     batch: int
     dtype: str
     device: str
-
-    def __str__(self) -> str:
-        return f"{self.task} {self.size}, batch {self.batch}, {self.dtype}"
-
-
-@dataclass(frozen=True)
-class Program:
-    """One child process to be.
-
-    Attributes:
-        name: Its name in the report, unique in a group.
-        kind: `jax`, or which PyTorch peer.
-        changes: Of the model's settings; of a peer, further arguments of its model.
-        xla_flags: Added to XLA_FLAGS, several of them after a space.
-        feed: Where a JAX program gets its batches: `synthetic`, `fed` by the input pipeline, or `resident`.
-    """
-
-    name: str
+    name: str = "default"
     kind: str = "jax"
     changes: dict[str, Any] = field(default_factory=dict)
     xla_flags: str = ""
     feed: str = "synthetic"
+    reason: str = ""
+    setup: dict[str, Any] = field(default_factory=dict, init=False)
+    rounds: list[dict[str, Any]] = field(default_factory=list, init=False)
+
+    @property
+    def workload(self) -> str:
+        """In what programs are compared, as a heading."""
+        return f"{self.task} {self.size}, batch {self.batch}, {self.dtype}"
 
 
-@dataclass(frozen=True)
-class Group:
-    """Programs of one workload that take turns; the first is what the others are compared with."""
+Group = list[Program]
+"""Programs of one workload that take turns; the first is what the others are compared with."""
 
-    workload: Workload
-    programs: tuple[Program, ...]
-
-
-DEFAULT = Program("default")
 PEERS = {
-    "eager": Program("eager PyTorch", "eager"),
-    "strong": Program("strong PyTorch", "strong"),
-    # attention as products and a softmax that its compiler fuses, where that is faster
-    "products": Program("strong PyTorch, products", "strong", {"attention": "products"}),
+    "eager": "eager PyTorch",
+    "compiled": "compiled PyTorch",
+    "products": "compiled PyTorch, attention as products",
 }
+"""PyTorch programs by kind; the last leaves attention to its compiler, where that is faster."""
+
 VARIANTS = {
     "plain": "attention=plain,decoder=full,scan=false",
     "fused kernel": "kernel=fused",
@@ -88,7 +89,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "dtype": "float32",
     },
     "gpu": {
-        "tasks": TASKS[:3],
+        "tasks": TASKS,
         "sizes": ("base", "large", "huge"),
         "peers": tuple(PEERS),
         "variants": tuple(name for name in VARIANTS if name != "unrolled"),
@@ -97,26 +98,26 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 """What is measured on a device unless the user asks for something else."""
 
+FEEDS = ("fed", "resident")
 BATCHES = {"cpu": dict.fromkeys(TASKS, 8), "gpu": dict.fromkeys(TASKS, 256) | {"finetune": 128}}
 
 
-def parse_variant(text: str) -> Program:
-    """A variant from `NAME`, a predefined one, or `NAME:field=value,field=value`; the field `xla` adds to XLA_FLAGS.
+def parse_variant(text: str) -> dict[str, Any]:
+    """Fields of a `Program` from `NAME`, a predefined variant, or `NAME:field=value,field=value`.
+
+    The fields are settings of the model; `xla` adds to XLA_FLAGS.
 
     Raises:
         UserError: The text is neither, or the model has no such setting or value.
     """
     name, _, settings = text.partition(":")
     settings = settings or VARIANTS.get(text, "")
-    if not (name and settings):
+    if not (name and re.fullmatch(r"\w+=[^,]+(,\w+=[^,]+)*", settings)):
         raise UserError(f"--variants has {text!r}; use NAME:field=value or one of {', '.join(VARIANTS)}")
     changes = {key: value_of(value) for key, _, value in (each.partition("=") for each in settings.split(","))}
-    flags, model = changes.pop("xla", ""), settings_of("base")
-    for key, value in changes.items():
-        if type(getattr(model, key, None)) is not type(value):
-            raise UserError(f"--variants has {text!r}, but model.{key} does not exist or cannot be {value!r}")
-    replace(model, **{"dtype": "bfloat16"} | changes)
-    return Program(name, changes=changes, xla_flags=flags)
+    flags = changes.pop("xla", "")
+    to_dataclass({**asdict(settings_of("base")), "dtype": "bfloat16", **changes}, ModelSettings, "model.")
+    return {"name": name, "changes": changes, "xla_flags": flags}
 
 
 def value_of(text: str) -> Any:
@@ -136,15 +137,14 @@ def make_plan(options: argparse.Namespace) -> list[Group]:
         setattr(options, name, value if getattr(options, name) is None else getattr(options, name))
     if min(options.rounds, options.records, options.threads, *(options.batches or ())) < 1:
         raise UserError("--rounds, --records, --threads and --batches must be at least 1")
-    variants = tuple(map(parse_variant, options.variants))
-    feeds = tuple(Program(feed, feed=feed) for feed in ("fed", "resident") if options.fed)
-    groups = []
-    for size, batch, task in itertools.product(options.sizes, options.batches or [None], options.tasks):
-        batch = batch or BATCHES[options.device][task]
-        peers = () if task == "attention" else tuple(PEERS[peer] for peer in options.peers)
-        groups.append(Group(Workload(task, size, batch, options.dtype, options.device), (DEFAULT, *peers)))
-    if feeds and options.tasks[0] not in ("pretrain", "inference"):
+    if options.fed and options.tasks[0] == "finetune":
         raise UserError("--fed feeds images alone; name pretrain or inference first in --tasks")
-    if variants or feeds:
-        groups.insert(len(options.tasks), Group(groups[0].workload, (DEFAULT, *variants, *feeds)))
+    variants = [*map(parse_variant, options.variants), *({"name": feed, "feed": feed} for feed in FEEDS if options.fed)]
+    groups: list[Group] = []
+    for size, batch, task in itertools.product(options.sizes, options.batches or [None], options.tasks):
+        default = Program(task, size, batch or BATCHES[options.device][task], options.dtype, options.device)
+        groups.append([default, *(replace(default, name=PEERS[peer], kind=peer) for peer in options.peers)])
+    if variants:
+        default = groups[0][0]
+        groups.insert(len(options.tasks), [default, *(replace(default, **variant) for variant in variants)])
     return groups

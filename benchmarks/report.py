@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.plan import Program, Workload
+from benchmarks.plan import Group, Program
 from sarwmix_jax.errors import UserError
 
 JSON, MARKDOWN = "bench.json", "bench.md"
@@ -42,17 +42,11 @@ NOTE = """Programs of a table took turns in one run, every other round backwards
 *first ÷ it*, how many times as fast as this program the first one is, is the median over pairs of rounds. Kernels, and
 the bytes that they move if no cache helps, are read from the compiled program."""
 
-Row = dict[str, Any]
-
 
 class Results:
-    """The rows of one run and its conditions.
+    """The programs of one run and its conditions."""
 
-    A row is a dict: `workload`, `program`, `status` (`waiting`, `measured`, `failed` or `skipped`), `reason`, `setup`
-    (what the child answered after setting up) and `rounds` (each with `wave`, `number`, `steps`, `seconds` and more).
-    """
-
-    def __init__(self, folder: Path, command: Sequence[str]):
+    def __init__(self, folder: Path, command: Sequence[str], plan: Sequence[Group]):
         """Begin in a folder that holds no results yet.
 
         Raises:
@@ -60,7 +54,8 @@ class Results:
         """
         if (folder / JSON).exists():
             raise UserError(f"{folder / JSON} already exists; choose another --out")
-        self.folder, self.rows, self.finished = folder, list[Row](), False
+        self.folder, self.finished = folder, False
+        self.programs = list(dict.fromkeys(program for group in plan for program in group))
         self.about = conditions() | {"command": " ".join(command)}
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -68,19 +63,13 @@ class Results:
         except OSError as error:
             raise UserError(f"cannot write {folder}: {error.strerror}; choose another --out") from error
 
-    def row(self, workload: Workload, program: Program) -> Row:
-        """The row of a program, new unless it was measured before on the same workload."""
-        new = {"workload": asdict(workload), "program": asdict(program)}
-        if not any(new.items() <= row.items() for row in self.rows):
-            self.rows.append({**new, "status": "waiting", "reason": "", "setup": {}, "rounds": []})
-        return next(row for row in self.rows if new.items() <= row.items())
-
     def save(self) -> None:
         """Write both files, each whole or not at all."""
-        data = {"about": self.about, "finished": self.finished, "rows": self.rows}
-        for name, text in ((JSON, json.dumps(data, indent=1)), (MARKDOWN, markdown(data))):
+        data = {"about": self.about, "finished": self.finished, "programs": list(map(asdict, self.programs))}
+        text = markdown(self.programs, self.about, self.finished)
+        for name, content in ((JSON, json.dumps(data, indent=1)), (MARKDOWN, text)):
             temporary = self.folder / f".{name}.tmp"
-            temporary.write_text(text)
+            temporary.write_text(content)
             temporary.replace(self.folder / name)
 
 
@@ -91,41 +80,44 @@ def conditions() -> dict[str, str]:
     return {"Python": platform.python_version()} | {name: text for name, text in found.items() if text}
 
 
-def markdown(data: dict[str, Any]) -> str:
+def markdown(programs: Sequence[Program], about: dict[str, str], finished: bool) -> str:
     """The whole report; a program not measured is a row with its reason."""
-    about, tables = dict(data["about"]), dict[Workload, list[Row]]()
-    for row in data["rows"]:
-        about |= row["setup"].get("versions", {})
-        tables.setdefault(Workload(**row["workload"]), []).append(row)
-    parts = ["# Benchmark"] + ([] if data["finished"] else ["**Not finished: this is what was measured so far.**"])
+    tables: dict[str, Group] = {}
+    for program in programs:
+        about = about | program.setup.get("versions", {})
+        tables.setdefault(program.workload, []).append(program)
+    parts = ["# Benchmark"] + ([] if finished else ["**Not finished: this is what was measured so far.**"])
     parts += ["\n".join(f"- {name}: {value}" for name, value in about.items()), NOTE]
-    for workload, rows in tables.items():
-        lines = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 2), "---"], *(cells(row, rows[0]) for row in rows)]
+    for workload, group in tables.items():
+        lines = [COLUMNS, ["---", *["---:"] * (len(COLUMNS) - 2), "---"], *(cells(each, group[0]) for each in group)]
         parts += [f"## {workload}", "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     return "\n\n".join(parts) + "\n"
 
 
-def cells(row: Row, first: Row) -> list[str]:
+def cells(program: Program, first: Program) -> list[str]:
     """One line of a table."""
-    setup, rounds, name = row["setup"], row["rounds"], row["program"]["name"]
-    program = [f"{setup['compile_seconds']:.1f}" if setup else ""]
-    program += [f"{setup['kernels']:,}", f"{setup['bytes'] / 1e9:.2f}"] if "kernels" in setup else ["", ""]
+    setup, rounds = program.setup, program.rounds
+    compiled = [f"{setup['compile_seconds']:.1f}" if setup else ""]
+    compiled += [f"{setup['kernels']:,}", f"{setup['bytes'] / 1e9:.2f}"] if "kernels" in setup else ["", ""]
     if not rounds:
-        return [name, "", "", "", "", *program, f"{row['status']}: {row['reason']}"]
+        return [program.name, "", "", "", "", *compiled, program.reason or "not yet measured"]
     times = [1000 * each["seconds"] / each["steps"] for each in rounds]
-    speed = f"{1000 * row['workload']['batch'] / median(times):,.5g}"
+    speed = f"{1000 * program.batch / median(times):,.5g}"
     spread = f"{median(times):,.5g} ({min(times):,.5g} to {max(times):,.5g})"
-    ratio = "" if row is first else speed_ratio(first["rounds"], rounds)
-    remarks = f"{len(rounds)} rounds" + (f"; golden numbers to {setup['golden']:.0e}" if "golden" in setup else "")
-    return [name, speed, ratio, spread, f"{rounds[-1]['peak_bytes'] / 2**30:.2f} GiB", *program, remarks]
+    ratio = "" if program is first else speed_ratio(first.rounds, rounds)
+    golden = f"golden numbers to {setup['golden']:.0e}" if "golden" in setup else ""
+    remarks = "; ".join(filter(None, (f"{len(rounds)} rounds", golden, program.reason)))
+    return [program.name, speed, ratio, spread, f"{rounds[-1]['peak_bytes'] / 2**30:.2f} GiB", *compiled, remarks]
 
 
-def speed_ratio(first: list[Row], other: list[Row]) -> str:
+def speed_ratio(first: list[dict[str, Any]], other: list[dict[str, Any]]) -> str:
     """How many times as fast the first is as the other: median of the ratios of rounds that took turns.
 
     Empty where no round of the one stands beside a round of the other.
     """
-    speeds = {(each["wave"], each["number"]): each["steps"] / each["seconds"] for each in first}
-    pairs = [(speeds.get((each["wave"], each["number"])), each["steps"] / each["seconds"]) for each in other]
-    ratios = [its / others for its, others in pairs if its is not None]
+    speeds, others = (
+        {(each["wave"], each["number"]): each["steps"] / each["seconds"] for each in rounds}
+        for rounds in (first, other)
+    )
+    ratios = [speeds[turn] / others[turn] for turn in speeds.keys() & others]
     return f"{median(ratios):.3f}" if ratios else ""

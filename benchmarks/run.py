@@ -9,16 +9,17 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import asdict
+from itertools import dropwhile
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
 
-from benchmarks.plan import Group
-from benchmarks.report import ROOT, Results, Row
+from benchmarks.plan import Group, Program
+from benchmarks.report import ROOT, Results
 
 COMMAND = (sys.executable, "-m", "benchmarks.child")
 LONGEST_SET_UP, LONGEST_ROUND = 1800.0, 300.0
-FEED_OPTIONS = ("threads", "workers", "records")
 KEPT = ("JAX_COMPILATION_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
 PLATFORMS: dict[str, dict[str, str]] = {"cpu": {"JAX_PLATFORMS": "cpu"}, "gpu": {}}
 MEMORY = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "XLA_PYTHON_CLIENT_MEM_FRACTION": "0.95"}
@@ -27,8 +28,6 @@ AGREEMENT = {
     "bfloat16": {"loss": 1e-2, "grad_norm": 5e-2, "logits": 5e-2},
 }
 """Largest relative difference between first steps that compute the same."""
-
-BUDGET_ENDED = "the budget of time ended before it could be measured"
 
 
 class Child:
@@ -43,16 +42,15 @@ class Child:
             )
 
     def answer(self, seconds: float, **request: Any) -> dict[str, Any]:
-        """The answer to a request; a failure too is one, with `failed` and `memory`."""
+        """The answer to a request; a failure too is one, with `failed`."""
         with suppress(BrokenPipeError):  # a child that has ended gives no line below
-            print(json.dumps(request), file=self.process.stdin, flush=True)
+            print(json.dumps(request, default=str), file=self.process.stdin, flush=True)
         if not select.select([self.process.stdout], [], [], max(seconds, 0.1))[0]:
-            return {"failed": f"no answer within {seconds:.0f} s", "memory": False, "late": True}
+            return {"failed": f"no answer within {seconds:.0f} s"}
         if line := self.process.stdout.readline():
             return dict(json.loads(line))
         code, printed = self.process.wait(), self.log.read_text(errors="replace").split("\n")
-        reason = f"the process ended with code {code}: {' '.join(printed[-2:])[:200]}"
-        return {"failed": reason, "memory": code == -signal.SIGKILL}  # which ends a process where memory is short
+        return {"failed": f"the process ended with code {code}: {' '.join(printed[-2:])[:200]}"}
 
     def close(self) -> None:
         """End the process and what it started."""
@@ -66,24 +64,26 @@ class Bench:
 
     Attributes:
         wave: Number of the present set of programs that take turns.
-        children: Those that are set up, by the program's name.
+        children: Those that are set up.
     """
 
     def __init__(self, options: argparse.Namespace, results: Results):
         self.options, self.results, self.started = options, results, time.monotonic()
         self.deadline = self.started + 60 * options.budget
-        self.wave, self.children, self.scratch = 0, dict[str, Child](), Path()
+        self.wave, self.children, self.scratch = 0, dict[Program, Child](), Path()
 
     def run(self, plan: list[Group]) -> None:
         """Measure everything, or as much as the budget allows; every program ends as a row."""
         with tempfile.TemporaryDirectory(prefix="sarwmix_bench_") as scratch:
             self.scratch = Path(scratch)
-            for group in plan:
-                self.log(str(group.workload))
-                try:
-                    self.measure([self.results.row(group.workload, program) for program in group.programs])
-                finally:
-                    self.close()
+            try:
+                for group in plan:
+                    self.log(group[0].workload)
+                    later = self.take_turns(group)
+                    while later:  # who has no room beside the others comes in a later set beside the first
+                        later = self.take_turns([group[0], *later])
+            finally:
+                self.close()
         self.results.finished = True
         self.results.save()
 
@@ -92,96 +92,81 @@ class Bench:
         self.results.save()
         print(f"{time.monotonic() - self.started:7.1f} s  {text}", file=sys.stderr, flush=True)
 
-    def close(self, keep: str = "") -> None:
+    def close(self, keep: Program | None = None) -> None:
         """End all children but one."""
-        for name in [name for name in self.children if name != keep]:
-            self.children.pop(name).close()
+        for program in self.children.keys() - {keep}:
+            self.children.pop(program).close()
 
-    def measure(self, rows: list[Row]) -> None:
-        """Time programs in turn, always with the first among them, side by side where the memory holds them."""
-        crowded = self.take_turns(rows)
-        while crowded:
-            waiting, crowded = crowded, self.take_turns([rows[0], *crowded])
-            if crowded == waiting:  # no room beside the first: each of the two is started for each of its rounds
-                self.take_turns([rows[0], crowded.pop(0)], together=False)
-
-    def take_turns(self, rows: list[Row], together: bool = True) -> list[Row]:
-        """Rounds in turn, every other one backwards; gives the programs that had no room beside the others."""
+    def take_turns(self, programs: Group) -> Group:
+        """Rounds in turn, every other one backwards; gives the programs that come later."""
         self.wave += 1
-        self.close(keep=rows[0]["program"]["name"] if together else "")
-        crowded: list[Row] = []
-        for row in rows if together else ():
-            if crowded or self.open(row):
-                crowded.append(row)
+        self.close(keep=programs[0])
+        later = list(dropwhile(self.open, programs))
         for number in range(self.options.rounds):
-            for row in rows[:: -1 if number % 2 else 1]:
-                if not together:
-                    self.close()
-                    self.open(row)
-                self.round(row, number)
-        return crowded
+            for program in programs[:: -1 if number % 2 else 1]:
+                self.round(program, number)
+        return later
 
-    def open(self, row: Row) -> bool:
-        """Start and set up a program unless it runs or has failed; True where only the others take its memory."""
-        name, options = row["program"]["name"], self.options
-        if name in self.children or row["status"] == "failed":
-            return False
+    def open(self, program: Program) -> bool:
+        """Start and set up a program, unless it runs or has failed; False where it failed in a set of three or more."""
+        if program in self.children or program.reason:
+            return True
         # the rounds of those set up are not given up for a further set-up
-        seconds = self.deadline - time.monotonic() - len(self.children) * options.rounds * options.round_seconds
+        rounds_seconds = len(self.children) * self.options.rounds * self.options.round_seconds
+        seconds = self.deadline - time.monotonic() - rounds_seconds
         if seconds <= 0:
-            return self.end(row, "skipped", BUDGET_ENDED)
-        self.log(f"  {name}: setting up")
-        child = Child(self.scratch / "log", self.environment(row))
-        feeding = {key: getattr(options, key) for key in FEED_OPTIONS} | {"folder": f"{self.scratch}/records"}
-        answer = child.answer(min(seconds, LONGEST_SET_UP), **row["workload"], **row["program"], **feeding)
-        problem = answer.get("failed") or disagreement(row, answer, self.results.rows)
-        if problem:
-            child.close()
-            if answer.get("memory") and self.children:
-                return True
-            return self.end(row, "skipped" if answer.get("late") else "failed", problem)
-        self.children[name] = child
-        row["setup"] = row["setup"] or answer  # a second start finds its compilation ready
-        if options.profile and row is self.results.rows[0] and not row["rounds"]:
-            child.answer(LONGEST_ROUND, steps=3, profile=str(self.results.folder.resolve() / "trace"))
-        return False
+            self.end(program, "the budget of time ended before more could be measured")
+            return True
+        self.log(f"  {program.name}: setting up")
+        child = Child(self.scratch / "log", self.environment(program))
+        spec = vars(self.options) | asdict(program) | {"folder": self.scratch / "records"}
+        answer = child.answer(min(seconds, LONGEST_SET_UP), **spec)
+        problem = answer.get("failed") or disagreement(program, answer, self.results.programs)
+        if not problem:
+            self.children[program] = child
+            program.setup = program.setup or answer  # a second start finds its compilation ready
+            if self.options.profile and program is self.results.programs[0] and not program.rounds:
+                child.answer(LONGEST_ROUND, steps=3, profile=self.results.folder.resolve() / "trace")
+            return True
+        child.close()
+        if "failed" in answer and len(self.children) > 1:  # perhaps for lack of memory
+            return False
+        self.end(program, problem)
+        return True
 
-    def environment(self, row: Row) -> dict[str, str]:
+    def environment(self, program: Program) -> dict[str, str]:
         """Of a child: memory taken as needed, flags of the variant, compilations kept for a second start."""
-        flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {row['program']['xla_flags']}".strip()}
+        flags = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {program.xla_flags}".strip()}
         kept = {name: str(self.scratch / name) for name in KEPT if name not in os.environ}
-        return {**MEMORY, **kept, **flags, **PLATFORMS[row["workload"]["device"]]}
+        return {**MEMORY, **kept, **flags, **PLATFORMS[program.device]}
 
-    def round(self, row: Row, number: int) -> None:
+    def round(self, program: Program, number: int) -> None:
         """One round of one program, if it runs and time is left."""
-        name, batch = row["program"]["name"], row["workload"]["batch"]
-        if name not in self.children or time.monotonic() >= self.deadline:
+        if program not in self.children or time.monotonic() >= self.deadline:
             return
-        steps = max(1, round(self.options.round_seconds / row["setup"]["step_seconds"]))
-        answer = self.children[name].answer(LONGEST_ROUND, steps=steps)
+        steps = max(1, round(self.options.round_seconds / program.setup["step_seconds"]))
+        answer = self.children[program].answer(LONGEST_ROUND, steps=steps)
         if "failed" in answer:
-            self.children.pop(name).close()
-            self.end(row, "failed", answer["failed"])
+            self.children.pop(program).close()
+            self.end(program, answer["failed"])
             return
-        row["status"] = "measured"
-        row["rounds"].append({"wave": self.wave, "number": number, **answer})
-        self.log(f"  {name}: round {number + 1}, {batch * answer['steps'] / answer['seconds']:,.5g} images/s")
+        program.rounds.append({"wave": self.wave, "number": number, **answer})
+        speed = program.batch * steps / answer["seconds"]
+        self.log(f"  {program.name}: round {number + 1}, {speed:,.5g} images/s")
 
-    def end(self, row: Row, status: str, reason: str) -> bool:
-        """Close a row that has no measurement, or keep the one it has; gives False."""
-        if row["status"] != "measured":
-            row["status"], row["reason"] = status, reason
-        self.log(f"  {row['program']['name']}: {reason}")
-        return False
+    def end(self, program: Program, reason: str) -> None:
+        """Close a row with the reason why there is no more."""
+        program.reason = reason
+        self.log(f"  {program.name}: {reason}")
 
 
-def disagreement(row: Row, setup: dict[str, Any], rows: list[Row]) -> str | None:
+def disagreement(program: Program, setup: dict[str, Any], programs: list[Program]) -> str | None:
     """How a JAX program's first step differs beyond rounding from that of its workload's first; None if it does not."""
-    reference = next(each for each in rows if each["workload"] == row["workload"])
-    if any(row["program"][name] != reference["program"][name] for name in ("kind", "feed")):
+    reference = next(each for each in programs if each.workload == program.workload)
+    if (program.kind, program.feed) != (reference.kind, reference.feed):
         return None  # other images
-    for name, expected in reference["setup"].get("first", {}).items():
-        value, allowed = setup["first"][name], AGREEMENT[row["workload"]["dtype"]][name]
+    for name, expected in reference.setup.get("first", {}).items():
+        value, allowed = setup["first"][name], AGREEMENT[program.dtype][name]
         if not abs(value / expected - 1) <= allowed:
-            return f"its first step gives {name} {value:.6g}, that of {reference['program']['name']} {expected:.6g}"
+            return f"its first step gives {name} {value:.6g}, that of {reference.name} {expected:.6g}"
     return None

@@ -14,7 +14,6 @@ TINY = ModelSettings(
     embed_dim=8,
     depths=(1, 1, 2, 1),
     num_heads=(1, 2, 4, 8),
-    windows=(8, 8, 8, 4),
     decoder_dim=16,
     decoder_depth=2,
     decoder_heads=4,

@@ -1,7 +1,7 @@
-"""The model once more, in plain PyTorch: for parity tests and as the plain peer when speeds are compared.
+"""The model once more, in plain PyTorch: for parity tests and as the peer when speeds are compared.
 
 Written from the method's description alone, in the most direct way; names of parameters are those of the released
-files, so their state dicts load. Nothing here is fast on purpose.
+files, so their state dicts load. Nothing here is fast on purpose, but attention may be switched to fused kernels.
 """
 
 from collections import OrderedDict
@@ -9,6 +9,7 @@ from collections import OrderedDict
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sarwmix_jax.settings.model import CELL, PATCH, STAGES, ModelSettings
 
@@ -33,15 +34,15 @@ def relative_index(window: int) -> Tensor:
 
 
 def windows_of(x: Tensor, window: int) -> Tensor:
-    """(batch, grid*grid, width) row-major to (batch*windows, window*window, width)."""
+    """(batch, grid*grid, width) row-major to (batch, windows, window*window, width)."""
     side = round(x.shape[1] ** 0.5) // window
-    return rearrange(x, "b (Y y X x) c -> (b Y X) (y x) c", Y=side, y=window, x=window)
+    return rearrange(x, "b (Y y X x) c -> b (Y X) (y x) c", Y=side, y=window, x=window)
 
 
-def from_windows(x: Tensor, batch: int, window: int) -> Tensor:
+def from_windows(x: Tensor, window: int) -> Tensor:
     """Undoes `windows_of`."""
-    side = round((x.shape[0] // batch) ** 0.5)
-    return rearrange(x, "(b Y X) (y x) c -> b (Y y X x) c", Y=side, X=side, y=window)
+    side = round(x.shape[1] ** 0.5)
+    return rearrange(x, "b (Y X) (y x) c -> b (Y y X x) c", Y=side, y=window)
 
 
 def stretch(mask: Tensor, grid: int) -> Tensor:
@@ -50,41 +51,52 @@ def stretch(mask: Tensor, grid: int) -> Tensor:
     return repeat(mask, "(y x) -> (y r x q)", y=side, r=grid // side, q=grid // side)
 
 
-class Attention(nn.Module):
-    """Self-attention, with a bias on the logits or without."""
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """(batch, heads, n, depth), with a bias (heads, n, n) on the logits or without."""
+    logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    return (logits if bias is None else logits + bias).softmax(dim=-1) @ v
 
-    def __init__(self, width: int, heads: int):
+
+def fused_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
+    """The same by PyTorch's fused kernels."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias.to(q.dtype))
+
+
+class Attention(nn.Module):
+    """Self-attention over the whole grid, or inside windows with a relative position bias.
+
+    Windows stand as further heads, so that one bias serves the whole batch.
+
+    Attributes:
+        attend: `attend`, or what computes the same faster.
+    """
+
+    def __init__(self, width: int, heads: int, window: int | None = None):
         super().__init__()
-        self.heads = heads
+        self.heads, self.window, self.attend = heads, window, attend
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(batch, tokens, width); `bias` broadcasts against (batch, heads, tokens, tokens)."""
-        q, k, v = rearrange(self.qkv(x), "b n (p h d) -> p b h n d", p=3, h=self.heads)
-        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        weights = (logits if bias is None else logits + bias).softmax(dim=-1)
-        return self.proj(rearrange(weights @ v, "b h n d -> b n (h d)"))
-
-
-class WindowAttention(Attention):
-    """Attention inside windows with a relative position bias."""
-
-    def __init__(self, width: int, heads: int, window: int):
-        super().__init__(width, heads)
-        self.window = window
-        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
-        self.register_buffer("relative_position_index", relative_index(window))
+        if window is not None:
+            self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window - 1) ** 2, heads))
+            self.register_buffer("relative_position_index", relative_index(window))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """(batch, grid*grid, width); with a mask, tokens attend only to those with the same bit."""
-        batch, tokens, _ = x.shape
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None]
-        if mask is not None:
-            bits = windows_of(stretch(mask, round(tokens**0.5)).reshape(1, -1, 1), self.window)[..., 0]
-            forbidden = (bits[:, :, None] != bits[:, None, :]) * FORBIDDEN
-            bias = (bias + forbidden[:, None]).repeat(batch, 1, 1, 1)
-        return from_windows(super().forward(windows_of(x, self.window), bias), batch, self.window)
+        grid = round(x.shape[1] ** 0.5)
+        x = windows_of(x, self.window or grid)
+        bias = None if self.window is None else self.bias(x.shape[1], grid, mask)
+        q, k, v = rearrange(self.qkv(x), "b w n (p h d) -> p b (w h) n d", p=3, h=self.heads)
+        x = rearrange(self.attend(q, k, v, bias), "b (w h) n d -> b w n (h d)", h=self.heads)
+        return from_windows(self.proj(x), self.window or grid)
+
+    def bias(self, windows: int, grid: int, mask: Tensor | None) -> Tensor:
+        """(windows*heads, n, n): of the tokens' distance, and with a mask of their bits."""
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).repeat(windows, 1, 1)
+        if mask is None:
+            return bias
+        bits = windows_of(stretch(mask, grid).reshape(1, -1, 1), self.window)[0, ..., 0]
+        forbidden = (bits[:, :, None] != bits[:, None, :]) * FORBIDDEN
+        return bias + forbidden.repeat_interleave(self.heads, dim=0)
 
 
 def drop_path(branch: Tensor, draws: Tensor | None, rate: float) -> Tensor:
@@ -102,15 +114,15 @@ class Block(nn.Module):
         super().__init__()
         self.rate = rate
         self.norm1 = nn.LayerNorm(width)
-        self.attn = Attention(width, heads) if window is None else WindowAttention(width, heads, window)
+        self.attn = Attention(width, heads, window)
         self.norm2 = nn.LayerNorm(width)
         fc1, fc2 = nn.Linear(width, ratio * width), nn.Linear(ratio * width, width)
         self.mlp = nn.Sequential(OrderedDict(fc1=fc1, gelu=nn.GELU(), fc2=fc2))
 
-    def forward(self, x: Tensor, *mask: Tensor | None, draws: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
         """Transforms tokens; `draws` (2, batch), uniform in 0..1, decide on drop path of the two branches."""
         first, second = (None, None) if draws is None else draws
-        x = x + drop_path(self.attn(self.norm1(x), *mask), first, self.rate)
+        x = x + drop_path(self.attn(self.norm1(x), mask), first, self.rate)
         return x + drop_path(self.mlp(self.norm2(x)), second, self.rate)
 
 
@@ -155,7 +167,7 @@ class Stage(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None, draws: Tensor | None = None) -> Tensor:
         """Tokens of this stage to tokens of the next."""
         for number, block in enumerate(self.blocks, self.start):
-            x = block(x, mask, draws=None if draws is None else draws[number])
+            x = block(x, mask, None if draws is None else draws[number])
         return x if self.downsample is None else self.downsample(x)
 
 

@@ -6,23 +6,26 @@ in test_command.py.
 
 import itertools
 import json
+import re
 from argparse import Namespace
+from dataclasses import asdict
 from typing import ClassVar
 
 import pytest
 
 from benchmarks import run
 from benchmarks.__main__ import FLAGS
-from benchmarks.plan import Group, Program, Workload
-from benchmarks.report import Results, markdown, speed_ratio
+from benchmarks.plan import Program
+from benchmarks.report import Results, speed_ratio
 from sarwmix_jax.command_line import Parser
 
-WORKLOAD = Workload("pretrain", "base", 8, "bfloat16", "gpu")
+WORKLOAD = ("pretrain", "base", 8, "bfloat16", "gpu")
 CAPACITY = 80
+ENDED = "the budget of time ended before more could be measured"
 
 
 def program(name, kind="jax", **script):
-    return Program(name, kind, {"name": name, "seconds": 0.1, "memory": 9, **script})
+    return Program(*WORKLOAD, name, kind, {"name": name, "seconds": 0.1, "memory": 9, **script})
 
 
 class ScriptedChild:
@@ -38,13 +41,13 @@ class ScriptedChild:
     def answer(self, seconds, **request):
         self.script = request.get("changes", self.script)
         if next(self.answers) == self.script.get("fails_at"):
-            return {"failed": self.script["fails"], "memory": False, "late": self.script.get("late", False)}
+            return {"failed": self.script["fails"]}
         if "steps" in request:
             ScriptedChild.rounds.append(self.script["name"])
             taken = self.script["seconds"] * request["steps"]
             return {"steps": request["steps"], "seconds": taken, "peak_bytes": 2**30}
         if sum(child.script["memory"] for child in ScriptedChild.alive) > CAPACITY:
-            return {"failed": "RESOURCE_EXHAUSTED", "memory": True}
+            return {"failed": "RESOURCE_EXHAUSTED"}
         first = {"loss": self.script.get("loss", 1.0)}
         return {"step_seconds": self.script["seconds"], "first": first, "compile_seconds": 1.0}
 
@@ -61,15 +64,16 @@ def measure(tmp_path, monkeypatch):
     for name, about in FLAGS.items():
         parser.add_argument(f"--{name}", **about)
 
-    def measured(*programs, seconds=60.0):
+    def measured(*group, seconds=60.0):
+        programs = list(group)
         arguments = [f"--budget={seconds / 60}", "--rounds=2", "--round-seconds=1", "--device=gpu", "--out=x"]
-        results = Results(tmp_path / "out", arguments)
-        run.Bench(parser.parse_args(arguments), results).run([Group(WORKLOAD, programs)])
+        results = Results(tmp_path / "out", arguments, [programs])
+        run.Bench(parser.parse_args(arguments), results).run([programs])
         assert not ScriptedChild.alive
         written = json.loads((tmp_path / "out" / "bench.json").read_text())
-        assert written["rows"] == results.rows
+        assert written["programs"] == [asdict(each) for each in results.programs]
         assert written["finished"]
-        return {row["program"]["name"]: row for row in written["rows"]}, (tmp_path / "out" / "bench.md").read_text()
+        return {row["name"]: row for row in written["programs"]}, (tmp_path / "out" / "bench.md").read_text()
 
     return measured
 
@@ -98,20 +102,13 @@ def test_those_without_room_come_later_beside_the_first(measure):
     assert "| b | 26.667 | 3.000 |" in report
 
 
-def test_each_is_started_for_each_round_where_there_is_no_room_beside_the_first(measure):
-    rows, report = measure(program("default", memory=30), program("large", memory=70, seconds=0.2), program("small"))
-    assert waves(rows["large"]) == [3, 3]
-    turns = [["default", name, name, "default"] for name in ("large", "small")]
-    assert ScriptedChild.rounds == [*["default"] * 4, *turns[0], *turns[1]]
-    assert "| large | 40 | 2.000 |" in report
-    assert rows["small"]["status"] == "measured"
-
-
-def test_what_never_fits_is_a_row_with_its_reason(measure):
-    rows, report = measure(program("default", memory=30), program("huge", memory=90))
-    assert (rows["huge"]["status"], rows["huge"]["reason"]) == ("failed", "RESOURCE_EXHAUSTED")
-    assert waves(rows["default"])[:2] == [1, 1]
-    assert "failed: RESOURCE_EXHAUSTED |" in report
+def test_what_does_not_fit_beside_the_first_is_a_row_with_its_reason(measure):
+    rows, report = measure(
+        program("default", memory=30), program("a", memory=40), program("huge", memory=60), program("b")
+    )
+    assert (rows["huge"]["rounds"], rows["huge"]["reason"]) == ([], "RESOURCE_EXHAUSTED")
+    assert [waves(rows[name]) for name in ("default", "a", "b")] == [[1, 1, 2, 2], [1, 1], [2, 2]]
+    assert "RESOURCE_EXHAUSTED |" in report
 
 
 @pytest.mark.parametrize("when", [0, 1, 2])
@@ -123,43 +120,35 @@ def test_a_failure_leaves_the_others_alone(measure, when, which):
     others = scripts.keys() - {which}
     assert all(waves(rows[name]) == [1, 1] for name in others)
     assert len(rows[which]["rounds"]) == max(0, when - 1)
-    if when < 2:
-        assert (rows[which]["status"], rows[which]["reason"]) == ("failed", "PyTorch is not installed")
-        assert "failed: PyTorch is not installed |" in report
+    assert rows[which]["reason"] == "PyTorch is not installed"
+    assert "PyTorch is not installed |" in report
 
 
 def test_a_variant_that_computes_something_else_is_not_timed(measure):
     rows, _ = measure(program("default"), program("odd", loss=1.02), program("peer", "eager", loss=3.0))
     assert rows["odd"]["reason"] == "its first step gives loss 1.02, that of default 1"
-    assert (rows["odd"]["status"], rows["odd"]["rounds"]) == ("failed", [])
-    assert rows["peer"]["status"] == "measured"  # on other images
+    assert not rows["odd"]["rounds"]
+    assert waves(rows["peer"]) == [1, 1]  # on other images
 
 
-def test_a_first_step_that_is_not_a_number_disagrees(tmp_path):
-    results = Results(tmp_path, [])
-    reference, row = (results.row(WORKLOAD, program(name)) for name in ("default", "odd"))
-    reference["setup"] = {"first": {"loss": 1.0}}
-    assert run.disagreement(row, {"first": {"loss": float("nan")}}, results.rows)
-    assert run.disagreement(row, {"first": {"loss": 1.009}}, results.rows) is None
+def test_a_first_step_that_is_not_a_number_disagrees():
+    reference, odd = program("default"), program("odd")
+    reference.setup = {"first": {"loss": 1.0}}
+    assert run.disagreement(odd, {"first": {"loss": float("nan")}}, [reference, odd])
+    assert run.disagreement(odd, {"first": {"loss": 1.009}}, [reference, odd]) is None
 
 
 def test_a_set_up_leaves_the_others_their_rounds(measure):
     rows, _ = measure(program("default"), program("b"), seconds=1.5)
     # The rounds of the default need 2 s, so nothing further may be set up; it is measured all the same.
-    assert (waves(rows["default"]), rows["b"]["status"]) == ([1, 1], "skipped")
-
-
-def test_a_set_up_that_the_budget_ends_is_no_failure(measure):
-    rows, report = measure(program("default"), program("b", fails_at=0, fails="no answer within 9 s", late=True))
-    assert (waves(rows["default"]), rows["b"]["status"]) == ([1, 1], "skipped")
-    assert "skipped: no answer within 9 s" in report
+    assert (waves(rows["default"]), rows["b"]["reason"]) == ([1, 1], ENDED)
 
 
 def test_no_time_no_measurement(measure):
     rows, report = measure(program("default"), program("b"), seconds=0)
-    assert {row["status"] for row in rows.values()} == {"skipped"}
+    assert {row["reason"] for row in rows.values()} == {ENDED}
     assert not ScriptedChild.rounds
-    assert report.count("skipped: the budget of time ended before it could be measured") == 2
+    assert report.count(f"{ENDED} |") == 2
 
 
 def test_both_files_are_whole_after_each_measurement(measure, tmp_path, monkeypatch):
@@ -168,9 +157,11 @@ def test_both_files_are_whole_after_each_measurement(measure, tmp_path, monkeypa
 
     def answer(self, *arguments, **request):
         data = json.loads((tmp_path / "out" / "bench.json").read_text())
-        assert (tmp_path / "out" / "bench.md").read_text() == markdown(data)
-        assert not data["finished"]
-        seen.append(sum(len(row["rounds"]) for row in data["rows"]))
+        report = (tmp_path / "out" / "bench.md").read_text()
+        measured = sum(len(row["rounds"]) for row in data["programs"])
+        assert not data["finished"] and "**Not finished" in report
+        assert sum(int(count) for count in re.findall(r"\| (\d+) rounds", report)) == measured
+        seen.append(measured)
         return inner(self, *arguments, **request)
 
     monkeypatch.setattr(ScriptedChild, "answer", answer)
@@ -178,10 +169,9 @@ def test_both_files_are_whole_after_each_measurement(measure, tmp_path, monkeypa
     assert seen == [0, 0, 0, 1, 2, 3]
 
 
-def test_flags_and_memory_of_a_child(tmp_path, monkeypatch):
+def test_flags_and_memory_of_a_child(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--a=1")
-    row = Results(tmp_path, []).row(WORKLOAD, Program("v", xla_flags="--b=2"))
-    environment = run.Bench(Namespace(budget=1.0), None).environment(row)
+    environment = run.Bench(Namespace(budget=1.0), None).environment(Program(*WORKLOAD, xla_flags="--b=2"))
     assert environment["XLA_FLAGS"] == "--a=1 --b=2"
     assert environment["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
     assert "JAX_PLATFORMS" not in environment

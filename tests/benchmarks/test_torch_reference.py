@@ -159,6 +159,7 @@ def test_loss_and_every_gradient(settings, masked_count):
     import jax
 
     from sarwmix_jax.models.mixmae import target_vectors, weighted_errors
+    from sarwmix_jax.models.tokens import image_to_vectors
 
     torch_model = drawn(reference().TorchMixMAE(settings), 1)
     images = np.random.default_rng(1).standard_normal((3, 2, 128, 128), np.float32)
@@ -171,7 +172,7 @@ def test_loss_and_every_gradient(settings, masked_count):
         model = merge_model(graphdef, params, fixed)
         rebuilt = model.reconstruct(jnp.asarray(images), jnp.asarray(MASKS["half"]), masked_count=masked_count)
         target = target_vectors(jnp.asarray(images), norm_pix=True)
-        return weighted_errors(rebuilt, target, jnp.asarray(weights)).mean()
+        return weighted_errors(rebuilt, target, image_to_vectors(jnp.asarray(weights))).mean()
 
     value, gradients = jax.jit(jax.value_and_grad(our_loss))(params)
     np.testing.assert_allclose(value, loss.item(), rtol=2e-6)
