@@ -39,19 +39,23 @@ class Candidate:
     task: LabelledTask
 
     @property
-    def selection(self) -> str:
-        """How the checkpoint was chosen, as far as it says."""
-        own = self.loaded.description
-        rules = [rule for rule, best in _bests(own).items() if best["step"] == self.loaded.step]
-        if not rules:
-            return "" if own.get("settings") else "its name or maker; the file does not say"
-        return f"{', '.join(rules)} on split {self.selected_on}"
+    def rules(self) -> list[str]:
+        """Selection rules whose best checkpoint this is."""
+        return [rule for rule, best in _bests(self.loaded.description).items() if best["step"] == self.loaded.step]
 
     @property
     def selected_on(self) -> str | None:
-        """Split on which the run selected its best checkpoints; None where it had none or does not say."""
-        split: str | None = self.loaded.description.get("settings", {}).get("validation", {}).get("split")
-        return split
+        """Split on which it was selected; None where it was not or the checkpoint does not say."""
+        validation = self.loaded.description.get("settings", {}).get("validation", {})
+        return validation.get("split") if self.rules else None
+
+    @property
+    def selection(self) -> str:
+        """How the checkpoint was chosen, as far as it says."""
+        if self.rules:
+            return f"selected by {', '.join(self.rules)} on split {self.selected_on}"
+        settings = self.loaded.description.get("settings")
+        return f"step {self.loaded.step} of a run" if settings else "chosen by its maker; the file does not say how"
 
 
 @dataclass(frozen=True)

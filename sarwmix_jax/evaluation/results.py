@@ -162,7 +162,7 @@ def _notes(results: Sequence[Result], published: Sequence[Published]) -> list[st
         reasons = dict.fromkeys(i.reason for i in result.intervals.values() if i.reason)
         notes += [f"{result.name}: no interval for some scores ({reason})." for reason in reasons]
         if result.selection:
-            notes.append(f"{result.name}: selected by {result.selection}.")
+            notes.append(f"{result.name}: {result.selection}.")
         notes += [f"{result.name}: {note}" for note in result.notes]
     if scores.without_positives:
         counted = "count as AP 0 in macro AP" if scores.task == "multilabel" else "have no recall"

@@ -33,7 +33,7 @@ def multilabel_result(name="run a", seed=0, **changes):
     values = dict(
         intervals=intervals,
         clusters="87 acquisitions",
-        selection="the weighted rule on validation",
+        selection="selected by the weighted rule on validation",
         details={"seed": 3, "temperature": 1.5},
         notes=("half of the labels.",),
     )
