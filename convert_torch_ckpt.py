@@ -4,8 +4,16 @@ The table of names and layouts is `sarwmix_jax/conversion/table.py`.
 """
 
 import sys
+from collections.abc import Sequence
 
-from sarwmix_jax.conversion.command import main
+from sarwmix_jax.cli.main import guarded
+from sarwmix_jax.conversion import command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; gives its exit code."""
+    return guarded(lambda: command.main(argv))
+
 
 if __name__ == "__main__":
     sys.exit(main())

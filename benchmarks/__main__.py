@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.plan import DEFAULTS, PEERS, TASKS, make_plan
 from benchmarks.report import MARKDOWN, Results
 from benchmarks.run import Bench
+from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.command_line import Parser
-from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.sizes import SIZES
 from sarwmix_jax.huge_pages import ask_for_huge_pages
 
@@ -42,19 +42,19 @@ FLAGS: dict[str, dict[str, Any]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Measure; gives the exit code: 2 after a mistake, which is one line."""
+    """Measure; gives the exit code."""
+    return guarded(lambda: measure(arguments))
+
+
+def measure(arguments: list[str]) -> None:
+    """Measure and print the table."""
     parser = Parser(prog="python -m benchmarks", description=__doc__)
     for name, about in FLAGS.items():
         parser.add_argument(f"--{name}", **about)
-    try:
-        options = parser.parse_args(arguments)
-        plan = make_plan(options)
-        Bench(options, Results(options.out, arguments, plan)).run(plan)
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    options = parser.parse_args(arguments)
+    plan = make_plan(options)
+    Bench(options, Results(options.out, arguments, plan)).run(plan)
     print((options.out / MARKDOWN).read_text())
-    return 0
 
 
 if __name__ == "__main__":

@@ -15,9 +15,6 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.released import TILINGS
 from sarwmix_jax.settings.model import STAGES
 
-MISTAKE = 2
-"""Exit code after a `UserError`; also argparse's own."""
-
 _SUFFIXES = (".safetensors", ".pth")
 _KINDS = {"pretrain": "pretraining", "classifier": "classifier", "flood": "flood"}
 
@@ -60,19 +57,18 @@ def _windows(text: str) -> tuple[int, ...]:
     return windows
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; gives its exit code."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Raises:
+        UserError: See `run`, or unknown options.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     # argparse takes numbers such as -19,-12,5,5 for an option; with = it does not.
     while "--statistics" in arguments[:-1]:
         at = arguments.index("--statistics")
         arguments[at : at + 2] = [f"--statistics={arguments[at + 1]}"]
-    try:
-        run(parser().parse_args(arguments))
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return MISTAKE
-    return 0
+    run(parser().parse_args(arguments))
 
 
 def run(options: argparse.Namespace) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from convert_torch_ckpt import main
 from sarwmix_jax.checkpoints.loading import load_parameters
-from sarwmix_jax.conversion.command import main
 from sarwmix_jax.conversion.torch_file import read_checkpoint, sha256_of
 from sarwmix_jax.models.state import flatten_names
 from tests.conversion import handmade
@@ -64,7 +64,7 @@ def test_pytorch_is_never_imported(tmp_path):
         for name, options in (("pretrain", PRETRAIN), ("finetune", FINETUNE), ("flood", FLOOD))
     ]
     code = (
-        "import sys; from sarwmix_jax.conversion.command import main; "
+        "import sys; from convert_torch_ckpt import main; "
         f"assert all(main(call) == 0 for call in {calls}) and 'torch' not in sys.modules"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}

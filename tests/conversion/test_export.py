@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sarwmix_jax.conversion.command import main
+from convert_torch_ckpt import main
 from sarwmix_jax.conversion.convert import Request, convert, write
 from sarwmix_jax.conversion.recognition import Hints
 from sarwmix_jax.conversion.torch_file import read_checkpoint
