@@ -4,9 +4,10 @@ import matplotlib.image
 import numpy as np
 import pytest
 from absl import flags
-from sarwmix_jax.main_module.inspect import define as define_inspect
-from sarwmix_jax.main_module.inspect import run as run_inspect
 
+from sarwmix_jax.cli.inspect import define as define_inspect
+from sarwmix_jax.cli.inspect import run as run_inspect
+from sarwmix_jax.cli.main import COMMANDS
 from sarwmix_jax.data.records import CONTRACT_FILE, read_contract
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.inspection import inspect
