@@ -13,7 +13,7 @@ from sarwmix_jax.command_line import Parser
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.preparation.command import run_command
 from sarwmix_jax.preparation.statistics import Summary, summarise
-from sarwmix_jax.preparation.writer import write_text
+from sarwmix_jax.preparation.writer import write_file
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
@@ -61,7 +61,7 @@ def main() -> None:
     statistics = described(source, summarise(source, arguments.workers))
     print(as_text(statistics))
     if arguments.out is not None:
-        write_text(arguments.out, json.dumps(statistics, indent=2) + "\n")
+        write_file(arguments.out, json.dumps(statistics, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -34,8 +34,8 @@ from sarwmix_jax.preparation.flood_files import (
 )
 from sarwmix_jax.preparation.plan import Plan, Row
 from sarwmix_jax.preparation.shards import OnError, Outcome
-from sarwmix_jax.preparation.workers import Advance, Work
-from sarwmix_jax.preparation.writer import write_bytes, write_text, writing_errors
+from sarwmix_jax.preparation.workers import Work
+from sarwmix_jax.preparation.writer import write_file, writing_errors
 
 INDEX = "S1list.json"
 SPLITS = ("train", "test")
@@ -225,8 +225,7 @@ class PairIndex:
         numbers: dict[tuple[str, str], int] = {}
         written: Counter[str] = Counter()
         for shard, outcome in zip(plan.shards, outcomes, strict=True):
-            reasons = {problem.patch_id: problem.reason for problem in outcome.excluded}
-            reasons |= {problem.patch_id: UNREADABLE for problem in outcome.problems}
+            reasons = outcome.excluded | dict.fromkeys(outcome.problems, UNREADABLE)
             for row in plan.rows_of(shard):
                 scene = (row["group"], row["s1_name"])
                 if row["patch_id"] in reasons:
@@ -239,7 +238,7 @@ class PairIndex:
             for pair in (pair for pair in each.pairs() if _reason(each, pair, left_out) is None):
                 first, second = (numbers[each.folder, scene.filename] for scene in (pair.first, pair.second))
                 lines.append(f"{each.pair_name(pair)},{each.split},{first},{second},{pair.label}")
-        write_text(folder / pairs.FILE_NAME, "\n".join(lines) + "\n")
+        write_file(folder / pairs.FILE_NAME, "\n".join(lines) + "\n")
         facts = {name: counts for outcome in outcomes for name, counts in outcome.facts.items()}
         return report(self.sequences, left_out, facts)
 
@@ -252,7 +251,7 @@ class SequenceWriter:
     sequence: FloodSequence
     on_error: OnError
 
-    def __call__(self, folder: Path, advance: Advance) -> dict[str, Any]:
+    def __call__(self, folder: Path) -> dict[str, Any]:
         """Write the pairs to `folder`; gives what was left out and repaired by file name.
 
         Raises:
@@ -269,7 +268,6 @@ class SequenceWriter:
                 if self.on_error == "stop":
                     raise
                 left_out[name] = UNREADABLE
-            advance()
         target = folder / self.sequence.split
         for pair in self.sequence.pairs():
             if pair.first.filename in scenes and pair.second.filename in scenes:
@@ -277,7 +275,7 @@ class SequenceWriter:
                     target.mkdir(exist_ok=True)
                 content = io.BytesIO()
                 np.save(content, np.stack([scenes[scene.filename].power for scene in (pair.first, pair.second)]))
-                write_bytes(target / f"{self.sequence.pair_name(pair)}.npy", content.getbuffer())
+                write_file(target / f"{self.sequence.pair_name(pair)}.npy", content.getbuffer())
         return {"left out": left_out, "repaired": {n: scene.repaired for n, scene in scenes.items() if scene.repaired}}
 
 

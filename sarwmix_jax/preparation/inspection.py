@@ -3,7 +3,6 @@
 import dataclasses
 import io
 import math
-import os
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from sarwmix_jax.data.sources import RecordSource, check_contract, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS, STATISTICS
 from sarwmix_jax.preparation.statistics import Summary, summarise
-from sarwmix_jax.preparation.writer import write_bytes, writing_errors
+from sarwmix_jax.preparation.writer import write_file, writing_errors
 
 _DIGITS = 1e-6
 _PERCENTILES = (1, 50, 99)
@@ -168,7 +167,7 @@ def write_contact_sheet(inspection: Inspection, path: Path, samples: int = 12) -
     figure.savefig(png, format="png", dpi=_DPI)
     with writing_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, png.getbuffer(), f".{os.getpid()}")
+    write_file(path, png.getbuffer())
 
 
 def _draw_distributions(inspection: Inspection, figure: SubFigure) -> None:

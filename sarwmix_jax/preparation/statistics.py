@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ _CODES = 2**16
 _VALUES = np.arange(_CODES, dtype=np.uint16).view(STORED_DTYPE).astype(np.float64)
 _FINITE = np.isfinite(_VALUES)
 _BATCH = 64
-_RECORDS_PER_TASK = 4096
+_RECORDS_PER_TASK = 1024
 
 
 @dataclass(frozen=True)
@@ -120,31 +120,21 @@ def count_values(images: Float16[np.ndarray, "n band h w"], valid: np.ndarray | 
     return np.stack([np.bincount(band, minlength=_CODES) for band in chosen])
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Records `first` to `stop`."""
-
-    source: RecordSource
-    first: int
-    stop: int
-
-    def __call__(self, advance: Callable[[], None]) -> Summary:
-        contract = self.source.contract
-        total = empty_summary(len(contract.bands), len(contract.classes))
-        for start in range(self.first, self.stop, _BATCH):
-            indices = range(start, min(start + _BATCH, self.stop))
-            batch = self.source.read_batch(indices)
-            labels = batch.get("labels", np.zeros((len(indices), 0), np.uint8))
-            total += Summary(
-                len(indices),
-                len(indices) * contract.height * contract.width,
-                count_values(batch["image"], batch.get("valid_pixels")),
-                labels.sum(axis=0, dtype=np.int64),
-                int((labels.sum(axis=1) == 0).sum()),
-            )
-            for _ in indices:
-                advance()
-        return total
+def _summarise_part(source: RecordSource, indices: range) -> Summary:
+    contract = source.contract
+    total = empty_summary(len(contract.bands), len(contract.classes))
+    for start in range(0, len(indices), _BATCH):
+        some = indices[start : start + _BATCH]
+        batch = source.read_batch(some)
+        labels = batch.get("labels", np.zeros((len(some), 0), np.uint8))
+        total += Summary(
+            len(some),
+            len(some) * contract.height * contract.width,
+            count_values(batch["image"], batch.get("valid_pixels")),
+            labels.sum(axis=0, dtype=np.int64),
+            int((labels.sum(axis=1) == 0).sum()),
+        )
+    return total
 
 
 def summarise(source: RecordSource, workers: int = 1) -> Summary:
@@ -153,7 +143,8 @@ def summarise(source: RecordSource, workers: int = 1) -> Summary:
     Raises:
         UserError: A record cannot be read.
     """
-    starts = range(0, len(source), _RECORDS_PER_TASK)
-    parts = [_Part(source, first, min(first + _RECORDS_PER_TASK, len(source))) for first in starts]
-    summaries = run_tasks(parts, workers, f"{source.contract.name} {source.split}", total=len(source))
+    everything = range(len(source))
+    parts = [everything[first : first + _RECORDS_PER_TASK] for first in everything[::_RECORDS_PER_TASK]]
+    tasks = [(functools.partial(_summarise_part, source, part), len(part)) for part in parts]
+    summaries = run_tasks(tasks, workers, f"{source.contract.name} {source.split}", total=len(source))
     return functools.reduce(operator.add, summaries)

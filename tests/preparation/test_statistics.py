@@ -3,9 +3,9 @@ import pytest
 
 from sarwmix_jax.data.records import Record
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.preparation.shards import write_records
 from sarwmix_jax.preparation.statistics import count_values, empty_summary, summarise
 from tests.data.conftest import CLASSES, toy_contract
+from tests.record_sets import write_records
 
 
 @pytest.fixture
