@@ -12,8 +12,8 @@ from typing import Any
 from sarwmix_jax.command_line import Parser
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.preparation.command import run_command
-from sarwmix_jax.preparation.statistics import Summary, summarise
-from sarwmix_jax.preparation.writer import write_text
+from sarwmix_jax.preparation.statistics import Summary, statistics_head, summarise, table
+from sarwmix_jax.preparation.writer import write_file
 
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 
@@ -23,26 +23,18 @@ def described(source: RecordSource, summary: Summary) -> dict[str, Any]:
     bands = {}
     for number, name in enumerate(source.contract.bands):
         band = summary.band(number)
-        bands[name] = {
-            "mean": band.mean,
-            "std": band.std,
-            "percentiles": dict(zip(map(str, PERCENTILES), band.percentiles(PERCENTILES), strict=True)),
-            "nodata_share": band.nodata_share,
-            "not_finite": band.not_finite,
-        }
+        percentiles = dict(zip(map(str, PERCENTILES), band.percentiles(PERCENTILES), strict=True))
+        bands[name] = {"mean": band.mean, "std": band.std, "percentiles": percentiles}
+        bands[name] |= {"nodata_share": band.nodata_share, "not_finite": band.not_finite}
     fields = {"name": source.contract.name, "split": source.split, "unit": source.contract.unit}
     return fields | {"records": summary.records, "bands": bands}
 
 
-def as_text(statistics: dict[str, Any]) -> str:
+def as_text(source: RecordSource, summary: Summary) -> str:
     """The statistics as a small table."""
-    lines = ["{name}, split {split}: {records} records, {unit}".format(**statistics)]
-    head = ["band", "mean", "std", *(f"{share}%" for share in PERCENTILES), "nodata"]
-    lines.append("".join(f"{text:>10}" for text in head))
-    for name, band in statistics["bands"].items():
-        numbers = [band["mean"], band["std"], *band["percentiles"].values()]
-        lines.append(f"{name:>10}" + "".join(f"{value:10.4f}" for value in numbers) + f"{band['nodata_share']:10.3%}")
-    return "\n".join(lines)
+    rows = [[name, *summary.band(n).cells(PERCENTILES)] for n, name in enumerate(source.contract.bands)]
+    head = f"{source.contract.name}, split {source.split}: {summary.records} records, {source.contract.unit}"
+    return "\n".join([head, *table([["band", *statistics_head(PERCENTILES)], *rows], 10)])
 
 
 def main() -> None:
@@ -58,10 +50,10 @@ def main() -> None:
     if arguments.dry_run:
         print(f"would read {len(source)} records of {arguments.records}, split {arguments.split}")
         return
-    statistics = described(source, summarise(source, arguments.workers))
-    print(as_text(statistics))
+    summary = summarise(source, arguments.workers)
+    print(as_text(source, summary))
     if arguments.out is not None:
-        write_text(arguments.out, json.dumps(statistics, indent=2) + "\n")
+        write_file(arguments.out, json.dumps(described(source, summary), indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ out and counted, those with snow or cloud if lists of them are given: `--exclude
 of BigEarthNet v2 (parquet), whose flags say so. A stopped run goes on where it was.
 """
 
+from functools import partial
 from pathlib import Path
 
 from sarwmix_jax.command_line import Parser
@@ -44,7 +45,7 @@ def main() -> None:
     rows, counts = bigearthnet.exclude(rows, bigearthnet.read_exclusions(arguments.exclude))
     notes = {"patches without class": arguments.without_class, "excluded by lists": counts}
     plan = Plan(bigearthnet.CONTRACT_V1, rows, arguments.records_per_shard, notes)
-    run_plan(arguments, plan, bigearthnet.ReaderV1(folder, arguments.zarr is not None, arguments.without_class))
+    run_plan(arguments, plan, partial(bigearthnet.read_v1, folder, arguments.zarr is not None, arguments.without_class))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ shadow; or `train=train.csv` files in the form of the published system) may foll
 where it was. On several machines: `--shard 1/3`, `--shard 2/3`, `--shard 3/3` with the same `--out`, then `--merge`.
 """
 
+from functools import partial
 from pathlib import Path
 
 from sarwmix_jax.command_line import Parser
@@ -25,7 +26,7 @@ def main() -> None:
     folder = bigearthnet.find_folder(arguments.root, bigearthnet.FOLDER_V2)
     rows = bigearthnet.read_metadata(arguments.metadata)
     plan = Plan(bigearthnet.CONTRACT_V2, rows, arguments.records_per_shard)
-    run_plan(arguments, plan, bigearthnet.ReaderV2(folder))
+    run_plan(arguments, plan, partial(bigearthnet.read_v2, folder))
 
 
 if __name__ == "__main__":

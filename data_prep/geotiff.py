@@ -9,6 +9,7 @@ A stopped run goes on where it was.
 """
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -20,10 +21,11 @@ from sarwmix_jax.geotiff.tiles import Tiling, Zeros
 from sarwmix_jax.geotiff.units import find_quantity
 from sarwmix_jax.preparation.command import add_work_arguments, run_command, run_plan
 from sarwmix_jax.preparation.plan import Plan
-from sarwmix_jax.preparation.to_db import TileReader, find_units, read_labels, tile_contract, tile_rows
+from sarwmix_jax.preparation.shards import Read
+from sarwmix_jax.preparation.to_db import find_units, read_labels, read_tile, tile_contract, tile_rows
 
 
-def make_plan(arguments: argparse.Namespace) -> tuple[Plan, TileReader]:
+def make_plan(arguments: argparse.Namespace) -> tuple[Plan, Read]:
     """The plan of the command line and its reader.
 
     Raises:
@@ -47,7 +49,9 @@ def make_plan(arguments: argparse.Namespace) -> tuple[Plan, TileReader]:
     unknown = labels.keys() - scenes.keys() - set(rows["patch_id"].to_pylist())
     if unknown:
         raise UserError(f"{arguments.labels} names {min(unknown)}, which is no scene and no tile of one")
-    return Plan(contract, rows, arguments.records_per_shard, notes), TileReader(scenes, tiling, arguments.min_valid)
+    return Plan(contract, rows, arguments.records_per_shard, notes), partial(
+        read_tile, scenes, tiling, arguments.min_valid
+    )
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def write_records(
 ) -> dict[str, Any] | None:
     """Write (or, with --dry-run, plan) the records; gives the report of a complete set."""
     plan = flood.scene_plan(sequences, arguments.records_per_shard)
-    run_plan(arguments, plan, flood.SceneReader(raw), flood.PairIndex(sequences))
+    run_plan(arguments, plan, partial(flood.read_scene, raw), partial(flood.index_pairs, sequences))
     path = arguments.out / REPORT
     return json.loads(path.read_text()) if path.is_file() and not arguments.dry_run else None
 

@@ -13,9 +13,10 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.inference.checks import checked_db
 from sarwmix_jax.preparation.plan import Plan
-from sarwmix_jax.preparation.shards import prepare, write_records
+from sarwmix_jax.preparation.shards import prepare
 from sarwmix_jax.preparation.synthetic import make_scene
 from tests.data.conftest import toy_contract
+from tests.record_sets import write_records
 
 SIDE = 48
 COUNT = 6

@@ -1,5 +1,7 @@
 """Rasters warped in memory to the grid of another."""
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +9,7 @@ import rasterio
 from affine import Affine
 from jaxtyping import Float
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.io import MemoryFile
 from rasterio.warp import Resampling, reproject
 
@@ -24,19 +26,25 @@ class Grid:
     width: int
 
 
+@contextlib.contextmanager
+def _opened(content: bytes, path: str) -> Iterator[rasterio.DatasetReader]:
+    try:
+        with MemoryFile(content) as memory, memory.open() as file:
+            if file.crs is None:
+                raise RecordError(f"{path} has no coordinate reference system")
+            yield file
+    except (RasterioError, CRSError) as error:
+        raise RecordError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+
+
 def grid_of(content: bytes, path: str) -> Grid:
     """The grid of a GeoTIFF.
 
     Raises:
         RecordError: The file is damaged or has no georeference.
     """
-    try:
-        with MemoryFile(content) as memory, memory.open() as file:
-            if file.crs is None:
-                raise RecordError(f"{path} has no coordinate reference system")
-            return Grid(file.crs.to_string(), file.transform, file.height, file.width)
-    except RasterioError as error:
-        raise RecordError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+    with _opened(content, path) as file:
+        return Grid(file.crs.to_string(), file.transform, file.height, file.width)
 
 
 def warp(content: bytes, grid: Grid, path: str) -> Float[np.ndarray, "height width"]:
@@ -46,22 +54,17 @@ def warp(content: bytes, grid: Grid, path: str) -> Float[np.ndarray, "height wid
         RecordError: The file is damaged or has no georeference.
     """
     target = np.zeros((grid.height, grid.width), np.float32)
-    try:
-        with MemoryFile(content) as memory, memory.open() as file:
-            if file.crs is None:
-                raise RecordError(f"{path} has no coordinate reference system")
-            reproject(
-                source=file.read(1).astype(np.float32),
-                destination=target,
-                src_transform=file.transform,
-                src_crs=file.crs,
-                src_nodata=file.nodata,
-                dst_transform=grid.transform,
-                dst_crs=CRS.from_string(grid.crs),
-                # The target is zero already; a nodata value of 0 would make GDAL move real zeros off zero.
-                init_dest_nodata=False,
-                resampling=Resampling.nearest,
-            )
-    except (RasterioError, rasterio.errors.CRSError) as error:
-        raise RecordError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+    with _opened(content, path) as file:
+        reproject(
+            source=file.read(1).astype(np.float32),
+            destination=target,
+            src_transform=file.transform,
+            src_crs=file.crs,
+            src_nodata=file.nodata,
+            dst_transform=grid.transform,
+            dst_crs=CRS.from_string(grid.crs),
+            # The target is zero already; a nodata value of 0 would make GDAL move real zeros off zero.
+            init_dest_nodata=False,
+            resampling=Resampling.nearest,
+        )
     return target

@@ -1,20 +1,21 @@
 """The frame of the preparation commands: arguments of the work, its outcome, mistakes in one line."""
 
 import argparse
+import itertools
 import json
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sarwmix_jax.data.records import STORED_DTYPE, ExcludedError, Record, RecordError, read_contract
+from sarwmix_jax.data.records import STORED_DTYPE, ExcludedError, RecordError, read_contract
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.plan import Plan, Row
-from sarwmix_jax.preparation.shards import Finish, Problem, prepare
+from sarwmix_jax.preparation.shards import Finish, Read, Reasons, prepare
 from sarwmix_jax.preparation.workers import REPORT
 from sarwmix_jax.preparation.writer import RECORDS_PER_SHARD, check_absent, free_gib
 
@@ -64,9 +65,7 @@ def work_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(arguments, name) for name in names} | {"part": part}
 
 
-def run_plan(
-    arguments: argparse.Namespace, plan: Plan, read: Callable[[Row], Record], finish: Finish | None = None
-) -> None:
+def run_plan(arguments: argparse.Namespace, plan: Plan, read: Read, finish: Finish | None = None) -> None:
     """Do what the command line asks for: prepare the records of a plan, or only print what that would be.
 
     Raises:
@@ -79,7 +78,7 @@ def run_plan(
         print_outcome(arguments.out, prepare(plan, read, arguments.out, finish=finish, **work))
 
 
-def _print_plan(plan: Plan, read: Callable[[Row], Record], out: Path) -> None:
+def _print_plan(plan: Plan, read: Read, out: Path) -> None:
     check_absent(out)
     contract = plan.contract
     counts: dict[str, int] = {}
@@ -111,7 +110,7 @@ def print_dry_run(out: Path, what: str, *details: str) -> None:
         print(f"  {line}")
 
 
-def _try_first(read: Callable[[Row], Record], row: Row) -> None:
+def _try_first(read: Read, row: Row) -> None:
     try:
         read(row)
     except ExcludedError:
@@ -120,7 +119,7 @@ def _try_first(read: Callable[[Row], Record], row: Row) -> None:
         raise UserError(f"{row['patch_id']}: {error}; is this the right folder?") from None
 
 
-def print_outcome(out: Path, skipped: Sequence[Problem] | None) -> None:
+def print_outcome(out: Path, skipped: Reasons | None) -> None:
     """Say what was written, and what was not."""
     if skipped is None:
         print("this part is done; run with --merge when all parts are")
@@ -138,5 +137,5 @@ def print_outcome(out: Path, skipped: Sequence[Problem] | None) -> None:
         print(f"excluded {count} records: {reason}")
     if skipped:
         print(f"skipped {len(skipped)} records (all in {out / REPORT}):")
-        for problem in skipped[:_SHOWN_PROBLEMS]:
-            print(f"  {problem.patch_id}: {problem.reason}")
+        for name, reason in itertools.islice(skipped.items(), _SHOWN_PROBLEMS):
+            print(f"  {name}: {reason}")

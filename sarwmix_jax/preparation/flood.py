@@ -9,9 +9,9 @@ import hashlib
 import io
 import json
 import re
-from collections import Counter
+from collections import ChainMap, Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,8 @@ from sarwmix_jax.preparation.flood_files import (
 )
 from sarwmix_jax.preparation.plan import Plan, Row
 from sarwmix_jax.preparation.shards import OnError, Outcome
-from sarwmix_jax.preparation.workers import Advance, Work
-from sarwmix_jax.preparation.writer import write_bytes, write_text, writing_errors
+from sarwmix_jax.preparation.workers import Work
+from sarwmix_jax.preparation.writer import write_file, writing_errors
 
 INDEX = "S1list.json"
 SPLITS = ("train", "test")
@@ -52,8 +52,13 @@ CONTRACT = Contract(
     has_valid_pixels=True,
     georeferenced=True,
 )
-LeftOut = Mapping[tuple[str, str], str]
-"""Why scenes are left out, by folder and file name."""
+LeftOut = Mapping[str, str]
+"""Why scenes are left out, by `scene_id`."""
+
+
+def scene_id(sequence: FloodSequence, filename: str) -> str:
+    """Name of a scene in the set and its reports."""
+    return f"{sequence.name}__{filename}"
 
 
 def read_index(raw: RawFiles, lists: Mapping[str, Path] | None = None) -> tuple[list[FloodSequence], int]:
@@ -124,11 +129,12 @@ def report(
     sequences: Sequence[FloodSequence], left_out: LeftOut, facts: Mapping[str, Mapping[str, int]]
 ) -> dict[str, Any]:
     """What was made of what, the same for both layouts."""
+    scenes = [scene_id(each, name) for each in sequences for name in sorted(scene.filename for scene in each.scenes)]
     return {
         "sequences": len(sequences),
         "scenes": sum(len(each.scenes) for each in sequences),
         "scenes in pairs": sum(each.count for each in sequences),
-        "scenes left out": {f"{folder}__{name}": reason for (folder, name), reason in sorted(left_out.items())},
+        "scenes left out": {scene: left_out[scene] for scene in scenes if scene in left_out},
         "values taken as zero": {name: dict(counts) for name, counts in sorted(facts.items())},
         "pairs": {split: _count_pairs(sequences, split, left_out) for split in SPLITS},
     }
@@ -136,20 +142,21 @@ def report(
 
 def _count_pairs(sequences: Sequence[FloodSequence], split: str, left_out: LeftOut) -> dict[str, Any]:
     """Pairs made and dropped of a split."""
-    chosen = [each for each in sequences if each.split == split]
-    reasons = [(pair.label, _reason(each, pair, left_out)) for each in chosen for pair in each.pairs()]
-    made = Counter(label for label, reason in reasons if reason is None)
-    dropped = Counter(reason for _, reason in reasons if reason is not None)
+    made: Counter[int] = Counter()
+    dropped: Counter[str] = Counter()
+    for each in (each for each in sequences if each.split == split):
+        for pair in each.pairs():
+            reasons = [left_out[name] for name in _scenes_of(each, pair) if name in left_out]
+            made[pair.label] += not reasons
+            dropped.update(reasons[:1])
     total = made.total()
     share = {"flood share": round(made[1] / total, 4)} if total else {}
     counts = {"made": total, "no flood": made[0], "flood": made[1], **share, "dropped": dict(sorted(dropped.items()))}
     return counts | {"published": PUBLISHED_PAIRS[split]}
 
 
-def _reason(sequence: FloodSequence, pair: Pair, left_out: LeftOut) -> str | None:
-    """Why a pair is dropped, None if it is not."""
-    reasons = (left_out.get((sequence.folder, scene.filename)) for scene in (pair.first, pair.second))
-    return next(filter(None, reasons), None)
+def _scenes_of(sequence: FloodSequence, pair: Pair) -> tuple[str, str]:
+    return scene_id(sequence, pair.first), scene_id(sequence, pair.second)
 
 
 def report_lines(found: Mapping[str, Any], unlisted: int) -> list[str]:
@@ -169,40 +176,34 @@ def report_lines(found: Mapping[str, Any], unlisted: int) -> list[str]:
     return lines
 
 
-@dataclass(frozen=True)
-class SceneReader:
-    """Makes the record of a scene."""
+def read_scene(raw: RawFiles, row: Row) -> Record:
+    """The record of a row of the plan, in dB; zeros (nodata) at -60 dB, as the published system takes them.
 
-    raw: RawFiles
-
-    def __call__(self, row: Row) -> Record:
-        """The record of a row of the plan, in dB; zeros (nodata) at -60 dB, as the published system takes them.
-
-        Raises:
-            RecordError: A file is damaged.
-            ExcludedError: The scene is left out.
-        """
-        scene = aligned_scene(self.raw, row["group"], row["s1_name"], CONTRACT.bands)
-        return Record(
-            10 * np.log10(np.where(scene.power == 0, np.float32(FLOOR_POWER), scene.power)),
-            row["patch_id"],
-            row["s1_name"],
-            labels=(FLOODING,) if row["flooding"] else (),
-            valid_pixels=(scene.power != 0).all(axis=0),
-            crs=scene.grid.crs,
-            transform=tuple(scene.grid.transform)[:6],
-            facts=scene.repaired,
-        )
+    Raises:
+        RecordError: A file is damaged.
+        ExcludedError: The scene is left out.
+    """
+    scene = aligned_scene(raw, row["group"], row["s1_name"], CONTRACT.bands)
+    return Record(
+        10 * np.log10(np.where(scene.power == 0, np.float32(FLOOR_POWER), scene.power)),
+        row["patch_id"],
+        row["s1_name"],
+        labels=(FLOODING,) if row["flooding"] else (),
+        valid_pixels=(scene.power != 0).all(axis=0),
+        crs=scene.grid.crs,
+        transform=tuple(scene.grid.transform)[:6],
+        facts=scene.repaired,
+    )
 
 
 def scene_plan(sequences: Sequence[FloodSequence], records_per_shard: int) -> Plan:
     """The plan of the layout `records`: every scene that a pair needs."""
     rows = [
         {
-            "patch_id": f"{each.folder}__{scene.filename}",
+            "patch_id": scene_id(each, scene.filename),
             "s1_name": scene.filename,
             "split": each.split,
-            "group": each.folder,
+            "group": each.name,
             "flooding": scene.flooding,
         }
         for each in sequences
@@ -213,72 +214,60 @@ def scene_plan(sequences: Sequence[FloodSequence], records_per_shard: int) -> Pl
     return Plan(CONTRACT, pa.Table.from_pylist(rows), records_per_shard)
 
 
-@dataclass(frozen=True)
-class PairIndex:
-    """Adds the index of pairs to the finished scenes."""
-
-    sequences: Sequence[FloodSequence]
-
-    def __call__(self, folder: Path, plan: Plan, outcomes: Sequence[Outcome]) -> dict[str, Any]:
-        """Write the index, pairs in the order of the sequences; gives the report."""
-        left_out: dict[tuple[str, str], str] = {}
-        numbers: dict[tuple[str, str], int] = {}
-        written: Counter[str] = Counter()
-        for shard, outcome in zip(plan.shards, outcomes, strict=True):
-            reasons = {problem.patch_id: problem.reason for problem in outcome.excluded}
-            reasons |= {problem.patch_id: UNREADABLE for problem in outcome.problems}
-            for row in plan.rows_of(shard):
-                scene = (row["group"], row["s1_name"])
-                if row["patch_id"] in reasons:
-                    left_out[scene] = reasons[row["patch_id"]]
-                else:
-                    numbers[scene] = written[shard.split]
-                    written[shard.split] += 1
-        lines = [",".join(field.name for field in dataclasses.fields(pairs.IndexedPair))]
-        for each in self.sequences:
-            for pair in (pair for pair in each.pairs() if _reason(each, pair, left_out) is None):
-                first, second = (numbers[each.folder, scene.filename] for scene in (pair.first, pair.second))
-                lines.append(f"{each.pair_name(pair)},{each.split},{first},{second},{pair.label}")
-        write_text(folder / pairs.FILE_NAME, "\n".join(lines) + "\n")
-        facts = {name: counts for outcome in outcomes for name, counts in outcome.facts.items()}
-        return report(self.sequences, left_out, facts)
+def index_pairs(
+    sequences: Sequence[FloodSequence], folder: Path, plan: Plan, outcomes: Sequence[Outcome]
+) -> dict[str, Any]:
+    """Add the index of pairs, in the order of the sequences, to the finished scenes; gives the report."""
+    left_out: dict[str, str] = {}
+    for outcome in outcomes:
+        left_out |= outcome.excluded | dict.fromkeys(outcome.problems, UNREADABLE)
+    numbers: dict[str, int] = {}
+    written: Counter[str] = Counter()
+    for name, split in zip(plan.rows["patch_id"].to_pylist(), plan.rows["split"].to_pylist(), strict=True):
+        if name not in left_out:
+            numbers[name] = written[split]
+            written[split] += 1
+    lines = [",".join(field.name for field in dataclasses.fields(pairs.IndexedPair))]
+    for each in sequences:
+        for pair in each.pairs():
+            if left_out.keys().isdisjoint(_scenes_of(each, pair)):
+                first, second = (numbers[name] for name in _scenes_of(each, pair))
+                lines.append(f"{pair.name},{each.split},{first},{second},{pair.label}")
+    write_file(folder / pairs.FILE_NAME, "\n".join(lines) + "\n")
+    facts = {name: counts for outcome in outcomes for name, counts in outcome.facts.items()}
+    return report(sequences, left_out, facts)
 
 
-@dataclass(frozen=True)
-class SequenceWriter:
-    """Writes the pairs of a sequence as .npy; in memory are its scenes alone."""
+def write_sequence(raw: RawFiles, sequence: FloodSequence, on_error: OnError, folder: Path) -> dict[str, Any]:
+    """Write the pairs of a sequence as .npy to `folder`; in memory are its scenes alone.
 
-    raw: RawFiles
-    sequence: FloodSequence
-    on_error: OnError
+    Returns:
+        What was left out and repaired, by `scene_id`.
 
-    def __call__(self, folder: Path, advance: Advance) -> dict[str, Any]:
-        """Write the pairs to `folder`; gives what was left out and repaired by file name.
-
-        Raises:
-            RecordError: A file is damaged and `on_error` is `stop`.
-        """
-        scenes: dict[str, AlignedScene] = {}
-        left_out = {}
-        for name in (scene.filename for scene in self.sequence.scenes_in_pairs()):
-            try:
-                scenes[name] = aligned_scene(self.raw, self.sequence.folder, name, CONTRACT.bands)
-            except ExcludedError as rule:
-                left_out[name] = str(rule)
-            except RecordError:
-                if self.on_error == "stop":
-                    raise
-                left_out[name] = UNREADABLE
-            advance()
-        target = folder / self.sequence.split
-        for pair in self.sequence.pairs():
-            if pair.first.filename in scenes and pair.second.filename in scenes:
-                with writing_errors(target):
-                    target.mkdir(exist_ok=True)
-                content = io.BytesIO()
-                np.save(content, np.stack([scenes[scene.filename].power for scene in (pair.first, pair.second)]))
-                write_bytes(target / f"{self.sequence.pair_name(pair)}.npy", content.getbuffer())
-        return {"left out": left_out, "repaired": {n: scene.repaired for n, scene in scenes.items() if scene.repaired}}
+    Raises:
+        RecordError: A file is damaged and `on_error` is `stop`.
+    """
+    scenes: dict[str, AlignedScene] = {}
+    left_out = {}
+    for _, name, _ in sequence.scenes_in_pairs():
+        try:
+            scenes[name] = aligned_scene(raw, sequence.name, name, CONTRACT.bands)
+        except ExcludedError as rule:
+            left_out[scene_id(sequence, name)] = str(rule)
+        except RecordError:
+            if on_error == "stop":
+                raise
+            left_out[scene_id(sequence, name)] = UNREADABLE
+    target = folder / sequence.split
+    for pair in sequence.pairs():
+        if pair.first in scenes and pair.second in scenes:
+            with writing_errors(target):
+                target.mkdir(exist_ok=True)
+            content = io.BytesIO()
+            np.save(content, np.stack([scenes[pair.first].power, scenes[pair.second].power]))
+            write_file(target / f"{pair.name}.npy", content.getbuffer())
+    repaired = {scene_id(sequence, name): scene.repaired for name, scene in scenes.items() if scene.repaired}
+    return {"left out": left_out, "repaired": repaired}
 
 
 def pair_work(raw: RawFiles, sequences: Sequence[FloodSequence], on_error: OnError) -> Work:
@@ -286,11 +275,10 @@ def pair_work(raw: RawFiles, sequences: Sequence[FloodSequence], on_error: OnErr
     used = [each for each in sequences if each.count]
 
     def finish(_: Path, outcomes: dict[str, Any]) -> dict[str, Any]:
-        left_out = {(f, name): reason for f, each in outcomes.items() for name, reason in each["left out"].items()}
-        facts = {f"{f}__{name}": counts for f, each in outcomes.items() for name, counts in each["repaired"].items()}
-        return report(sequences, left_out, facts)
+        found = {kind: dict(ChainMap(*(each[kind] for each in outcomes.values()))) for kind in ("left out", "repaired")}
+        return report(sequences, found["left out"], found["repaired"])
 
-    names = [each.pair_name(pair) for each in used for pair in each.pairs()]
+    names = [pair.name for each in used for pair in each.pairs()]
     text = "\n".join([*names, *(f"{each.name} {each.count}" for each in used)])
     fingerprint = hashlib.sha256(text.encode()).hexdigest()
-    return Work(fingerprint, used, lambda sequence: SequenceWriter(raw, sequence, on_error), finish)
+    return Work(fingerprint, used, lambda sequence: partial(write_sequence, raw, sequence, on_error), finish)

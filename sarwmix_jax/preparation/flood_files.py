@@ -7,9 +7,11 @@ import functools
 import itertools
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -111,12 +113,11 @@ def open_zip(archive: Path, marker: str) -> RawFiles:
             entries = file.infolist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise UserError(f"{archive} is no complete zip ({error}); download it again") from None
-    names = set()
     for entry in entries:
         _check_entry(archive, entry)
-        if entry.filename in names:
-            raise UserError(f"{archive} holds {entry.filename} twice; download it again")
-        names.add(entry.filename)
+    names = Counter(entry.filename for entry in entries)
+    for name in (name for name, count in names.items() if count > 1):
+        raise UserError(f"{archive} holds {name} twice; download it again")
     found = [Path(name).parent for name in names if PurePosixPath(name).name == marker]
     return RawFiles(_only(archive, found, marker), archive)
 
@@ -143,27 +144,18 @@ def _only(place: Path, found: Iterable[Path], marker: str) -> Path:
     return folders[0]
 
 
-@dataclass(frozen=True)
-class AlignedScene:
+class AlignedScene(NamedTuple):
     """A scene on its grid.
 
     Attributes:
         power: Linear power, zero where there is no value.
         grid: The grid.
-        not_finite: Values that were NaN or infinite, zero now.
-        negative: Values that were negative, zero now.
+        repaired: How many values became zero, by what they were, for the report.
     """
 
     power: Float[np.ndarray, "band height width"]
     grid: Grid
-    not_finite: int
-    negative: int
-
-    @property
-    def repaired(self) -> dict[str, int]:
-        """Counts of values that became zero, for the report."""
-        counts = {"not finite": self.not_finite, "negative": self.negative}
-        return {name: count for name, count in counts.items() if count}
+    repaired: dict[str, int]
 
 
 @functools.lru_cache(maxsize=8)
@@ -206,11 +198,11 @@ def aligned_scene(raw: RawFiles, folder: str, filename: str, bands: tuple[str, .
     power = np.maximum(power, np.float32(0))
     if ((power == 0).mean(axis=(1, 2)) >= MAX_ZEROS).any():
         raise ExcludedError(ZEROS)
-    return AlignedScene(power, grid, int(broken.sum()), int(negative.sum()))
+    counts = {"not finite": int(broken.sum()), "negative": int(negative.sum())}
+    return AlignedScene(power, grid, {name: count for name, count in counts.items() if count})
 
 
-@dataclass(frozen=True)
-class FloodScene:
+class FloodScene(NamedTuple):
     """One Sentinel-1 scene of a sequence.
 
     Attributes:
@@ -224,31 +216,29 @@ class FloodScene:
     flooding: bool
 
 
-@dataclass(frozen=True)
-class Pair:
-    """Two scenes of a sequence; label 1 if the second is flooded."""
+class Pair(NamedTuple):
+    """Two scenes of a sequence, by their file names.
 
-    first: FloodScene
-    second: FloodScene
+    Attributes:
+        name: As the published files have it, without suffix.
+        first: The scene without flood.
+        second: The other one.
+        label: 1 if the second scene shows a flood, else 0.
+    """
 
-    @property
-    def label(self) -> int:
-        """1 if the second scene shows a flood, else 0."""
-        return int(self.second.flooding)
+    name: str
+    first: str
+    second: str
+    label: int
 
 
 @dataclass(frozen=True)
 class FloodSequence:
-    """One place: its folder, its split, its scenes by number."""
+    """One place: its folder (the name of a unit of work), its split, its scenes by number."""
 
-    folder: str
+    name: str
     split: str
     scenes: tuple[FloodScene, ...]
-
-    @property
-    def name(self) -> str:
-        """Name as a unit of work."""
-        return self.folder
 
     @property
     def count(self) -> int:
@@ -257,18 +247,12 @@ class FloodSequence:
 
     def pairs(self) -> Iterator[Pair]:
         """Every scene without flood, by number, with every other scene; each two scenes once."""
-        done = set()
-        for first, second in itertools.product(self.scenes, repeat=2):
-            names = frozenset((first.key, second.key))
-            if first is not second and not first.flooding and names not in done:
-                done.add(names)
-                yield Pair(first, second)
+        for (a, first, flooded), (b, second, flooding) in itertools.product(self.scenes, repeat=2):
+            if not flooded and (flooding or a < b):
+                label = int(flooding)
+                yield Pair(f"{self.name}__{first}__{second}__{label}", first, second, label)
 
     def scenes_in_pairs(self) -> list[FloodScene]:
         """Scenes that a pair needs, by number."""
-        needed = {scene.key for pair in self.pairs() for scene in (pair.first, pair.second)}
-        return [scene for scene in self.scenes if scene.key in needed]
-
-    def pair_name(self, pair: Pair) -> str:
-        """Name of a pair as the published files have it, without suffix."""
-        return f"{self.folder}__{pair.first.filename}__{pair.second.filename}__{pair.label}"
+        needed = {filename for pair in self.pairs() for filename in (pair.first, pair.second)}
+        return [scene for scene in self.scenes if scene.filename in needed]

@@ -3,8 +3,8 @@
 import dataclasses
 import io
 import math
-import os
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from sarwmix_jax.data.records import Contract, Expectation, read_contract
 from sarwmix_jax.data.sources import RecordSource, check_contract, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS, STATISTICS
-from sarwmix_jax.preparation.statistics import Summary, summarise
-from sarwmix_jax.preparation.writer import write_bytes, writing_errors
+from sarwmix_jax.preparation.statistics import Summary, statistics_head, summarise, table
+from sarwmix_jax.preparation.writer import write_file, writing_errors
 
 _DIGITS = 1e-6
 _PERCENTILES = (1, 50, 99)
@@ -26,6 +26,7 @@ _ACROSS = 4
 _EDGES_DB = np.linspace(-60, 20, 161)
 _DPI = 110
 _SHOWN_PERCENTILES = (1, 99)
+Summaries = Mapping[str, Summary]
 
 
 @dataclass(frozen=True)
@@ -90,59 +91,46 @@ def _check_promise(contract: Contract, split: str, summary: Summary) -> list[str
 
 def as_text(inspection: Inspection) -> str:
     """The report as text."""
-    contract = inspection.contract
-    shape = f"{contract.height}x{contract.width}"
-    lines = [
-        f"{contract.name} {contract.version}: {contract.source}",
-        f"  {', '.join(contract.bands)} {contract.quantity} in {contract.unit}, {shape} pixels"
-        + (", validity mask" if contract.has_valid_pixels else "")
-        + (", georeferenced" if contract.georeferenced else ""),
-        "",
-        *_records(inspection),
-        "",
-        *_statistics(inspection),
-    ]
-    if contract.classes:
-        lines += ["", *_classes(inspection)]
-    lines += ["", *(f"FAILED {failure}" for failure in inspection.failures)]
-    if not inspection.failures:
-        lines.append("all checks passed")
-    return "\n".join(lines)
+    contract, summaries = inspection.contract, inspection.summaries
+    promises = (
+        ", validity mask" if contract.has_valid_pixels else "",
+        ", georeferenced" if contract.georeferenced else "",
+    )
+    shape = f"{contract.height}x{contract.width} pixels"
+    counts = ", ".join(f"{split} {summary.records}" for split, summary in summaries.items())
+    return "\n".join(
+        [
+            f"{contract.name} {contract.version}: {contract.source}",
+            f"  {', '.join(contract.bands)} {contract.quantity} in {contract.unit}, {shape}{''.join(promises)}",
+            "",
+            f"records: {counts}; {sum(summary.records for summary in summaries.values())} in all",
+            "",
+            *table(_statistics(contract, summaries), 10),
+            "",
+            *([*table(_classes(contract, summaries), 20), ""] if contract.classes else []),
+            *(f"FAILED {failure}" for failure in inspection.failures),
+            *([] if inspection.failures else ["all checks passed"]),
+        ]
+    )
 
 
-def _records(inspection: Inspection) -> list[str]:
-    total = sum(summary.records for summary in inspection.summaries.values())
-    counts = (f"{split} {summary.records}" for split, summary in inspection.summaries.items())
-    return [f"records: {', '.join(counts)}; {total} in all"]
-
-
-def _statistics(inspection: Inspection) -> list[str]:
-    head = ["mean", "std", *(f"{share}%" for share in _PERCENTILES), "nodata"]
-    lines = [f"{inspection.contract.unit:<28}" + "".join(f"{text:>10}" for text in head)]
-    for split, summary in inspection.summaries.items():
-        for number, name in enumerate(inspection.contract.bands):
-            band = summary.band(number)
-            lines.append(f"{split + ' ' + name:<28}{band.line(_PERCENTILES)}")
-    if (inspection.contract.unit, inspection.contract.bands) == ("dB", BANDS):
+def _statistics(contract: Contract, summaries: Summaries) -> list[list[str]]:
+    rows = [[contract.unit, *statistics_head(_PERCENTILES)]]
+    for split, summary in summaries.items():
+        rows += [[f"{split} {b}", *summary.band(n).cells(_PERCENTILES)] for n, b in enumerate(contract.bands)]
+    if (contract.unit, contract.bands) == ("dB", BANDS):
         for source, published in STATISTICS.items():
-            for name, mean, std in zip(inspection.contract.bands, published.mean_db, published.std_db, strict=True):
-                lines.append(f"{'published ' + source + ' ' + name:<28}{mean:10.4f}{std:10.4f}")
-    return lines
+            for band, *numbers in zip(BANDS, published.mean_db, published.std_db, strict=True):
+                rows.append([f"published {source} {band}", *(f"{number:.4f}" for number in numbers)])
+    return rows
 
 
-def _classes(inspection: Inspection) -> list[str]:
-    summaries = inspection.summaries
-    width = max(map(len, inspection.contract.classes))
-    lines = [f"{'records with class':<{width}}" + "".join(f"{split:>20}" for split in summaries)]
-    for number, name in enumerate(inspection.contract.classes):
-        cells = (_share(int(s.classes[number]), s.records) for s in summaries.values())
-        lines.append(f"{name:<{width}}" + "".join(f"{cell:>20}" for cell in cells))
-    cells = (_share(summary.unlabelled, summary.records) for summary in summaries.values())
-    return [*lines, f"{'(none)':<{width}}" + "".join(f"{cell:>20}" for cell in cells)]
-
-
-def _share(count: int, total: int) -> str:
-    return f"{count} ({count / total:.1%})"
+def _classes(contract: Contract, summaries: Summaries) -> list[list[str]]:
+    rows = [["records with class", *summaries]]
+    for number, name in enumerate((*contract.classes, "(none)")):
+        found = ((int([*s.classes, s.unlabelled][number]), s.records) for s in summaries.values())
+        rows.append([name, *(f"{count} ({count / total:.1%})" for count, total in found)])
+    return rows
 
 
 def write_contact_sheet(inspection: Inspection, path: Path, samples: int = 12) -> None:
@@ -168,7 +156,7 @@ def write_contact_sheet(inspection: Inspection, path: Path, samples: int = 12) -
     figure.savefig(png, format="png", dpi=_DPI)
     with writing_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, png.getbuffer(), f".{os.getpid()}")
+    write_file(path, png.getbuffer())
 
 
 def _draw_distributions(inspection: Inspection, figure: SubFigure) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sarwmix_jax.data.records import Contract, shard_name
 from sarwmix_jax.errors import UserError
@@ -75,16 +76,16 @@ def _ordered(rows: pa.Table, keep_order: bool) -> pa.Table:
     unknown = sorted(set(splits) - set(SPLITS), key=str)
     if unknown:
         raise UserError(f"split {unknown[0]!r} in the metadata is none of {', '.join(SPLITS)}")
-    groups = rows["group"].to_pylist() if "group" in rows.column_names else names
-    hashes = [hashlib.blake2b(name.encode(), digest_size=8).digest() for name in groups]
-    rank: Sequence[Any] = (
-        range(len(names)) if keep_order else [(hashes[i], groups[i], names[i]) for i in range(len(names))]
-    )
-    order = sorted(range(len(names)), key=lambda i: (SPLITS.index(splits[i]), rank[i]))
+    keys = {"split": pa.array([SPLITS.index(split) for split in splits])}
+    if not keep_order:
+        groups = rows["group"].to_pylist() if "group" in rows.column_names else names
+        hashes = [hashlib.blake2b(group.encode(), digest_size=8).digest() for group in groups]
+        keys |= {"hash": pa.array(hashes), "group": pa.array(groups), "name": pa.array(names)}
+    order = pc.sort_indices(pa.table(keys), sort_keys=[(key, "ascending") for key in keys])
     if len(set(names)) < len(names):
         twice = next(name for name, count in collections.Counter(names).items() if count > 1)
         raise UserError(f"patch {twice} is named twice in the metadata; give each file once")
-    return rows.take(pa.array(order)).combine_chunks()
+    return rows.take(order).combine_chunks()
 
 
 def _shards(name: str, splits: Sequence[str], size: int) -> Iterator[Shard]:

@@ -7,11 +7,12 @@ import dataclasses
 import functools
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float16, Int64
+from jaxtyping import Float16, Float64, Int64
 
 from sarwmix_jax.data.records import STORED_DTYPE
 from sarwmix_jax.data.sources import RecordSource
@@ -21,7 +22,7 @@ _CODES = 2**16
 _VALUES = np.arange(_CODES, dtype=np.uint16).view(STORED_DTYPE).astype(np.float64)
 _FINITE = np.isfinite(_VALUES)
 _BATCH = 64
-_RECORDS_PER_TASK = 4096
+_RECORDS_PER_TASK = 1024
 
 
 @dataclass(frozen=True)
@@ -48,64 +49,64 @@ class Summary:
 
     def band(self, number: int) -> "BandSummary":
         """Statistics of band `number`."""
-        return BandSummary(self.counts[number], self.pixels)
+        counts = self.counts[number]
+        chosen = _FINITE & (counts > 0)
+        values, weights = _VALUES[chosen], counts[chosen]
+        valid, mean, std = int(weights.sum()), math.nan, math.nan
+        if valid:
+            mean = math.fsum(values * weights) / valid
+            std = math.sqrt(math.fsum(np.square(values - mean) * weights) / valid)
+        nodata_share = 1 - valid / self.pixels if self.pixels else 0.0
+        return BandSummary(values, weights, valid, int(counts[~_FINITE].sum()), nodata_share, mean, std)
 
 
-@dataclass(frozen=True)
-class BandSummary:
-    """Statistics of one band from the counts of its values."""
+class BandSummary(NamedTuple):
+    """Statistics of one band.
 
-    counts: Int64[np.ndarray, " code"]
-    pixels: int
+    Attributes:
+        values: The finite values that occur.
+        weights: How often each of them does.
+        valid: Finite values in all.
+        not_finite: NaN and infinite values among the pixels that count as valid.
+        nodata_share: Share of pixels without a value.
+        mean: Mean of the finite values; NaN without any.
+        std: Population deviation of the finite values, about their mean; NaN without any.
+    """
 
-    @property
-    def valid(self) -> int:
-        """Finite values."""
-        return int(self.counts[_FINITE].sum())
-
-    @property
-    def not_finite(self) -> int:
-        """NaN and infinite values among the pixels that count as valid."""
-        return int(self.counts[~_FINITE].sum())
-
-    @property
-    def nodata_share(self) -> float:
-        """Share of pixels without a value."""
-        return 1 - self.valid / self.pixels if self.pixels else 0.0
-
-    @property
-    def mean(self) -> float:
-        """Mean of the finite values; NaN without any."""
-        return math.fsum((self.counts * _SAFE)[_FINITE]) / self.valid if self.valid else math.nan
-
-    @property
-    def std(self) -> float:
-        """Population deviation of the finite values, about their mean."""
-        if not self.valid:
-            return math.nan
-        return math.sqrt(math.fsum((self.counts * np.square(_SAFE - self.mean))[_FINITE]) / self.valid)
+    values: Float64[np.ndarray, " value"]
+    weights: Int64[np.ndarray, " value"]
+    valid: int
+    not_finite: int
+    nodata_share: float
+    mean: float
+    std: float
 
     def percentiles(self, shares: Sequence[float]) -> list[float]:
-        """The smallest stored value below or at which each share (0 to 100) of the values lies."""
+        """The smallest stored value below or at which each share (0 to 100) of the values lies; NaN without any."""
         if not self.valid:
             return [math.nan] * len(shares)
-        codes = np.flatnonzero(_FINITE & (self.counts > 0))
-        codes = codes[np.argsort(_VALUES[codes], kind="stable")]
-        below = np.cumsum(self.counts[codes])
-        ranks = np.maximum(1, np.ceil(np.asarray(shares) / 100 * self.valid))
-        return [float(value) for value in _VALUES[codes[np.searchsorted(below, ranks)]]]
+        found: list[float] = np.percentile(self.values, shares, method="inverted_cdf", weights=self.weights).tolist()
+        return found
 
-    def line(self, shares: Sequence[float]) -> str:
-        """Mean, deviation, percentiles and nodata share, in columns of ten characters."""
+    def cells(self, shares: Sequence[float]) -> list[str]:
+        """Mean, deviation, percentiles and nodata share for a table."""
         numbers = [self.mean, self.std, *self.percentiles(shares)]
-        return "".join(f"{number:10.4f}" for number in numbers) + f"{self.nodata_share:10.3%}"
+        return [*(f"{number:.4f}" for number in numbers), f"{self.nodata_share:.3%}"]
 
     def histogram(self, edges: np.ndarray) -> np.ndarray:
         """Values in each bin between `edges` (ascending)."""
-        return np.histogram(_VALUES[_FINITE], edges, weights=self.counts[_FINITE])[0]
+        return np.histogram(self.values, edges, weights=self.weights)[0]
 
 
-_SAFE = np.where(_FINITE, _VALUES, 0.0)
+def statistics_head(shares: Sequence[float]) -> list[str]:
+    """What `BandSummary.cells` are."""
+    return ["mean", "std", *(f"{share}%" for share in shares), "nodata"]
+
+
+def table(rows: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Lines of a table of text: the first column as wide as needed and to the left, the others `width` wide."""
+    first = max(len(row[0]) for row in rows)
+    return [f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell in cells) for name, *cells in rows]
 
 
 def empty_summary(bands: int, classes: int) -> Summary:
@@ -120,31 +121,21 @@ def count_values(images: Float16[np.ndarray, "n band h w"], valid: np.ndarray | 
     return np.stack([np.bincount(band, minlength=_CODES) for band in chosen])
 
 
-@dataclass(frozen=True)
-class _Part:
-    """Records `first` to `stop`."""
-
-    source: RecordSource
-    first: int
-    stop: int
-
-    def __call__(self, advance: Callable[[], None]) -> Summary:
-        contract = self.source.contract
-        total = empty_summary(len(contract.bands), len(contract.classes))
-        for start in range(self.first, self.stop, _BATCH):
-            indices = range(start, min(start + _BATCH, self.stop))
-            batch = self.source.read_batch(indices)
-            labels = batch.get("labels", np.zeros((len(indices), 0), np.uint8))
-            total += Summary(
-                len(indices),
-                len(indices) * contract.height * contract.width,
-                count_values(batch["image"], batch.get("valid_pixels")),
-                labels.sum(axis=0, dtype=np.int64),
-                int((labels.sum(axis=1) == 0).sum()),
-            )
-            for _ in indices:
-                advance()
-        return total
+def _summarise_part(source: RecordSource, indices: range) -> Summary:
+    contract = source.contract
+    total = empty_summary(len(contract.bands), len(contract.classes))
+    for start in range(0, len(indices), _BATCH):
+        some = indices[start : start + _BATCH]
+        batch = source.read_batch(some)
+        labels = batch.get("labels", np.zeros((len(some), 0), np.uint8))
+        total += Summary(
+            len(some),
+            len(some) * contract.height * contract.width,
+            count_values(batch["image"], batch.get("valid_pixels")),
+            labels.sum(axis=0, dtype=np.int64),
+            int((labels.sum(axis=1) == 0).sum()),
+        )
+    return total
 
 
 def summarise(source: RecordSource, workers: int = 1) -> Summary:
@@ -153,7 +144,8 @@ def summarise(source: RecordSource, workers: int = 1) -> Summary:
     Raises:
         UserError: A record cannot be read.
     """
-    starts = range(0, len(source), _RECORDS_PER_TASK)
-    parts = [_Part(source, first, min(first + _RECORDS_PER_TASK, len(source))) for first in starts]
-    summaries = run_tasks(parts, workers, f"{source.contract.name} {source.split}", total=len(source))
+    everything = range(len(source))
+    parts = [everything[first : first + _RECORDS_PER_TASK] for first in everything[::_RECORDS_PER_TASK]]
+    tasks = [(functools.partial(_summarise_part, source, part), len(part)) for part in parts]
+    summaries = run_tasks(tasks, workers, f"{source.contract.name} {source.split}", total=len(source))
     return functools.reduce(operator.add, summaries)

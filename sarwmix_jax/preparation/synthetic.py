@@ -6,6 +6,7 @@ class with its own mean backscatter; speckle multiplies the power, and point tar
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from sarwmix_jax.data.records import Contract, Record, read_contract
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES
 from sarwmix_jax.preparation.plan import Plan, Row
-from sarwmix_jax.preparation.shards import prepare
+from sarwmix_jax.preparation.shards import Read, prepare
 from sarwmix_jax.preparation.writer import RECORDS_PER_SHARD
 
 SIDE = 120
@@ -184,23 +185,15 @@ def _smooth_noise(rng: np.random.Generator, side: int, knots: int) -> np.ndarray
     return rows[:, low] * (1 - part) + rows[:, low + 1] * part
 
 
-@dataclass(frozen=True)
-class SceneReader:
-    """Draws the scene of a row of the plan, from a stream of its own: the same whoever draws it, in any order."""
-
-    seed: int
-    side: int
-
-    def __call__(self, row: Row) -> Record:
-        """The record of scene `number` of its split."""
-        rng = np.random.default_rng([self.seed, *row["split"].encode(), row["number"]])
-        scene = make_scene(rng, self.side)
-        return Record(scene.image_db, row["patch_id"], labels=scene.labels)
+def draw_record(seed: int, side: int, row: Row) -> Record:
+    """The record of a row of the plan, from a stream of its own: the same whoever draws it, in any order."""
+    scene = make_scene(np.random.default_rng([seed, *row["split"].encode(), row["number"]]), side)
+    return Record(scene.image_db, row["patch_id"], labels=scene.labels)
 
 
 def synthetic_plan(
     counts: Mapping[str, int], *, seed: int = 0, side: int = SIDE, records_per_shard: int = RECORDS_PER_SHARD
-) -> tuple[Plan, SceneReader]:
+) -> tuple[Plan, Read]:
     """The plan of a set of scenes, and what draws them.
 
     Args:
@@ -234,7 +227,7 @@ def synthetic_plan(
         for number in range(count)
     ]
     plan = Plan(contract, pa.Table.from_pylist(rows), records_per_shard, keep_order=True)
-    return plan, SceneReader(seed, side)
+    return plan, partial(draw_record, seed, side)
 
 
 def write_synthetic_records(

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,35 +93,27 @@ def record_from_db(
     return Record(filled, patch_id, valid_pixels=valid, **names)
 
 
-@dataclass(frozen=True)
-class TileReader:
-    """Makes the record of a tile of a scene.
+def read_tile(scenes: Units, tiling: Tiling, min_valid: float, row: Row) -> Record:
+    """The record of a row of the plan: a tile of a scene.
 
-    Attributes:
+    Args:
         scenes: Scenes and their units, by name.
         tiling: How they are cut.
         min_valid: Smallest share of valid pixels.
+        row: The row.
+
+    Raises:
+        RecordError: A file cannot be read.
+        ExcludedError: Too few pixels of the tile are valid.
     """
-
-    scenes: Units
-    tiling: Tiling
-    min_valid: float
-
-    def __call__(self, row: Row) -> Record:
-        """The record of a row of the plan.
-
-        Raises:
-            RecordError: A file cannot be read.
-            ExcludedError: Too few pixels of the tile are valid.
-        """
-        scene, unit = self.scenes[row["s1_name"]]
-        place = row["row"], row["column"]
-        values = self.tiling.read(scene, *place)
-        if np.isfinite(values).all(axis=0).mean() < max(self.min_valid, 1 / self.tiling.side**2):
-            raise ExcludedError(f"less than {self.min_valid:.0%} valid pixels")
-        names: dict[str, Any] = {"s1_name": scene.name, "labels": tuple(row["labels"])}
-        names |= {"crs": scene.crs, "transform": self.tiling.transform(scene, *place)}
-        return (record_from_db if unit == "dB" else record_from_power)(values, row["patch_id"], **names)
+    scene, unit = scenes[row["s1_name"]]
+    place = row["row"], row["column"]
+    values = tiling.read(scene, *place)
+    if np.isfinite(values).all(axis=0).mean() < max(min_valid, 1 / tiling.side**2):
+        raise ExcludedError(f"less than {min_valid:.0%} valid pixels")
+    names: dict[str, Any] = {"s1_name": scene.name, "labels": tuple(row["labels"])}
+    names |= {"crs": scene.crs, "transform": tiling.transform(scene, *place)}
+    return (record_from_db if unit == "dB" else record_from_power)(values, row["patch_id"], **names)
 
 
 def find_units(scenes: Sequence[Scene], unit: str | None, side: int) -> tuple[Units, list[str]]:

@@ -13,13 +13,13 @@ may share the work (`part`); one of them then merges.
 
 import contextlib
 import fcntl
+import functools
 import itertools
 import json
 import multiprocessing
 import multiprocessing.connection
 import os
 import shutil
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,14 +33,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from sarwmix_jax.data.records import RecordError
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation.writer import check_absent, publish, write_text, writing_errors
+from sarwmix_jax.preparation.writer import check_absent, publish, write_file, writing_errors
 
 REPORT = "preparation.json"
-Advance = Callable[[], None]
 Result = TypeVar("Result")
-Make = Callable[[Path, Advance], Any]
-"""Makes the files of a unit in a folder, calls its second argument once per step, gives its outcome for JSON."""
-_POLL_SECONDS = 0.2
+Task = tuple[Callable[[], Result], int]
+"""Something to do, and how many steps it is for the progress bar."""
+Make = Callable[[Path], Any]
+"""Makes the files of a unit in a folder, gives its outcome for JSON."""
 
 
 class Unit(Protocol):
@@ -101,7 +101,7 @@ def run(
             if part is not None:
                 return None
             report = {"plan": work.fingerprint, **work.finish(folder / "records", _outcomes(work, folder))}
-            write_text(folder / "records" / REPORT, json.dumps(report, indent=2) + "\n")
+            write_file(folder / "records" / REPORT, json.dumps(report, indent=2) + "\n")
             for leftover in folder.rglob(".*.tmp"):  # of a killed run
                 leftover.unlink()
             publish(folder / "records", out)
@@ -142,8 +142,7 @@ def _check_same_work(folder: Path, work: Work) -> None:
     wanted = {"plan": work.fingerprint, "records": records, "files": len(work.units)}
     path = folder / "plan.json"
     if not path.exists():
-        # parts of a plan begin at the same time, maybe on several machines
-        write_text(path, json.dumps(wanted) + "\n", writer=f".{socket.gethostname()}.{os.getpid()}")
+        write_file(path, json.dumps(wanted) + "\n")
         return
     found = json.loads(path.read_text())
     if found != wanted:
@@ -154,16 +153,9 @@ def _check_same_work(folder: Path, work: Work) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Task:
-    """Makes a unit, then notes that it is done."""
-
-    make: Make
-    folder: Path
-    progress: Path
-
-    def __call__(self, advance: Advance) -> None:
-        write_text(self.progress, json.dumps(self.make(self.folder / "records", advance)) + "\n")
+def _make_and_note(make: Make, folder: Path, progress: Path) -> None:
+    """Make a unit, then note that it is done."""
+    write_file(progress, json.dumps(make(folder / "records")) + "\n")
 
 
 def _progress(folder: Path, unit: Unit) -> Path:
@@ -176,7 +168,10 @@ def _run_part(work: Work, part: tuple[int, int], folder: Path, workers: int, tit
         raise UserError(f"part {index}/{count}: parts count from 1 to {count}")
     mine = work.units[index - 1 :: count]
     todo = [unit for unit in mine if not _progress(folder, unit).exists()]
-    tasks = (_Task(work.make(unit), folder, _progress(folder, unit)) for unit in todo)
+    tasks = (
+        (functools.partial(_make_and_note, work.make(unit), folder, _progress(folder, unit)), unit.count)
+        for unit in todo
+    )
     total, left = (sum(unit.count for unit in some) for some in (mine, todo))
     try:
         for _ in run_tasks(tasks, workers, title, total=total, done=total - left):
@@ -196,17 +191,17 @@ def _outcomes(work: Work, folder: Path) -> dict[str, Any]:
 
 
 def run_tasks(
-    tasks: Iterable[Callable[[Advance], Result]], workers: int, title: str, *, total: int, done: int = 0
+    tasks: Iterable[Task[Result]], workers: int, title: str, *, total: int, done: int = 0
 ) -> Iterator[Result]:
     """Run every task and give its result, in any order.
 
     Args:
-        tasks: Callables that call their argument once per unit done; picklable when there are several workers;
-            taken from the iterable as workers come free.
+        tasks: What to do, and the steps of each; picklable when there are several workers; taken from the iterable as
+            workers come free.
         workers: Processes; 1 works in this one.
         title: Text beside the progress bar, which shows on a terminal only (a log would fill with it).
-        total: Units in all.
-        done: Units done before.
+        total: Steps in all.
+        done: Steps done before.
 
     Raises:
         UserError: A worker was killed, for example for lack of memory, or `workers` is below 1.
@@ -217,25 +212,23 @@ def run_tasks(
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, disable=not sys.stderr.isatty()) as bar:
         row = bar.add_task(title, total=total, completed=done)
-        if workers == 1:
-            yield from (task(lambda: bar.advance(row)) for task in tasks)
-        else:
-            context = multiprocessing.get_context("spawn")
-            counter = context.Value("q", done)
-            with ProcessPoolExecutor(workers, context, _start_worker, (counter,)) as pool:
-                for results in _run_in_pool(pool, tasks, 2 * workers):
-                    bar.update(row, completed=counter.value)
-                    yield from results
+        finished = ((task(), steps) for task, steps in tasks) if workers == 1 else _run_in_pool(tasks, workers)
+        for result, steps in finished:
+            bar.advance(row, steps)
+            yield result
 
 
-def _run_in_pool(pool: ProcessPoolExecutor, tasks: Iterable[Callable], begun: int) -> Iterator[list]:
-    """Keep `begun` tasks begun or in waiting; give the results that have come, a few times a second."""
+def _run_in_pool(tasks: Iterable[Task[Result]], workers: int) -> Iterator[tuple[Result, int]]:
+    """Keep two tasks a worker begun or in waiting; give results, and the steps they were, as they come."""
     waiting = iter(tasks)
-    running: set[Future] = set()
+    running: dict[Future[Result], int] = {}
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
     try:
-        while running := running | {pool.submit(_run, t) for t in itertools.islice(waiting, begun - len(running))}:
-            finished, running = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
-            yield [future.result() for future in finished]
+        while running := running | {
+            pool.submit(task): steps for task, steps in itertools.islice(waiting, 2 * workers - len(running))
+        }:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                yield future.result(), running.pop(future)
     except BrokenProcessPool:
         raise UserError(
             "a worker process was killed, perhaps for lack of memory; run again with fewer --workers"
@@ -244,12 +237,7 @@ def _run_in_pool(pool: ProcessPoolExecutor, tasks: Iterable[Callable], begun: in
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-_counter: Any = None
-
-
-def _start_worker(counter: Any) -> None:
-    global _counter
-    _counter = counter
+def _start_worker() -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 
@@ -259,12 +247,3 @@ def _die_with_parent() -> None:
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
-
-
-def _run(task: Callable[[Advance], Result]) -> Result:
-    return task(_advance)
-
-
-def _advance() -> None:
-    with _counter.get_lock():
-        _counter.value += 1

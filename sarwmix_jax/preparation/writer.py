@@ -8,7 +8,9 @@ import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import shutil
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +27,6 @@ from sarwmix_jax.data.records import (
     Contract,
     Record,
     RecordError,
-    encode_record,
 )
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BandStatistics
@@ -46,73 +47,46 @@ class ShardSummary:
     records: int
     bytes: int
     pixels: int
-    sums: tuple[float, ...]
-    square_sums: tuple[float, ...]
+    sums: Sequence[float]
+    square_sums: Sequence[float]
 
 
-def _refuse(patch_id: str, error: RecordError) -> None:
-    raise RecordError(f"{patch_id}: {error}") from None
-
-
-def write_shard(
-    path: Path,
-    records: Iterable[Record],
-    split: str,
-    contract: Contract,
-    on_bad: Callable[[str, RecordError], None] = _refuse,
-) -> ShardSummary:
+def write_shard(path: Path, records: Iterable[tuple[Record, bytes]], bands: int) -> ShardSummary:
     """Write one shard at `path`: all of it or nothing.
 
     The same records give the same bytes. A shard already there is replaced.
 
     Args:
         path: File to make.
-        records: What goes into it, in order.
-        split: Split of all of them.
-        contract: What they promise.
-        on_bad: Called with the name of a record that breaks the contract, which is then left out; raises by default.
+        records: What goes into it, in order: each record and what `encode_record` makes of it.
+        bands: Bands of each of them.
 
     Raises:
-        RecordError: A record breaks the contract and `on_bad` raises.
         UserError: The disk is full or the folder cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing_errors(path):
+    with _whole_file(path) as temporary:
+        temporary.open("wb").close()  # names the reason when the folder cannot be written; the C++ writer does not
+        writer = array_record_module.ArrayRecordWriter(str(temporary), _ARRAY_RECORD_OPTIONS)
         try:
-            summary = _write_array_record(temporary, records, split, contract, on_bad)
-            _commit(temporary, path)
+            summary = _write_all(writer, records, bands)
         except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+            with contextlib.suppress(RuntimeError):
+                writer.close()
             raise
+        writer.close()
+        _check_complete(temporary, summary.records)
     return summary
 
 
-def _write_array_record(
-    path: Path, records: Iterable[Record], split: str, contract: Contract, on_bad: Callable[[str, RecordError], None]
-) -> ShardSummary:
-    path.open("wb").close()  # names the reason when the folder cannot be written; the C++ writer does not
+def _write_all(writer: Any, records: Iterable[tuple[Record, bytes]], bands: int) -> ShardSummary:
     count = size = pixels = 0
-    sums = np.zeros((2, len(contract.bands)))
-    writer = array_record_module.ArrayRecordWriter(str(path), _ARRAY_RECORD_OPTIONS)
-    try:
-        for record in records:
-            try:
-                data = encode_record(record, split, contract)
-            except RecordError as error:
-                on_bad(record.patch_id, error)
-                continue
-            writer.write(data)
-            seen = _valid_values(record)
-            sums += [seen.sum(axis=1, dtype=np.float64), np.square(seen).sum(axis=1, dtype=np.float64)]
-            count, size, pixels = count + 1, size + len(data), pixels + seen.shape[1]
-    except BaseException:
-        with contextlib.suppress(RuntimeError):
-            writer.close()
-        raise
-    writer.close()
-    _check_complete(path, count)
-    return ShardSummary(count, size, pixels, tuple(sums[0].tolist()), tuple(sums[1].tolist()))
+    sums = np.zeros((2, bands))
+    for record, data in records:
+        writer.write(data)
+        seen = _valid_values(record)
+        sums += [seen.sum(axis=1, dtype=np.float64), np.square(seen).sum(axis=1, dtype=np.float64)]
+        count, size, pixels = count + 1, size + len(data), pixels + seen.shape[1]
+    return ShardSummary(count, size, pixels, *sums.tolist())
 
 
 def _valid_values(record: Record) -> np.ndarray:
@@ -142,26 +116,14 @@ def writing_errors(path: Path) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         reason = reason.splitlines()[0].split(";")[0].removeprefix("write() failed: ")
-        free = free_gib(path)
-        raise UserError(
-            f"cannot write {path}: {reason} ({free}); free space or choose another --out, then run again"
-        ) from None
+        remedy = f"({free_gib(path)}); free space or choose another --out, then run again"
+        raise UserError(f"cannot write {path}: {reason} {remedy}") from None
 
 
 def free_gib(path: Path) -> str:
     """Free space of the disk that `path` will lie on, in words."""
-    for folder in path.parents:
-        if folder.is_dir():
-            status = os.statvfs(folder)
-            return f"{status.f_bavail * status.f_frsize / 2**30:.2f} GiB free"
-    return "no such folder"
-
-
-def _commit(temporary: Path, path: Path) -> None:
-    """Flush `temporary` to the disk and give it its final name."""
-    _flush(temporary)
-    temporary.replace(path)
-    _flush(path.parent)
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    return f"{shutil.disk_usage(folder).free / 2**30:.2f} GiB free"
 
 
 def _flush(path: Path) -> None:
@@ -172,17 +134,26 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_text(path: Path, text: str, writer: str = "") -> None:
-    """`write_bytes` of a text."""
-    write_bytes(path, text.encode(), writer)
-
-
-def write_bytes(path: Path, content: bytes | memoryview, writer: str = "") -> None:
-    """Write a file: all of it or nothing. Those who may write it at the same time name themselves in `writer`."""
-    temporary = path.with_name(f".{path.name}{writer}.tmp")
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name, no other process's, for a file that is flushed to the disk and gets its own when complete."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     with writing_errors(path):
-        temporary.write_bytes(content)
-        _commit(temporary, path)
+        try:
+            yield temporary
+            _flush(temporary)
+            temporary.replace(path)
+            _flush(path.parent)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+
+
+def write_file(path: Path, content: str | bytes | memoryview) -> None:
+    """Write a file: all of it or nothing."""
+    with _whole_file(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def merged_statistics(shards: Sequence[ShardSummary]) -> BandStatistics | None:
@@ -223,7 +194,7 @@ def write_description(folder: Path, contract: Contract, splits: Mapping[str, Seq
         )
         for name, shards in splits.items()
     ]
-    write_text(folder / CONTRACT_FILE, contract.to_json())
+    write_file(folder / CONTRACT_FILE, contract.to_json())
     with writing_errors(folder):
         tfds.folder_dataset.write_metadata(
             data_dir=str(folder),

@@ -5,7 +5,7 @@ import pytest
 
 from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.data.sources import RecordSource, open_records
-from sarwmix_jax.preparation.shards import write_records
+from tests.record_sets import write_records
 
 CLASSES = ("arable", "forest", "water")
 

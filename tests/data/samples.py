@@ -9,8 +9,8 @@ import rasterio
 
 from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.facts.bands import BANDS
-from sarwmix_jax.preparation.shards import write_records
 from sarwmix_jax.preparation.to_db import record_from_power
+from tests.record_sets import write_records
 
 SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=f"no sample data at {SHARED_DATA}")

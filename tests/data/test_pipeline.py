@@ -13,7 +13,7 @@ from sarwmix_jax.data.pipeline import Reading, TrainingInput
 from sarwmix_jax.data.records import Record
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation.shards import write_records
+from tests.record_sets import write_records
 
 from .conftest import toy_contract
 

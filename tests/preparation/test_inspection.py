@@ -4,16 +4,17 @@ import matplotlib.image
 import numpy as np
 import pytest
 from absl import flags
-from sarwmix_jax.main_module.inspect import define as define_inspect
-from sarwmix_jax.main_module.inspect import run as run_inspect
 
+from sarwmix_jax.cli.inspect import define as define_inspect
+from sarwmix_jax.cli.inspect import run as run_inspect
+from sarwmix_jax.cli.main import COMMANDS
 from sarwmix_jax.data.records import CONTRACT_FILE, read_contract
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.inspection import inspect
-from sarwmix_jax.preparation.shards import write_records
-from sarwmix_jax.preparation.writer import write_text
+from sarwmix_jax.preparation.writer import write_file
 from tests.data.conftest import toy_contract, toy_records
 from tests.data.samples import needs_shared_data, write_opera_records
+from tests.record_sets import write_records
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_a_broken_promise_is_found(run, make_source, tmp_path):
     folder = make_source(30).folder
     contract = read_contract(folder)
     changed = dataclasses.replace(contract.statistics, mean_db=(-10.0, -15.0))
-    write_text(folder / CONTRACT_FILE, dataclasses.replace(contract, statistics=changed).to_json())
+    write_file(folder / CONTRACT_FILE, dataclasses.replace(contract, statistics=changed).to_json())
     code, output = run(folder, f"--out={tmp_path / 'sheet.png'}")
     assert code == 1 and "2 checks" in output.err
     assert "FAILED split train: mean_db of VH is -21.812500, the contract says -10.000000" in output.out

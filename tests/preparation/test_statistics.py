@@ -3,9 +3,9 @@ import pytest
 
 from sarwmix_jax.data.records import Record
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.preparation.shards import write_records
 from sarwmix_jax.preparation.statistics import count_values, empty_summary, summarise
 from tests.data.conftest import CLASSES, toy_contract
+from tests.record_sets import write_records
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def source(tmp_path):
 
 def test_all_numbers_are_those_of_numpy(source):
     summary = summarise(source)
-    batch = source.read_batch(range(40), labels=True)
+    batch = source.read_batch(range(40))
     assert (summary.records, summary.pixels, summary.unlabelled) == (40, 40 * 256, 1)
     assert list(summary.classes) == [20, 19, 0]
     for number in range(2):

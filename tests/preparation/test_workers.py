@@ -15,28 +15,29 @@ class Touch:
 
     path: Path
 
-    def __call__(self, advance) -> None:
+    def __call__(self) -> None:
         self.path.write_text(str(os.getpid()))
-        advance()
 
 
 @dataclasses.dataclass(frozen=True)
 class Fail:
     message: str
 
-    def __call__(self, advance) -> None:
+    def __call__(self) -> None:
         raise UserError(self.message)
 
 
 @dataclasses.dataclass(frozen=True)
 class Killed:
-    def __call__(self, advance) -> None:
+    def __call__(self) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_task_runs_once(tmp_path, workers):
-    assert list(run_tasks((Touch(tmp_path / str(n)) for n in range(25)), workers, "touched", total=25)) == [None] * 25
+    assert (
+        list(run_tasks(((Touch(tmp_path / str(n)), 1) for n in range(25)), workers, "touched", total=25)) == [None] * 25
+    )
     processes = {path.read_text() for path in tmp_path.iterdir()}
     assert len(list(tmp_path.iterdir())) == 25
     assert (processes == {str(os.getpid())}) == (workers == 1)
@@ -44,7 +45,7 @@ def test_every_task_runs_once(tmp_path, workers):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_error_of_a_task_arrives_and_the_rest_is_dropped(tmp_path, workers):
-    tasks = [Fail("this one"), *(Touch(tmp_path / str(n)) for n in range(200))]
+    tasks = [(Fail("this one"), 1), *((Touch(tmp_path / str(n)), 1) for n in range(200))]
     with pytest.raises(UserError, match=r"^this one$"):
         list(run_tasks(tasks, workers, "tried", total=201))
     assert len(list(tmp_path.iterdir())) < 200
@@ -52,7 +53,7 @@ def test_the_error_of_a_task_arrives_and_the_rest_is_dropped(tmp_path, workers):
 
 def test_a_killed_worker_is_one_line():
     with pytest.raises(UserError, match="a worker process was killed, perhaps for lack of memory; run again with"):
-        list(run_tasks([Killed()], 2, "killed", total=1))
+        list(run_tasks([(Killed(), 1)], 2, "killed", total=1))
 
 
 def test_no_worker_is_refused():

@@ -6,7 +6,7 @@ import pytest
 from sarwmix_jax.data.records import RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.workers import Work, run
-from sarwmix_jax.preparation.writer import write_bytes
+from sarwmix_jax.preparation.writer import write_file
 
 
 @dataclass(frozen=True)
@@ -16,12 +16,11 @@ class Numbers:
     number: int
     broken: bool = False
 
-    def __call__(self, folder, advance):
+    def __call__(self, folder):
         if self.broken:
             raise RecordError(f"source {self.number} is damaged")
         (folder / "a").mkdir(exist_ok=True)
-        write_bytes(folder / "a" / f"{self.number}.txt", b"x" * self.number)
-        advance()
+        write_file(folder / "a" / f"{self.number}.txt", b"x" * self.number)
         return self.number
 
 

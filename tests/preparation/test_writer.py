@@ -13,9 +13,9 @@ import tensorflow_datasets as tfds
 from sarwmix_jax.data.records import Record, read_contract
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation.shards import write_records
-from sarwmix_jax.preparation.writer import ShardSummary, merged_statistics, write_shard
+from sarwmix_jax.preparation.writer import ShardSummary, check_absent, merged_statistics, write_shard
 from tests.data.conftest import toy_contract, toy_records
+from tests.record_sets import encoded, write_records
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -61,20 +61,22 @@ def test_the_same_records_give_the_same_files(tmp_path):
 
 def test_a_failure_leaves_nothing(tmp_path):
     def broken():
-        yield from toy_records(5)
+        yield from encoded(toy_records(5), "train", toy_contract())
         raise RuntimeError("the source broke")
 
     with pytest.raises(UserError, match="the source broke"):
-        write_records(tmp_path / "toy", toy_contract(), {"train": broken()})
+        write_shard(tmp_path / "shard", broken(), 2)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_failed_shard_leaves_the_old_one(tmp_path):
     path = tmp_path / "shard"
-    write_shard(path, toy_records(3), "train", toy_contract())
+    write_shard(path, encoded(toy_records(3), "train", toy_contract()), 2)
     before = path.read_bytes()
+    records = [*toy_records(2), Record(np.zeros((2, 3, 3)), "p")]
     with pytest.raises(ValueError, match="expected"):
-        write_shard(path, [*toy_records(2), Record(np.zeros((2, 3, 3)), "p")], "train", toy_contract())
+        write_shard(path, encoded(records, "train", toy_contract()), 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["shard"]
     assert path.read_bytes() == before
 
 
@@ -82,7 +84,9 @@ def test_an_existing_folder_is_not_touched(tmp_path):
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "mine").write_text("mine")
     with pytest.raises(UserError, match="toy already exists; remove it or choose another"):
-        write_records(tmp_path / "toy", toy_contract(), {"train": toy_records(1)})
+        check_absent(tmp_path / "toy")
+    (tmp_path / "empty").mkdir()
+    check_absent(tmp_path / "empty")
     assert (tmp_path / "toy" / "mine").read_text() == "mine"
 
 
@@ -91,13 +95,14 @@ def test_a_full_disk_is_one_line(tmp_path):
     code = f"""
         import resource, signal
         from pathlib import Path
-        from sarwmix_jax.preparation.shards import write_records
+        from sarwmix_jax.preparation.writer import write_shard
+        from tests.record_sets import encoded
         from tests.data.conftest import toy_contract, toy_records
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
         try:
-            write_records(Path({str(tmp_path / "toy")!r}), toy_contract(height=120, width=120),
-                          {{"train": toy_records(40, side=120)}})
+            records = encoded(toy_records(40, side=120), "train", toy_contract(height=120, width=120))
+            write_shard(Path({str(tmp_path / "toy")!r}), records, 2)
         except Exception as error:
             print(type(error).__name__, error, sep="|")
     """

@@ -17,7 +17,6 @@ from sarwmix_jax.data.pipeline import TrainingInput, mixed_order
 from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation.shards import write_records
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.tasks.gradients import make_mesh, shard_batch
 from sarwmix_jax.training import device_cache
@@ -30,6 +29,7 @@ from sarwmix_jax.training.device_cache import (
     read_ahead,
     row_layout,
 )
+from tests.record_sets import write_records
 
 ROOT = Path(__file__).parents[2]
 ROW_BYTES = 2 * 6 * 5 * 2

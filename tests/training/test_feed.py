@@ -7,7 +7,6 @@ import pytest
 
 from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation.shards import write_records
 from sarwmix_jax.preparation.synthetic import make_scene
 from sarwmix_jax.training import dry_run, resources
 from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
@@ -15,6 +14,7 @@ from sarwmix_jax.training.dry_run import memory_text, step_memory
 from sarwmix_jax.training.logs import RunLog, read_log
 from sarwmix_jax.training.loop import train
 from sarwmix_jax.training.run import LoaderFeed, abstract_state, set_up
+from tests.record_sets import write_records
 
 from .test_loop import losses, same
 
