@@ -77,7 +77,7 @@ def convert(request: Request) -> Converted:
     absent = account(published, found, request.allow_missing, request.allow_nonfinite)
     settings = found.settings
     if request.image_size is not None or request.windows is not None:
-        side = request.image_size or settings.image_size
+        side = settings.image_size if request.image_size is None else request.image_size
         settings = dataclasses.replace(settings, image_size=side, windows=request.windows or windows_for(side))
     tensors, rounded = _parameters(published, found)
     resized = resize_tables(tensors, settings.image_size, settings.window_sides)
