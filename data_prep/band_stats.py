@@ -6,12 +6,13 @@ One pass; exact over the stored values, and the same digits for any number of wo
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.command_line import Parser
 from sarwmix_jax.data.sources import RecordSource, open_records
-from sarwmix_jax.preparation.command import run_command
 from sarwmix_jax.preparation.statistics import Summary, statistics_head, summarise, table
 from sarwmix_jax.preparation.writer import write_file
 
@@ -57,4 +58,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    sys.exit(guarded(main))

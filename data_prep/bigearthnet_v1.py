@@ -10,13 +10,15 @@ out and counted, those with snow or cloud if lists of them are given: `--exclude
 of BigEarthNet v2 (parquet), whose flags say so. A stopped run goes on where it was.
 """
 
+import sys
 from functools import partial
 from pathlib import Path
 
+from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.command_line import Parser
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation import bigearthnet
-from sarwmix_jax.preparation.command import add_work_arguments, run_command, run_plan
+from sarwmix_jax.preparation.command import add_work_arguments, run_plan
 from sarwmix_jax.preparation.plan import Plan
 
 
@@ -49,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    sys.exit(guarded(main))

@@ -9,17 +9,19 @@ A stopped run goes on where it was.
 """
 
 import argparse
+import sys
 from functools import partial
 from pathlib import Path
 from typing import get_args
 
+from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.command_line import Parser
 from sarwmix_jax.data.records import QUANTITIES, UNITS
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.geotiff.scenes import find_scenes
 from sarwmix_jax.geotiff.tiles import Tiling, Zeros
 from sarwmix_jax.geotiff.units import find_quantity
-from sarwmix_jax.preparation.command import add_work_arguments, run_command, run_plan
+from sarwmix_jax.preparation.command import add_work_arguments, run_plan
 from sarwmix_jax.preparation.plan import Plan
 from sarwmix_jax.preparation.shards import Read
 from sarwmix_jax.preparation.to_db import find_units, read_labels, read_tile, tile_contract, tile_rows
@@ -76,4 +78,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    sys.exit(guarded(main))

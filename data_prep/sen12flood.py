@@ -18,10 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.command_line import Parser
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation import flood
-from sarwmix_jax.preparation.command import add_work_arguments, print_dry_run, run_command, run_plan, work_arguments
+from sarwmix_jax.preparation.command import add_work_arguments, print_dry_run, run_plan, work_arguments
 from sarwmix_jax.preparation.flood_files import SKIPPED, FloodSequence, RawFiles, open_folder, open_zip
 from sarwmix_jax.preparation.workers import REPORT, run
 
@@ -86,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    sys.exit(guarded(main))

@@ -5,8 +5,11 @@
 The same seed gives the same bytes for any number of workers. A stopped run goes on where it was.
 """
 
+import sys
+
+from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.command_line import Parser
-from sarwmix_jax.preparation.command import add_work_arguments, run_command, run_plan
+from sarwmix_jax.preparation.command import add_work_arguments, run_plan
 from sarwmix_jax.preparation.plan import SPLITS
 from sarwmix_jax.preparation.synthetic import SIDE, synthetic_plan
 
@@ -31,4 +34,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    sys.exit(guarded(main))

@@ -5,8 +5,6 @@ import itertools
 import json
 import math
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +18,6 @@ from sarwmix_jax.preparation.workers import REPORT
 from sarwmix_jax.preparation.writer import RECORDS_PER_SHARD, check_absent, free_gib
 
 _SHOWN_PROBLEMS = 10
-
-
-def run_command(main: Callable[[], None]) -> None:
-    """Run `main`; print a user's mistake as `error: ...` and exit with code 2."""
-    try:
-        main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to continue", file=sys.stderr)
-        sys.exit(130)
 
 
 def add_work_arguments(parser: argparse.ArgumentParser, *, reads_files: bool = True) -> None:

@@ -11,7 +11,7 @@ import pyarrow.parquet
 import pytest
 import rasterio
 
-from sarwmix_jax.preparation.command import run_command
+from sarwmix_jax.cli.main import guarded
 
 REPOSITORY = Path(__file__).parents[2]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
@@ -50,8 +50,7 @@ def run_here(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", command)
         module = importlib.import_module(name.removesuffix(".py"))
         try:
-            run_command(module.main)
-            code = 0
+            code = guarded(module.main)
         except SystemExit as end:
             code = end.code
         return subprocess.CompletedProcess(command, code, *capsys.readouterr())
