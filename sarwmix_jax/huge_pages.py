@@ -6,6 +6,9 @@ import sys
 TUNABLE = "glibc.malloc.hugetlb"
 """Setting of the C library (2.35 and newer, Linux); others pass over it."""
 
+CHOSEN = sys.platform != "linux" or TUNABLE in os.environ.get("GLIBC_TUNABLES", "")
+"""Whether there is no choice, or the environment has made it."""
+
 
 def ask_for_huge_pages() -> None:
     """Starts this process again with the C library asking for huge pages, unless its environment says what to do.
@@ -13,9 +16,9 @@ def ask_for_huge_pages() -> None:
     The C library reads its settings at the start of a process alone. `GLIBC_TUNABLES=glibc.malloc.hugetlb=0` switches
     this off.
     """
-    tunables = os.environ.get("GLIBC_TUNABLES", "")
-    if sys.platform != "linux" or TUNABLE in tunables:
+    if CHOSEN:
         return
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
     os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{TUNABLE}=1")))
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -12,9 +12,9 @@ from typing import Any
 
 from absl import flags
 
+from sarwmix_jax import huge_pages
 from sarwmix_jax.command_line import flags_help
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.huge_pages import ask_for_huge_pages
 
 FAILED = 1
 """Exit code when the work was done and its result is not good enough."""
@@ -57,8 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("--help", "-h", "-help", "help"):
         print(overview())
         return 0
-    if argv is None and arguments[0] in COMPUTING:
-        ask_for_huge_pages()
+    if argv is None and arguments[0] in COMPUTING and not huge_pages.CHOSEN:
+        huge_pages.ask_for_huge_pages()
     return guarded(lambda: dispatch(arguments[0], arguments[1:]))
 
 
