@@ -46,17 +46,13 @@ def _macros(names: Sequence[str]) -> int:
     return sum(name.endswith("_macro") for name in names)
 
 
-def _larger(score: Callable[[Metrics], float]) -> Callable[[Metrics, Metrics], bool]:
-    return lambda new, best: score(new) > score(best)
-
-
 RULES: dict[str, tuple[Callable[[Metrics, Metrics], bool], tuple[str, ...]]] = {
-    "weighted": (_larger(weighted), tuple(WEIGHTS)),
-    "sum": (_larger(plain_sum), SUMMED),
+    "weighted": (lambda new, best: weighted(new) > weighted(best), tuple(WEIGHTS)),
+    "sum": (lambda new, best: plain_sum(new) > plain_sum(best), SUMMED),
     "most_best": (has_most_best, SUMMED),
-    "lowest_loss": (_larger(lambda metrics: -metrics["loss"]), ("loss",)),
-    "top1": (_larger(lambda metrics: metrics["accuracy"]), ("accuracy",)),
-    "accuracy": (_larger(lambda metrics: metrics["accuracy_percent"]), ("accuracy_percent",)),
+    "lowest_loss": (lambda new, best: new["loss"] < best["loss"], ("loss",)),
+    "top1": (lambda new, best: new["accuracy"] > best["accuracy"], ("accuracy",)),
+    "accuracy": (lambda new, best: new["accuracy_percent"] > best["accuracy_percent"], ("accuracy_percent",)),
 }
 """By rule: whether new metrics replace the best, and the metrics it reads."""
 

@@ -14,7 +14,7 @@ from sarwmix_jax.tasks.gradients import open_all
 from sarwmix_jax.tasks.labelled import LabelledTask
 from sarwmix_jax.tasks.multilabel import Multilabel, SingleLabel, class_numbers
 
-TASKS: dict[str, type[LabelledTask]] = {task.name: task for task in (Multilabel, SingleLabel, Flood)}
+TASKS: dict[str, type[LabelledTask]] = {"multilabel": Multilabel, "single_label": SingleLabel, "flood": Flood}
 
 HELD_OUT = "held_out"
 """`validation.split` by this name holds whole acquisitions or sequences of the training split out."""
