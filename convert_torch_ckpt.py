@@ -5,7 +5,15 @@ The table of names and layouts is `sarwmix_jax/conversion/table.py`.
 
 import sys
 
-from sarwmix_jax.conversion.command import main
+from sarwmix_jax.cli.main import guarded
+
+
+def main() -> int:
+    """Run the command, whose imports take seconds, so that Ctrl-C ends it in one line at any moment."""
+    from sarwmix_jax.conversion import command
+
+    return command.main()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))
