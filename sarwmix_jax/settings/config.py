@@ -245,13 +245,16 @@ def _check_schedule(settings: RunSettings) -> None:
 
 
 def _check_data(settings: RunSettings) -> None:
-    """Records are named and their statistics known."""
+    """Records are named, each set once, and their statistics known."""
     if settings.data.statistics not in {*STATISTICS, RECORDS}:
         known = ", ".join([*sorted(STATISTICS), RECORDS])
         raise UserError(f"data.statistics is {settings.data.statistics!r}; use one of {known}")
     sets, weights = len(settings.data.records), settings.data.mix_weights
     if not sets:
         raise UserError("data.records is not set; give the folder of a record set, --config.data.records=FOLDER")
+    places = [Path(folder).resolve() for folder in settings.data.records]
+    if twice := [folder for number, folder in enumerate(settings.data.records) if places[number] in places[:number]]:
+        raise UserError(f"data.records names {twice[0]} twice; name each set once, and weigh it with data.mix_weights")
     if (sets if sets > 1 else 0) != len(weights or ()):
         raise UserError(
             f"data.mix_weights has {len(weights or ())} numbers for {sets} record sets; "
