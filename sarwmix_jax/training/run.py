@@ -48,7 +48,8 @@ class Run:
         settings: As given.
         task: What is trained; its settings are cut to this machine.
         mesh: The devices.
-        sources: One split of every record set.
+        sources: Samples to train on, of every record set.
+        held_out: Samples to validate on, of every record set; empty where there are none.
         schedule: When it does what.
         optimizer: Its state belongs to the run's.
         graphdef: The model without its arrays.
@@ -60,6 +61,7 @@ class Run:
     task: Task
     mesh: Mesh
     sources: tuple[Any, ...]
+    held_out: tuple[Any, ...]
     schedule: Schedule
     optimizer: optax.GradientTransformation
     graphdef: nnx.GraphDef
@@ -98,7 +100,7 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
     graphdef = abstract_model(*task.model)[0]
     validate = task.make_validation(graphdef, mesh, held_out) if held_out else None
     train_step = make_train_step(task, graphdef, optimizer, mesh)
-    return Run(settings, task, mesh, sources, schedule, optimizer, graphdef, train_step, validate)
+    return Run(settings, task, mesh, sources, held_out, schedule, optimizer, graphdef, train_step, validate)
 
 
 def pretraining_samples(settings: RunSettings) -> Samples:
