@@ -7,12 +7,17 @@ import sys
 from collections.abc import Sequence
 
 from sarwmix_jax.cli.main import guarded
-from sarwmix_jax.conversion import command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; gives its exit code."""
-    return guarded(lambda: command.main(argv))
+    """Run the command, whose imports take seconds, so that Ctrl-C ends it in one line at any moment."""
+
+    def work() -> None:
+        from sarwmix_jax.conversion import command
+
+        command.main(argv)
+
+    return guarded(work)
 
 
 if __name__ == "__main__":

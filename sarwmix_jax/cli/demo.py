@@ -3,7 +3,6 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from absl import flags
 
 from sarwmix_jax.checkpoints.store import FOLDER
-from sarwmix_jax.cli.main import FAILED, define_run, needed
+from sarwmix_jax.cli.main import FAILED, needed
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.held_out import HeldOut, best_constant, evaluate_held_out
@@ -51,7 +50,8 @@ def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> Re
         scenes: Number of scenes of `train` and `validation`.
 
     Raises:
-        UserError: The folder holds results, a setting is wrong, or a signal stopped the run.
+        UserError: The folder holds results, a setting is wrong, or SIGTERM stopped the run.
+        KeyboardInterrupt: Ctrl-C stopped it.
     """
     started = time.perf_counter()
     if (workdir / FOLDER).exists():
@@ -64,7 +64,8 @@ def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> Re
     settings = resolve(config, PretrainingSettings)
     progress = train(settings, workdir)
     if progress.interrupted:
-        raise UserError(f"the demo was stopped by {progress.interrupted}; remove {workdir} and start again")
+        told = f"the demo was stopped by {progress.interrupted}; remove {workdir} and start again"
+        raise (KeyboardInterrupt if progress.interrupted == "SIGINT" else UserError)(told)
     held_out, pictures = evaluate(settings, workdir, progress)
     minutes = (time.perf_counter() - started) / 60
     return Result(progress, held_out, pictures, workdir / FOLDER / str(progress.saved), minutes)
@@ -103,11 +104,6 @@ def report(result: Result) -> str:
         f"correlation:    {pictures['correlation']}",
     ]
     return "\n".join(lines)
-
-
-def define(values: flags.FlagValues, argv: Sequence[str]) -> None:
-    """Flags of the command; its config is known."""
-    define_run(values, argv, default="configs/demo.py")
 
 
 def run(values: flags.FlagValues, _: list[str]) -> int:

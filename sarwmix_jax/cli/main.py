@@ -3,10 +3,10 @@
 Nothing heavy is imported before a command is known, so that `--help` answers at once and touches no device.
 """
 
-import difflib
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,8 @@ def guarded(work: Callable[[], int | None]) -> int:
     except (UserError, flags.Error) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return MISTAKE
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from what is finished", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(*stop.args or ("interrupted; the same command goes on from what is finished",), file=sys.stderr)
         return INTERRUPTED
 
 
@@ -131,6 +131,8 @@ def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
         if "config" in values and values["config"].value is not None:
             values["config"].value.to_dict()  # a config file that cannot be used raises at its first use
     except (AttributeError, KeyError) as error:  # how a locked config refuses unknown names
+        from sarwmix_jax.settings.config import unknown_setting
+
         raise UserError(unknown_setting(argv) or str(error)) from error
     except (ArithmeticError, LookupError, ValueError, TypeError, OSError, ImportError, SyntaxError) as error:
         raise UserError(f"the settings cannot be used: {error}") from error
@@ -148,23 +150,6 @@ def load_config(place: str) -> Any:
     define_config(values, argv)
     parse(values, argv)
     return values["config"].value
-
-
-def unknown_setting(argv: Sequence[str]) -> str | None:
-    """What to report about the first setting on the command line that does not exist."""
-    from sarwmix_jax.settings.config import setting_names
-    from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings
-
-    known = list(dict.fromkeys(setting_names(PretrainingSettings) + setting_names(FinetuningSettings)))
-    for argument in argv:
-        name = argument.lstrip("-").split("=", 1)[0].removeprefix("config.")
-        if argument.lstrip("-").startswith("config.") and name not in known:
-            group = name.rpartition(".")[0]
-            inside = [each for each in known if each.rpartition(".")[0] == group]
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}" if near else f"there are {', '.join(inside or known)}"
-            return f"unknown setting {name}; {hint}"
-    return None
 
 
 def needed(values: flags.FlagValues, name: str) -> Any:
@@ -205,7 +190,8 @@ def settings_of(values: flags.FlagValues) -> Any:
 
 def run_training(values: flags.FlagValues, _: list[str]) -> int:
     """`sarwmix pretrain` and `sarwmix finetune`."""
-    settings, workdir = settings_of(values), Path(needed(values, "workdir"))
+    _, workdir = needed(values, "config"), Path(needed(values, "workdir"))
+    settings = settings_of(values)
     from sarwmix_jax.training.loop import train
 
     progress = train(settings, workdir, override=bool(values["override"].value))
@@ -245,19 +231,17 @@ def _other(module: str, summary: str, usage: str, *, takes_more: bool = False) -
 
 _EXAMPLE = "--config=configs/pretrain_bigearthnet_v2.py:base --config.data.records=FOLDER"
 
+_TRAINING = (define_run, run_training)
+
 COMMANDS = {
     "pretrain": Command(
-        "Pretrain a model, or go on with a run.",
-        f"sarwmix pretrain {_EXAMPLE} --workdir=runs/base",
-        define_run,
-        run_training,
+        "Pretrain a model, or go on with a run.", f"sarwmix pretrain {_EXAMPLE} --workdir=runs/base", *_TRAINING
     ),
     "finetune": Command(
         "Train a classifier, from a checkpoint or from scratch, or go on with a run.",
         "sarwmix finetune --config=configs/finetune_bigearthnet_v2.py:base --config.data.records=FOLDER "
         "--config.init_from=runs/base --workdir=runs/finetuned",
-        define_run,
-        run_training,
+        *_TRAINING,
     ),
     "dry-run": Command(
         "Check settings, records and memory and print the plan of a run, without training.",
@@ -289,10 +273,11 @@ COMMANDS = {
     "inspect": _other(
         "inspect", "Count, measure, check and draw a record set.", "sarwmix inspect FOLDER --out=x.png", takes_more=True
     ),
-    "demo": _other(
-        "demo",
+    "demo": Command(
         "Pretrain a small model on synthetic scenes and draw what it learned (some minutes on a CPU).",
         "sarwmix demo --workdir=demo_output",
+        partial(define_run, default="configs/demo.py"),
+        _imported("demo", "run"),
     ),
 }
 

@@ -1,9 +1,12 @@
 """From a config to checked settings and back: types, ranges, and what must fit together."""
 
 import dataclasses
+import difflib
 import math
 import types
 import typing
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sarwmix_jax.errors import UserError
@@ -104,6 +107,20 @@ def setting_names(kind: Any, where: str = "") -> list[str]:
         for own, hint in _hints(kind).items()
         for name in (setting_names(hint, f"{where}{own}.") if dataclasses.is_dataclass(hint) else [where + own])
     ]
+
+
+def unknown_setting(arguments: Sequence[str]) -> str | None:
+    """What to report about the first setting among command line arguments that no kind of run has."""
+    known = list(dict.fromkeys(setting_names(PretrainingSettings) + setting_names(FinetuningSettings)))
+    for argument in arguments:
+        name = argument.lstrip("-").split("=", 1)[0].removeprefix("config.")
+        if argument.lstrip("-").startswith("config.") and name not in known:
+            group = name.rpartition(".")[0]
+            inside = [each for each in known if each.rpartition(".")[0] == group]
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}" if near else f"there are {', '.join(inside or known)}"
+            return f"unknown setting {name}; {hint}"
+    return None
 
 
 def to_dataclass(config: Any, kind: type[T], where: str = "") -> T:
@@ -228,13 +245,16 @@ def _check_schedule(settings: RunSettings) -> None:
 
 
 def _check_data(settings: RunSettings) -> None:
-    """Records are named and their statistics known."""
+    """Records are named, each set once, and their statistics known."""
     if settings.data.statistics not in {*STATISTICS, RECORDS}:
         known = ", ".join([*sorted(STATISTICS), RECORDS])
         raise UserError(f"data.statistics is {settings.data.statistics!r}; use one of {known}")
     sets, weights = len(settings.data.records), settings.data.mix_weights
     if not sets:
         raise UserError("data.records is not set; give the folder of a record set, --config.data.records=FOLDER")
+    places = [Path(folder).resolve() for folder in settings.data.records]
+    if twice := [folder for number, folder in enumerate(settings.data.records) if places[number] in places[:number]]:
+        raise UserError(f"data.records names {twice[0]} twice; name each set once, and weigh it with data.mix_weights")
     if (sets if sets > 1 else 0) != len(weights or ()):
         raise UserError(
             f"data.mix_weights has {len(weights or ())} numbers for {sets} record sets; "

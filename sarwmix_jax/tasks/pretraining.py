@@ -178,28 +178,30 @@ class Pretraining:
         """A function (params, fixed) -> `loss` and `loss_per_band` over all records of `sources`.
 
         A record's mask and partner depend on its place in the source and the seed alone: the same at every call and
-        on any number of devices.
+        on any number of devices. Every value counts alike, so a record with few valid pixels counts little.
         """
 
-        def one_group(model: Any, batch: Batch, number: Int[Array, ""]) -> Float[Array, "batch band"]:
+        def one_group(model: Any, batch: Batch, number: Int[Array, ""]) -> Float[Array, "batch 2 band"]:
             predicted = self.evaluated_group(model, batch, number)[2]
-            return jax.vmap(lambda e, u: loss_per_band(e, self._bands, u))(errors(predicted), predicted.used)
+            wrong = errors(predicted)
+            used = jnp.ones_like(wrong) if predicted.used is None else predicted.used
+            return jnp.stack([x.reshape(len(x), -1, self._bands).mean(axis=1) for x in (wrong * used, used)], axis=1)
 
-        def share(params: Tree, fixed: Tree, batch: Batch, counts: Array, first: Array) -> Float[Array, " band"]:
+        def share(params: Tree, fixed: Tree, batch: Batch, counts: Array, first: Array) -> Float[Array, "2 band"]:
             model, groups = merge_model(graphdef, params, fixed), len(counts) // EVALUATION_GROUP
             numbers = first + jax.lax.axis_index(DATA_AXIS) * groups + jnp.arange(groups)
             cut = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), batch)
-            losses = jax.lax.map(lambda pair: one_group(model, *pair), (cut, numbers)).reshape(-1, self._bands)
-            return jax.lax.psum(jnp.where(counts[:, None], losses, 0.0).sum(axis=0), DATA_AXIS)
+            losses = jax.lax.map(lambda pair: one_group(model, *pair), (cut, numbers)).reshape(-1, 2, self._bands)
+            return jax.lax.psum(jnp.where(counts[:, None, None], losses, 0.0).sum(axis=0), DATA_AXIS)
 
         summed = jax.jit(over_devices(share, mesh, False, False, True, True, False, reduced=True))
 
         def validate(params: Tree, fixed: Tree) -> dict[str, Any]:
-            total = np.zeros(self._bands)
+            total = np.zeros((2, self._bands))
             for first, batch, counts in self._held_out(sources, mesh):
                 placed = shard_batch(batch | {"counts": counts}, mesh)
                 total += np.asarray(summed(params, fixed, placed, placed.pop("counts"), jnp.int32(first)))
-            by_band = total / sum(map(len, sources))
+            by_band = total[0] / np.maximum(total[1], 1e-12)
             return {"loss": float(by_band.mean()), "loss_per_band": [float(value) for value in by_band]}
 
         return validate

@@ -1,13 +1,16 @@
 """What a finetuning run reads: labelled samples to train on, a fraction of them, those held out, and class weights."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sarwmix_jax.data.subsets import Subset, hold_out, label_fraction
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.writer import write_file
 from sarwmix_jax.settings.sections import FinetuningSettings
 from sarwmix_jax.tasks.flood import Flood
 from sarwmix_jax.tasks.gradients import open_all
@@ -48,6 +51,23 @@ def labelled_samples(settings: FinetuningSettings) -> Samples:
     if settings.head.class_weights == "balanced":
         make = partial(make, class_weights=balanced(truth_of(training, kind.target), settings.task))
     return training, held_out, make
+
+
+def write_samples(path: Path, folders: Sequence[str], training: Sequence[Any], held_out: Sequence[Any]) -> None:
+    """Write down which samples a run trains on and which it validates on, by folder of the record set, names sorted.
+
+    Args:
+        path: JSON file, written whole or not at all.
+        folders: Folder of every record set.
+        training: Their samples to train on.
+        held_out: Those to validate on; empty where there are none.
+    """
+    parts = {"training": training, "held_out": held_out or [()] * len(folders)}
+    names = {
+        folder: {part: sorted(map(found[number].name_of, range(len(found[number])))) for part, found in parts.items()}
+        for number, folder in enumerate(folders)
+    }
+    write_file(path, json.dumps(names, indent=2) + "\n")
 
 
 def truth_of(sources: tuple[Any, ...], target: str, chunk: int = 512) -> np.ndarray:

@@ -17,6 +17,7 @@ import numpy as np
 
 from sarwmix_jax.checkpoints import restore
 from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints, describe
+from sarwmix_jax.data.subsets import Subset
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.metrics.selection import select
 from sarwmix_jax.settings.config import as_json
@@ -25,6 +26,7 @@ from sarwmix_jax.tasks.gradients import TrainState
 from sarwmix_jax.training import resources
 from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
 from sarwmix_jax.training.divergence import not_finite
+from sarwmix_jax.training.labelled import write_samples
 from sarwmix_jax.training.logs import NonFiniteLoss, RunLog, Throughput
 from sarwmix_jax.training.run import LoaderFeed, Run, abstract_state, describe_sources, first_state, set_up, stored
 from sarwmix_jax.version import __version__
@@ -32,6 +34,9 @@ from sarwmix_jax.version import __version__
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SHOWN = ("ap_macro", "f1_macro", "accuracy", "accuracy_percent", "f1")
 """Scores that a line on the terminal shows; the log has all."""
+
+SAMPLES = "samples.json"
+"""Name of the list of samples in the work directory of a run that uses a part of them."""
 
 Feed = LoaderFeed | ResidentFeed
 
@@ -84,21 +89,28 @@ def train(settings: RunSettings, workdir: Path, *, override: bool = False) -> Pr
     previous = restore.previous_run(workdir / FOLDER)
     changed = restore.check_same(previous, settings, workdir, override=override)
     run = set_up(settings, previous)
-    with open_output(run, workdir) as output:
+    with open_output(run, workdir, anew=previous is None or bool(changed)) as output:
         for line in changed:
             output.log.say(f"changed by --override: {line}")
         return iterate(run, output, begin(run, output))
 
 
 @contextmanager
-def open_output(run: Run, workdir: Path) -> Iterator[Output]:
-    """Make the work directory, write the settings into it, open log and checkpoints."""
+def open_output(run: Run, workdir: Path, *, anew: bool) -> Iterator[Output]:
+    """Make the work directory, write the settings into it, open log and checkpoints.
+
+    Where only a part of the samples is used, their names are written too, once: reading them takes a while. `anew`:
+    also over those of an earlier start.
+    """
     state = resources.tree_bytes(abstract_state(run))
     resources.check_records_fit(bytes_per_device(run) if run.settings.data.resident else 0, state, run.mesh.size)
     resources.check_disk(state, workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "settings.json").write_text(json.dumps(as_json(run.settings), indent=2) + "\n")
+        chosen = any(isinstance(source, Subset) for source in run.sources) and jax.process_index() == 0
+        if chosen and (anew or not (workdir / SAMPLES).exists()):
+            write_samples(workdir / SAMPLES, run.settings.data.records, run.sources, run.held_out)
     except OSError as error:
         raise UserError(f"cannot write in {workdir}: {error.strerror}; choose another --workdir") from error
     keep, milestones = run.settings.checkpoint.keep, run.schedule.milestones()

@@ -48,7 +48,8 @@ class Run:
         settings: As given.
         task: What is trained; its settings are cut to this machine.
         mesh: The devices.
-        sources: One split of every record set.
+        sources: Samples to train on, of every record set.
+        held_out: Samples to validate on, of every record set; empty where there are none.
         schedule: When it does what.
         optimizer: Its state belongs to the run's.
         graphdef: The model without its arrays.
@@ -61,6 +62,7 @@ class Run:
     task: Task
     mesh: Mesh
     sources: tuple[Any, ...]
+    held_out: tuple[Any, ...]
     schedule: Schedule
     optimizer: optax.GradientTransformation
     graphdef: nnx.GraphDef
@@ -105,7 +107,7 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
         from sarwmix_jax.training.probing import make_probe  # scikit-learn takes a second to import
 
         probe = make_probe(settings.probe, settings.probe.records, task, graphdef, mesh)
-    return Run(settings, task, mesh, sources, schedule, optimizer, graphdef, train_step, validate, probe)
+    return Run(settings, task, mesh, sources, held_out, schedule, optimizer, graphdef, train_step, validate, probe)
 
 
 def pretraining_samples(settings: RunSettings) -> Samples:

@@ -9,13 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import merge_model
-from sarwmix_jax.settings.sections import OptimizerSettings
+from sarwmix_jax.settings.sections import BatchSettings, FinetuningSettings, OptimizerSettings
 from sarwmix_jax.tasks.gradients import TrainState, make_gradients, make_mesh, make_train_step, replicate, shard_batch
+from sarwmix_jax.tasks.multilabel import Multilabel
 from sarwmix_jax.tasks.pretraining import Pretraining
 from sarwmix_jax.training.optimizer import make_optimizer
-from tests.support import TINY, collectives, golden, model_arrays, pretraining_task
+from tests.support import TINY, V2, collectives, golden, model_arrays, pretraining_task
 
 MODEL = replace(TINY, depths=(1, 1, 1, 1), decoder_depth=1, drop_path=0.1)
 GRAPHDEF, PARAMS, FIXED = model_arrays(MixMAE, MODEL)
@@ -69,6 +71,23 @@ def losses(devices: int, micro_batch: int) -> list[float]:
     return values
 
 
+CLASSES = ("a", "b", "c")
+LABELS = np.random.default_rng(0).integers(0, 2, (len(IMAGES), len(CLASSES))).astype(np.uint8)
+
+
+def finetuning_losses(devices: int, micro_batch: int) -> list[float]:
+    """Losses of three steps of a classifier with flips and drop path."""
+    mesh, (graphdef, params, fixed) = make_mesh(jax.devices()[:devices]), model_arrays(Classifier, MODEL, len(CLASSES))
+    settings = FinetuningSettings(model=MODEL, batch=BatchSettings(len(IMAGES), micro_batch))
+    step = make_train_step(Multilabel(settings, V2, CLASSES), graphdef, OPTIMIZER, mesh)
+    now = replicate(TrainState(params, fixed, OPTIMIZER.init(params), jnp.int32(3)), mesh)
+    batch, values = shard_batch({"image": IMAGES, "labels": LABELS}, mesh), []
+    for _ in range(3):
+        now, metrics = step(now, batch, np.float32(1e-3))
+        values.append(float(metrics["loss"]))
+    return values
+
+
 def evaluated(devices: int, micro_batch: int) -> list[float]:
     """Held-out losses per band of 13 records in two sets."""
     mesh = make_mesh(jax.devices()[:devices])
@@ -112,6 +131,7 @@ def thorough() -> dict:
         "eight": losses(8, 2),
         "one": losses(1, 16),
         "accumulated": losses(2, 4),
+        "finetuned": [finetuning_losses(8, 2), finetuning_losses(1, 16), finetuning_losses(1, 4)],
         "evaluated": [evaluated(8, 2), evaluated(1, 16), evaluated(2, 8)],
     }
 

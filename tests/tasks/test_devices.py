@@ -38,6 +38,9 @@ def test_same_gradients_and_losses_on_any_devices():
     np.testing.assert_allclose(found["one"], found["eight"], rtol=0, atol=1e-6)
     assert len(set(found["eight"])) == 3
     np.testing.assert_allclose(found["accumulated"], found["eight"], rtol=0, atol=1e-6)
+    assert len(set(found["finetuned"][0])) == 3
+    for other in found["finetuned"][1:]:
+        np.testing.assert_allclose(other, found["finetuned"][0], rtol=0, atol=1e-5)
     for other in found["evaluated"][1:]:
         np.testing.assert_allclose(other, found["evaluated"][0], rtol=1e-6)
 

@@ -35,7 +35,7 @@ from sarwmix_jax.training.run import (
 )
 from tests.training.conftest import TINY_RUN
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+CONFIGS = [p for p in sorted((Path(__file__).parents[2] / "configs").glob("*.py")) if not p.stem.startswith("finetune")]
 STEPS_PER_EPOCH = 10
 
 
@@ -63,7 +63,7 @@ def schedule(settings, place):
     """Everything that the schedule decides in the first 60 steps."""
     run = Schedule(STEPS_PER_EPOCH, settings)
     steps = range(60)
-    due = (lambda step: run.log_due(step, 1), run.checkpoint_due, run.validation_due)
+    due = (lambda step: run.log_due(step, 1), run.checkpoint_due, run.validation_due, run.probe_due)
     return [
         run.total_steps,
         [run.rate(step) for step in steps],
@@ -187,6 +187,18 @@ def kept(settings, place):
     return complete_steps(place.folder / "checkpoints")
 
 
+def probed(settings, place):
+    """Scores of arbitrary features on labelled records, or why there are none."""
+    try:
+        run = set_up(settings)
+    except UserError as error:
+        return str(error)
+    if run.probe is None:
+        return None
+    make, *arguments = run.task.model
+    return run.probe(*jax.jit(lambda: split_model(make(*arguments, rngs=nnx.Rngs(0)))[1:])())
+
+
 TABLE = {
     "seed": ((1, 2), reading),
     "model.bands": ((("VV", "VH"), ("VH",)), sources),
@@ -226,6 +238,11 @@ TABLE = {
     "data.workers": ((1, 2), reading),
     "data.prefetch": ((6, 5), reading),
     "data.resident": ((True, False), reading),
+    "probe.records": (("nowhere", "elsewhere"), probed),
+    "probe.task": (("single_label", "multilabel"), probed),
+    "probe.train": (("train[:50%]", "validation"), probed),
+    "probe.split": (("train", "validation"), probed),
+    "probe.every_epochs": ((0.5, 3.0), schedule),
     "augment.horizontal_flip": ((0.0, 1.0), numbers),
     "augment.vertical_flip": ((0.0, 1.0), numbers),
     "batch.global_batch": ((16, 32), cut),
@@ -268,7 +285,7 @@ CONTEXT = {
 }
 """What else a setting needs to show."""
 
-SLOW = (numbers, program, traced, kept, start)
+SLOW = (numbers, program, traced, kept, start, probed)
 """Observables that compile."""
 
 
@@ -319,6 +336,8 @@ def test_setting_changes_something(name, two_record_sets, tmp_path):
     if name == "data.mix_weights":
         both = tuple(str(two_record_sets / f"records{number}") for number in (1, 2))
         context = {"data.records": both, name: (0.7, 0.3), "data.statistics": "bigearthnet_v2"}
+    if name in ("probe.task", "probe.train", "probe.split"):
+        context = {"probe.records": str(two_record_sets / "records1")}
     records = two_record_sets
     before = settings_with(records, **context)
     changed = next(value for value in values if value != get(before, name))

@@ -38,6 +38,7 @@ def test_defaults_are_the_published_base():
         ({"data__statistics": "bigearthnet"}, "use one of bigearthnet_v1, bigearthnet_v2"),
         ({"data__records": ()}, "data.records is not set"),
         ({"data__mix_weights": (1.0,)}, "leave it unset"),
+        ({"data__records": ("a", "b/../a/")}, "data.records names b/../a/ twice; name each set once"),
         ({"data__records": ("a", "b")}, "0 numbers for 2 record sets; give one for each"),
         ({"mask__ratio": 0.01}, "mask none or all of the 16 cells"),
         ({"mask__ratio": 0.5, "mask__range_mask_ratio": 0.5}, "mask none or all"),
