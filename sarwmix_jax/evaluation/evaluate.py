@@ -117,7 +117,11 @@ def _fit(candidate: Candidate, request: Request) -> Fitted:
     found = predict(candidate, source, f"{candidate.name}, {request.calibrate}")
     multilabel = candidate.task.name == "multilabel"
     fit = calibration.multilabel_temperature if multilabel else calibration.single_label_temperature
-    fitted = Fitted(fit(found.logits, found.truth).value)
+    fitted = Fitted()
+    try:
+        fitted.temperature = fit(found.logits, found.truth).value
+    except UserError as error:  # scores need none
+        fitted.notes.append(f"no temperature fitted on {request.calibrate}: {error}")
     if request.tune_thresholds:
         if not multilabel:
             raise UserError("thresholds are of multi-label classifiers; leave --tune-thresholds out")
