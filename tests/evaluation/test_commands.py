@@ -112,6 +112,6 @@ def test_flood_from_raw_files_to_a_finetuned_model(converted, tmp_path):
     check_flood(tmp_path / "out", converted["flood"], records)
     check_flood(tmp_path / "out", run, records, patch_op="max")
     assert "run: tiling released, tiles pooled by max; no score of the released flood checkpoint is known" in table
-    assert "run: selected by accuracy, lowest_loss on split test." in table
+    assert "lowest_loss on split test." in table
     assert "no temperature fitted: the records have no split validation" in table
-    assert "resample 1 sequences" in table and "no interval for some scores" in table
+    assert "resample 1 sequence" in table and "no interval for some scores" in table
