@@ -63,7 +63,7 @@ def encoders(place, scenes):
         arguments = [f"--config.{key}={value}" for key, value in settings.items()]
         assert main(["pretrain", config, *arguments, f"--workdir={place / name}"]) == 0
         runs[name] = place / name
-    assert [line["lr"] for line in log_of(runs["drawn"]) if line["event"] == "train"] == [0]
+    assert [line["learning_rate"] for line in log_of(runs["drawn"]) if line["event"] == "train"] == [0]
     return runs
 
 
