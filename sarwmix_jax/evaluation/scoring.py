@@ -71,11 +71,11 @@ def image_statistics_of(source: Any, task: str) -> probes.Samples:
 
 def changes_of(source: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean |difference| in dB of every pair, with its label."""
-    masked = source.contract.has_valid_pixels
-    columns = ["image", "label", *(["valid_pixels"] if masked else [])]
+    columns = ["image", "label", *(["valid_pixels"] if source.contract.has_valid_pixels else [])]
     changes, labels = [], []
     for batch in read_in_chunks(source, columns, "mean changes", chunk=16):
-        valid = batch["valid_pixels"].all(axis=1) if masked else None  # at both dates
+        dates = batch.get("valid_pixels")
+        valid = None if dates is None else dates[:, 0] & dates[:, 1]
         changes.append(baselines.mean_change_db(batch["image"].astype(np.float32), valid))
         labels.append(batch["label"])
     return np.concatenate(changes), np.concatenate(labels)
