@@ -89,6 +89,13 @@ def evaluate(request: Request, out: Path) -> dict[str, str]:
     for candidate in candidates:  # before anything takes time
         opened = {split: open_split(candidate, request.records, split) for split in request.splits}
     fit_source = open_split(candidates[0], request.records, request.fit)
+    if request.tune_thresholds:
+        if candidates[0].task.name != "multilabel":
+            raise UserError("thresholds are of multi-label classifiers; leave --tune_thresholds out")
+        if request.calibrate is None:
+            raise UserError("thresholds are tuned on a split; name it with --calibrate")
+        open_split(candidates[0], request.records, request.calibrate)
+    write_files(out, {})  # refuses a folder that cannot be written to
     fitted = {candidate.name: _fit(candidate, request) for candidate in candidates}
     tables = {}
     for split, source in opened.items():
@@ -110,16 +117,18 @@ def _fit(candidate: Candidate, request: Request) -> Fitted:
     try:
         source = open_split(candidate, request.records, request.calibrate)
     except UserError as error:
-        if request.tune_thresholds or "no split" not in str(error):
+        if "no split" not in str(error):
             raise
         return Fitted(notes=[f"no temperature fitted: the records have no split {request.calibrate}"])
     found = predict(candidate, source, f"{candidate.name}, {request.calibrate}")
     multilabel = candidate.task.name == "multilabel"
     fit = calibration.multilabel_temperature if multilabel else calibration.single_label_temperature
-    fitted = Fitted(fit(found.logits, found.truth).value)
+    fitted = Fitted()
+    try:
+        fitted.temperature = fit(found.logits, found.truth).value
+    except UserError as error:  # scores need none
+        fitted.notes.append(f"no temperature fitted on {request.calibrate}: {error}")
     if request.tune_thresholds:
-        if not multilabel:
-            raise UserError("thresholds are of multi-label classifiers; leave --tune-thresholds out")
         fitted.thresholds = calibration.best_thresholds(found.probabilities, found.truth)
         fitted.notes.append(f"thresholds tuned per class on {request.calibrate}")
     return fitted

@@ -1,6 +1,7 @@
 """Frozen features: of every sample of a record set, for probes and as a table."""
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,17 +101,16 @@ def write_embeddings(path: Path, loaded: Loaded, sources: dict[str, Any], batch:
     """
     if path.exists():
         raise UserError(f"{path} exists; name another file")
-    encode = encode_with(loaded, batch)
-    table = pa.concat_tables([_table(source, encode(source, f"encoding {split}")) for split, source in sources.items()])
     known = {b"sarwmix_jax": json.dumps({"step": loaded.step, "description": loaded.description}).encode()}
-    temporary = path.with_name(f".{path.name}.writing")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pyarrow.parquet.write_table(table.replace_schema_metadata(known), temporary)
-        temporary.replace(path)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".writing_") as place:  # before anything takes time
+            encode = encode_with(loaded, batch)
+            table = pa.concat_tables([_table(s, encode(s, f"encoding {split}")) for split, s in sources.items()])
+            pyarrow.parquet.write_table(table.replace_schema_metadata(known), Path(place) / path.name)
+            (Path(place) / path.name).replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {path}: {error.strerror}; free space or choose another --out") from error
+        raise UserError(f"cannot write {path} ({error}); free space or choose another --out") from error
     return int(table.num_rows)
 
 

@@ -49,6 +49,7 @@ def probe(
     if fraction < 1:
         sources[0] = Subset(sources[0], label_fraction(labels_of(sources[0], task), fraction, seed))
     truths = [labels_of(source, task) for source in sources]
+    write_files(out, {})  # refuses a folder that cannot be written to, before anything takes time
     classes, clusters = sources[0].contract.classes, clusters_of(sources[2])
     note = f"{len(sources[0]):,} training samples of {splits[0]}, settings chosen on {splits[1]}"
     results = []

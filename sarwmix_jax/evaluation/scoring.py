@@ -72,8 +72,10 @@ def image_statistics_of(source: Any, task: str) -> probes.Samples:
 def changes_of(source: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean |difference| in dB of every pair, with its label."""
     columns = ["image", "label", *(["valid_pixels"] if source.contract.has_valid_pixels else [])]
-    parts = [
-        (baselines.mean_change_db(batch["image"].astype(np.float32), batch.get("valid_pixels")), batch["label"])
-        for batch in read_in_chunks(source, columns, "mean changes", chunk=16)
-    ]
-    return np.concatenate([change for change, _ in parts]), np.concatenate([label for _, label in parts])
+    changes, labels = [], []
+    for batch in read_in_chunks(source, columns, "mean changes", chunk=16):
+        dates = batch.get("valid_pixels")
+        valid = None if dates is None else dates[:, 0] & dates[:, 1]
+        changes.append(baselines.mean_change_db(batch["image"].astype(np.float32), valid))
+        labels.append(batch["label"])
+    return np.concatenate(changes), np.concatenate(labels)

@@ -83,7 +83,9 @@ def class_numbers(truth: np.ndarray) -> np.ndarray:
     counts = truth.sum(axis=1)
     if (counts != 1).any():
         number = int(np.argmax(counts != 1))
-        raise UserError(f"sample {number} has {counts[number]} classes, but task single_label needs exactly one each")
+        raise UserError(
+            f"sample {number} has {counts[number]} classes, but single_label needs exactly one each; use multilabel"
+        )
     return truth.argmax(axis=1)
 
 

@@ -30,8 +30,8 @@ def labelled_samples(settings: FinetuningSettings) -> Samples:
     """Samples of a finetuning run, and its task with classes and class weights.
 
     Raises:
-        UserError: See `gradients.open_all`; or there are no labels, sets of other classes, or a class without a sample
-            where class weights are asked for.
+        UserError: See `gradients.open_all`; or there are no labels, sets of other classes, a sample without exactly
+            one class where classes exclude each other, or a class without a sample where class weights are asked for.
     """
     kind: Any = TASKS[settings.task]
     training = open_all(kind.open, settings, settings.data.split)
@@ -47,6 +47,9 @@ def labelled_samples(settings: FinetuningSettings) -> Samples:
         if any(source.contract.classes != classes for source in (*training, *held_out)):
             raise UserError("the record sets have other classes, or in another order; prepare them alike to mix them")
         make = partial(kind, classes=classes)
+    if kind is SingleLabel:  # a sample of several classes would train, on something else
+        for source in (*training, *held_out):
+            class_numbers(truth_of((source,), kind.target))
     training = fraction_of(training, settings, kind.target)
     if settings.head.class_weights == "balanced":
         make = partial(make, class_weights=balanced(truth_of(training, kind.target), settings.task))

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -12,6 +13,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from sarwmix_jax.checkpoints.loading import locate
 from sarwmix_jax.checkpoints.restore import Previous, Start, find_start
 from sarwmix_jax.checkpoints.store import Checkpoints
 from sarwmix_jax.data.pipeline import TrainingInput, steps_per_epoch
@@ -84,8 +86,10 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
         previous: What the run's own checkpoints say.
 
     Raises:
-        UserError: Records, batch or devices do not fit.
+        UserError: Records, batch or devices do not fit, or there is no checkpoint at `init_from`.
     """
+    if settings.init_from is not None and previous is None:
+        locate(Path(settings.init_from))
     mesh = make_mesh()
     platform = mesh.devices.flat[0].platform
     mix_group = None if previous is None else previous.progress.get("mix_group")
