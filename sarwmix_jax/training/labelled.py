@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from sarwmix_jax.data.subsets import Subset, hold_out, label_fraction
@@ -56,15 +57,23 @@ def labelled_samples(settings: FinetuningSettings) -> Samples:
     return training, held_out, make
 
 
-def write_samples(path: Path, folders: Sequence[str], training: Sequence[Any], held_out: Sequence[Any]) -> None:
+def write_samples(
+    workdir: Path, folders: Sequence[str], training: Sequence[Any], held_out: Sequence[Any], *, anew: bool
+) -> None:
     """Write down which samples a run trains on and which it validates on, by folder of the record set, names sorted.
 
+    They go into `samples.json`, whole or not at all, from the first process alone.
+
     Args:
-        path: JSON file, written whole or not at all.
+        workdir: Folder of the run.
         folders: Folder of every record set.
         training: Their samples to train on.
         held_out: Those to validate on; empty where there are none.
+        anew: Whether to write over those of an earlier start; reading the names takes a while.
     """
+    path = workdir / "samples.json"
+    if jax.process_index() != 0 or (path.exists() and not anew):
+        return
     parts = {"training": training, "held_out": held_out or [()] * len(folders)}
     names = {
         folder: {part: sorted(map(found[number].name_of, range(len(found[number])))) for part, found in parts.items()}

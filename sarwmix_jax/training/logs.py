@@ -19,6 +19,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 FILE_NAME = "log.jsonl"
 
+SHOWN = ("loss", "ap_macro", "f1_macro", "accuracy", "accuracy_percent", "f1")
+
 
 def quiet_libraries() -> None:
     """Keep off the terminal what Orbax tells of its every step, and of failures that this package tells in one line."""
@@ -221,6 +223,11 @@ def progress_text(values: dict[str, Any]) -> str:
     else:
         speed = f"compiled in {values['compile_time']:.0f} s"
     return f"epoch {values['epoch']:.2f}  loss {values['loss']:.4f}  lr {values['learning_rate']:.2e}  {speed}"
+
+
+def scores_text(scores: dict[str, float]) -> str:
+    """The few scores of a validation that a line on the terminal shows; the log has all."""
+    return ", ".join(f"{name} {scores[name]:.4f}" for name in SHOWN if name in scores)
 
 
 def read_log(workdir: Path) -> list[dict[str, Any]]:

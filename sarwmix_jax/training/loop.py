@@ -27,17 +27,11 @@ from sarwmix_jax.training import resources
 from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
 from sarwmix_jax.training.divergence import not_finite
 from sarwmix_jax.training.labelled import write_samples
-from sarwmix_jax.training.logs import NonFiniteLoss, RunLog, Throughput
+from sarwmix_jax.training.logs import NonFiniteLoss, RunLog, Throughput, scores_text
 from sarwmix_jax.training.run import LoaderFeed, Run, abstract_state, describe_sources, first_state, set_up, stored
 from sarwmix_jax.version import __version__
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-SHOWN = ("ap_macro", "f1_macro", "accuracy", "accuracy_percent", "f1")
-"""Scores that a line on the terminal shows; the log has all."""
-
-SAMPLES = "samples.json"
-"""Name of the list of samples in the work directory of a run that uses a part of them."""
-
 Feed = LoaderFeed | ResidentFeed
 
 
@@ -97,20 +91,15 @@ def train(settings: RunSettings, workdir: Path, *, override: bool = False) -> Pr
 
 @contextmanager
 def open_output(run: Run, workdir: Path, *, anew: bool) -> Iterator[Output]:
-    """Make the work directory, write the settings into it, open log and checkpoints.
-
-    Where only a part of the samples is used, their names are written too, once: reading them takes a while. `anew`:
-    also over those of an earlier start.
-    """
+    """Make the work directory, write settings and the names of chosen samples into it, open log and checkpoints."""
     state = resources.tree_bytes(abstract_state(run))
     resources.check_records_fit(bytes_per_device(run) if run.settings.data.resident else 0, state, run.mesh.size)
     resources.check_disk(state, workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "settings.json").write_text(json.dumps(as_json(run.settings), indent=2) + "\n")
-        chosen = any(isinstance(source, Subset) for source in run.sources) and jax.process_index() == 0
-        if chosen and (anew or not (workdir / SAMPLES).exists()):
-            write_samples(workdir / SAMPLES, run.settings.data.records, run.sources, run.held_out)
+        if any(isinstance(source, Subset) for source in run.sources):
+            write_samples(workdir, run.settings.data.records, run.sources, run.held_out, anew=anew)
     except OSError as error:
         raise UserError(f"cannot write in {workdir}: {error.strerror}; choose another --workdir") from error
     keep, milestones = run.settings.checkpoint.keep, run.schedule.milestones()
@@ -241,8 +230,7 @@ def write_probe(run: Run, output: Output, progress: Progress, scores: dict[str, 
     """Log the scores of frozen features."""
     done = progress.step
     output.log.write("probe", step=done, epoch=run.schedule.epoch(done), **scores)
-    shown = ", ".join(f"{name} {scores[name]:.4f}" for name in SHOWN if name in scores)
-    output.log.say(f"step {done}: probe, {scores['neighbours']:.0f} nearest neighbours: {shown}")
+    output.log.say(f"step {done}: probe, {scores['neighbours']:.0f} nearest neighbours: {scores_text(scores)}")
 
 
 def write_step(run: Run, output: Output, progress: Progress, throughput: Throughput) -> None:
@@ -280,9 +268,8 @@ def validate(run: Run, output: Output, progress: Progress, values: dict[str, Any
     progress.best = best | {rule: best[rule] | {"step": done} for rule in better}
     progress.stale = 0 if run.task.rules[0] in better else progress.stale + 1
     output.log.write("validation", step=done, epoch=epoch, best=better, **values)
-    shown = [f"loss {values['loss']:.4f}", *(f"{name} {scores[name]:.4f}" for name in SHOWN if name in scores)]
     mark = f" (best: {', '.join(better)})" if better else ""
-    output.log.say(f"step {done}: validation {', '.join(shown)}{mark}")
+    output.log.say(f"step {done}: validation {scores_text(scores)}{mark}")
     return better
 
 
