@@ -19,6 +19,8 @@ from tests.evaluation.commands import (
 )
 
 LINEAR = "linear model on eight VV/VH statistics"
+pytestmark = pytest.mark.filterwarnings("ignore:No positive class found:UserWarning")
+"""Of scikit-learn, which the tests call themselves; two classes of the test split have no positive."""
 
 
 @pytest.fixture(scope="module")
