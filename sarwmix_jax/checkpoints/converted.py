@@ -33,6 +33,7 @@ def write_checkpoint(directory: Path, step: int, items: Items, description: dict
     """
     handlers: dict[str, Any] = {name: ocp.PyTreeCheckpointHandler(use_ocdbt=False) for name in items}
     arguments: dict[str, Any] = {name: ocp.args.PyTreeSave(dict(arrays)) for name, arrays in items.items()}
+    args = ocp.args.Composite(description=ocp.args.JsonSave(description), **arguments)
     try:
         with (
             quiet(),
@@ -42,9 +43,7 @@ def write_checkpoint(directory: Path, step: int, items: Items, description: dict
                 item_handlers={**handlers, "description": ocp.JsonCheckpointHandler()},
             ) as manager,
         ):
-            manager.save(
-                step, args=ocp.args.Composite(description=ocp.args.JsonSave(description), **arguments), force=True
-            )
+            manager.save(step, args=args, force=True)
     except Exception as error:  # Orbax and tensorstore raise many kinds
         shutil.rmtree(directory / FOLDER, ignore_errors=True)
         raise UserError(f"cannot write {directory}: {first_line(error)}; free space or mend access") from error
