@@ -237,8 +237,7 @@ def class_numbers(labels: tuple[str, ...], contract: Contract) -> list[int]:
     Raises:
         RecordError: A name is not among the contract's classes.
     """
-    unknown = [name for name in labels if name not in contract.classes]
-    if unknown:
+    if unknown := [name for name in labels if name not in contract.classes]:
         raise RecordError(f"label {unknown[0]!r} is none of the {len(contract.classes)} classes")
     return sorted({contract.classes.index(name) for name in labels})
 
