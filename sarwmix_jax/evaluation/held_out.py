@@ -196,13 +196,8 @@ def evaluate_held_out(
             used = kept.used[..., band::bands] > 0
             moment.add(kept.target[..., band::bands][used], kept.prediction[..., band::bands][used])
     by_model, by_constant = losses / np.maximum(counted, 1)
-    return HeldOut(
-        len(source),
-        float(by_model.mean()),
-        tuple(by_model.tolist()),
-        None if constant is None else float(by_constant.mean()),
-        moments,
-    )
+    constant_loss = None if constant is None else float(by_constant.mean())
+    return HeldOut(len(source), float(by_model.mean()), tuple(by_model.tolist()), constant_loss, moments)
 
 
 def _errors(group: Group, prediction: np.ndarray, bands: int) -> np.ndarray:

@@ -58,11 +58,7 @@ def reconstruct_samples(models: Mapping[str, Pretrained], source: RecordSource, 
     first = next(iter(drawn.values()))
     return [
         Sample(
-            source.name_of(number),
-            original,
-            mixed,
-            weights,
-            {name: parts[number][3] for name, parts in drawn.items()},
+            source.name_of(number), original, mixed, weights, {name: parts[number][3] for name, parts in drawn.items()}
         )
         for number, (original, mixed, weights, _) in enumerate(first)
     ]

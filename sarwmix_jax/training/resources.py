@@ -2,12 +2,12 @@
 
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import abstract_model, flatten_names
@@ -52,10 +52,9 @@ def parts_of(task: Task) -> list[Part]:
     Operations are two per multiplication, of matrix products and attention; both decoded sequences count whole, so
     that shortcuts show as speed and not as less work.
     """
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for name, leaf in flatten_names(abstract_model(*task.model)[1]).items():
-        part = part_of(name)
-        counts[part] = counts.get(part, 0) + int(np.prod(leaf.shape))
+        counts[part_of(name)] += leaf.size
     flops = forward_flops(task.settings.model)
     return [Part(name, count, flops.get(name, 2.0 * count)) for name, count in counts.items()]
 
