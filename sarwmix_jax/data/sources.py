@@ -260,10 +260,8 @@ def parse_split(expression: str, records: Mapping[str, int], where: object) -> l
 
 def _parse_part(part: str, expression: str, records: Mapping[str, int], where: object) -> SplitRange:
     if (match := _PART.fullmatch(part)) is None:
-        raise UserError(
-            f"split {expression!r} cannot be understood; write it as train, train[:12.5%], train[100:200] or "
-            "train+validation"
-        )
+        forms = "train, train[:12.5%], train[100:200] or train+validation"
+        raise UserError(f"split {expression!r} cannot be understood; write it as {forms}")
     name, start, start_unit, stop, stop_unit = match.groups()
     if name not in records:
         raise UserError(f"no split {name!r} in {where}; it has {_known(records)}")

@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -179,11 +180,10 @@ def keep_compiled(place: str | None = None) -> Path | None:
         return None
     asked = place or jax.config.values["jax_compilation_cache_dir"]
     folder = Path(asked) if asked else default_place()
-    try:
+    writable = False
+    with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
     if not writable:
         if not asked:
             return None
