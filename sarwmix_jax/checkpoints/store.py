@@ -112,14 +112,12 @@ class Checkpoints:
         """Open (and create unless `read_only`) the folder; `keep` last ones stay, `None` keeps all."""
         self.directory = directory.absolute()
         self._keep = Keep(keep, milestones)
-        handlers = {item: ocp.StandardCheckpointHandler() for item in ITEMS}
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._keep, read_only=read_only, create=not read_only
-            ),
-            item_handlers={**handlers, "description": ocp.JsonCheckpointHandler()},
+        handlers: dict[str, Any] = {item: ocp.StandardCheckpointHandler() for item in ITEMS}
+        handlers["description"] = ocp.JsonCheckpointHandler()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._keep, read_only=read_only, create=not read_only
         )
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def steps(self) -> list[int]:
         """Complete checkpoints, ascending."""
