@@ -33,18 +33,13 @@ def write_checkpoint(directory: Path, step: int, items: Items, description: dict
     """
     handlers: dict[str, Any] = {name: ocp.PyTreeCheckpointHandler(use_ocdbt=False) for name in items}
     arguments: dict[str, Any] = {name: ocp.args.PyTreeSave(dict(arrays)) for name, arrays in items.items()}
+    handlers["description"] = ocp.JsonCheckpointHandler()
+    options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
+    args = ocp.args.Composite(description=ocp.args.JsonSave(description), **arguments)
     try:
-        with (
-            quiet(),
-            ocp.CheckpointManager(
-                (directory / FOLDER).absolute(),
-                options=ocp.CheckpointManagerOptions(enable_async_checkpointing=False),
-                item_handlers={**handlers, "description": ocp.JsonCheckpointHandler()},
-            ) as manager,
-        ):
-            manager.save(
-                step, args=ocp.args.Composite(description=ocp.args.JsonSave(description), **arguments), force=True
-            )
+        place = (directory / FOLDER).absolute()
+        with quiet(), ocp.CheckpointManager(place, options=options, item_handlers=handlers) as manager:
+            manager.save(step, args=args, force=True)
     except Exception as error:  # Orbax and tensorstore raise many kinds
         shutil.rmtree(directory / FOLDER, ignore_errors=True)
         raise UserError(f"cannot write {directory}: {first_line(error)}; free space or mend access") from error

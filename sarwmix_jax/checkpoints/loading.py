@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,8 +59,8 @@ class Loaded:
         """
         graphdef, *wanted = abstract_model(*model_of(self.kind, self.settings, self.description.get("classes")))
         for expected, given in zip(wanted, (self.params, self.fixed), strict=True):
-            shapes = {name: tuple(leaf.shape) for name, leaf in flatten_names(expected).items()}
-            found = {name: tuple(leaf.shape) for name, leaf in flatten_names(given).items()}
+            both = map(flatten_names, (expected, given))
+            shapes, found = ({name: leaf.shape for name, leaf in tree.items()} for tree in both)
             if wrong := sorted(name for name in shapes | found if shapes.get(name) != found.get(name)):
                 raise UserError(
                     f"the checkpoint does not fit its own description: {wrong[0]} is "
@@ -101,16 +101,12 @@ def load_parameters(path: str | Path, step: int | None = None) -> Loaded:
         UserError: There is no such checkpoint, or it cannot be read.
     """
     directory, step = locate(Path(path), step)
-    with quiet():
-        checkpoints = Checkpoints(directory, read_only=True)
+    with quiet(), closing(Checkpoints(directory, read_only=True)) as checkpoints:
         try:
             arrays, description = checkpoints.parameters(step), checkpoints.description(step)
         except Exception as error:
-            raise UserError(
-                f"checkpoint {directory / str(step)} cannot be read: {first_line(error)}; use another"
-            ) from error
-        finally:
-            checkpoints.close()
+            place = directory / str(step)
+            raise UserError(f"checkpoint {place} cannot be read: {first_line(error)}; use another") from error
     return Loaded(unflatten_names(arrays["params"]), unflatten_names(arrays["fixed"]), description, step)
 
 
@@ -123,8 +119,7 @@ def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
     if path.name.isdigit() and step is None:
         path, step = path.parent, int(path.name)
     directory = path / FOLDER if (path / FOLDER).is_dir() else path
-    steps = complete_steps(directory)
-    if not steps:
+    if not (steps := complete_steps(directory)):
         raise UserError(f"no checkpoint in {path}; give a work directory or a checkpoint folder")
     if step is not None and step not in steps:
         raise UserError(f"no checkpoint at step {step} in {directory}; there are {', '.join(map(str, steps))}")

@@ -1,6 +1,8 @@
 """Where a run starts from: its own last checkpoint, the parameters of another one, or scratch; decided here alone."""
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,19 +56,15 @@ def previous_run(checkpoints: Path) -> Previous | None:
     Raises:
         UserError: There are checkpoints, but none says what it is, or they are not those of a run.
     """
-    steps = complete_steps(checkpoints)
-    if not steps:
+    if not (steps := complete_steps(checkpoints)):
         return None
-    reader = Checkpoints(checkpoints, read_only=True)
-    try:
+    with closing(Checkpoints(checkpoints, read_only=True)) as reader:
         for step in reversed(steps):
             try:
                 found = reader.description(step)
                 return Previous(step, found["kind"], found["settings"], found["progress"])
             except Exception as error:  # Orbax raises many kinds for damaged files
                 reason = first_line(error)
-    finally:
-        reader.close()
     raise UserError(
         f"checkpoints in {checkpoints} are not those of a run that can go on ({reason}); use another workdir"
     )
@@ -140,8 +138,7 @@ def find_start(
     Raises:
         UserError: No checkpoint of the run can be read, or that of `init_from` does not fit.
     """
-    restored = checkpoints.restore_latest(target)
-    if restored is not None:
+    if restored := checkpoints.restore_latest(target):
         place = checkpoints.directory / str(restored.step)
         report = (f"continuing at step {restored.step} from {place}", {"from": "own checkpoint"})
         return Start(restored.state, restored.step, restored.description["progress"], report)
@@ -157,14 +154,14 @@ class Taken:
 
     Attributes:
         checkpoint: What `init_from` named.
-        step: The checkpoint's step.
+        at_step: The checkpoint's step.
         taken: Names of parameters that were taken.
         kept: The others, each with the reason.
         unused: Names that only the checkpoint has.
     """
 
     checkpoint: str
-    step: int
+    at_step: int
     taken: list[str]
     kept: dict[str, str]
     unused: list[str]
@@ -172,7 +169,7 @@ class Taken:
     @property
     def text(self) -> str:
         """The report in one line."""
-        parts = [f"initialised from {self.checkpoint} (step {self.step}): took {len(self.taken)} parameters"]
+        parts = [f"initialised from {self.checkpoint} (step {self.at_step}): took {len(self.taken)} parameters"]
         parts += [f"kept the drawn {name} ({reason})" for name, reason in list(self.kept.items())[:3]]
         if len(self.kept) > 3:
             parts.append(f"and {len(self.kept) - 3} more")
@@ -182,13 +179,7 @@ class Taken:
 
     def as_json(self) -> dict[str, Any]:
         """The report for the log."""
-        return {
-            "checkpoint": self.checkpoint,
-            "at_step": self.step,
-            "taken": len(self.taken),
-            "kept": self.kept,
-            "unused": self.unused,
-        }
+        return dataclasses.asdict(self) | {"taken": len(self.taken)}
 
 
 def take_parameters(
@@ -218,9 +209,8 @@ def take_parameters(
             f"init_from {path}: the encoder is not loaded in full ({len(lost)} parameters, such as {lost[0]}: "
             f"{kept[lost[0]]}); use a checkpoint of the same sizes and image side"
         )
-    taken = Taken(
-        path, loaded.step, [name for name in wanted if name not in kept], kept, sorted(set(offered) - set(wanted))
-    )
+    names = [name for name in wanted if name not in kept]
+    taken = Taken(path, loaded.step, names, kept, sorted(set(offered) - set(wanted)))
     return _with_offered(params, offered), _with_offered(fixed, flatten_names(loaded.fixed)), taken
 
 

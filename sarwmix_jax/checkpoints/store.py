@@ -9,7 +9,8 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,9 @@ FOLDER = "checkpoints"
 """Name of the checkpoints' folder in a work directory."""
 
 FORMAT = 2
+
+ITEMS = {"params": "params", "fixed": "fixed", "optimizer": "opt_state"}
+"""Items of arrays of a checkpoint, and what holds each in the state of a run."""
 
 log = logging.getLogger(__name__)
 
@@ -108,19 +112,12 @@ class Checkpoints:
         """Open (and create unless `read_only`) the folder; `keep` last ones stay, `None` keeps all."""
         self.directory = directory.absolute()
         self._keep = Keep(keep, milestones)
-        handler = ocp.StandardCheckpointHandler
-        self._manager = ocp.CheckpointManager(
-            self.directory,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=self._keep, read_only=read_only, create=not read_only
-            ),
-            item_handlers={
-                "params": handler(),
-                "fixed": handler(),
-                "optimizer": handler(),
-                "description": ocp.JsonCheckpointHandler(),
-            },
+        handlers: dict[str, Any] = {item: ocp.StandardCheckpointHandler() for item in ITEMS}
+        handlers["description"] = ocp.JsonCheckpointHandler()
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self._keep, read_only=read_only, create=not read_only
         )
+        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
 
     def steps(self) -> list[int]:
         """Complete checkpoints, ascending."""
@@ -141,16 +138,10 @@ class Checkpoints:
             UserError: this or the write before it failed.
         """
         self._keep.best = best
-        items = {"params": named(state["params"]), "fixed": named(state["fixed"])}
-        if "opt_state" in state:
-            items["optimizer"] = named(state["opt_state"])
-        arguments = {name: ocp.args.StandardSave(arrays) for name, arrays in items.items()}
-        try:
-            self._manager.save(
-                step, args=ocp.args.Composite(description=ocp.args.JsonSave(description), **arguments), force=True
-            )
-        except Exception as error:
-            raise self._failed(error) from error
+        arguments = {item: ocp.args.StandardSave(named(state[key])) for item, key in ITEMS.items() if key in state}
+        args = ocp.args.Composite(description=ocp.args.JsonSave(description), **arguments)
+        with self._writing():
+            self._manager.save(step, args=args, force=True)
 
     def wait(self) -> None:
         """Return when the last `save` is on disk.
@@ -158,10 +149,8 @@ class Checkpoints:
         Raises:
             UserError: it could not be written; the last complete checkpoint is named.
         """
-        try:
+        with self._writing():
             self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._failed(error) from error
 
     def check(self) -> None:
         """Notice a write that failed in the background.
@@ -169,18 +158,20 @@ class Checkpoints:
         Raises:
             UserError: it did.
         """
-        try:
+        with self._writing():
             self._manager.check_for_errors()
-        except Exception as error:
-            raise self._failed(error) from error
 
-    def _failed(self, error: Exception) -> UserError:
-        complete = complete_steps(self.directory)
-        last = f"the last complete one is step {complete[-1]}" if complete else "there is no complete one"
-        return UserError(
-            f"cannot write a checkpoint in {self.directory}: {first_line(error)}; {last}; "
-            "free space or mend access, then start the same command again"
-        )
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            complete = complete_steps(self.directory)
+            last = f"the last complete one is step {complete[-1]}" if complete else "there is no complete one"
+            raise UserError(
+                f"cannot write a checkpoint in {self.directory}: {first_line(error)}; {last}; "
+                "free space or mend access, then start the same command again"
+            ) from error
 
     def restore(self, target: Mapping[str, Any], step: int) -> Restored:
         """Read one checkpoint into arrays like those of `target` (names, shapes, dtypes, shardings).
@@ -188,20 +179,28 @@ class Checkpoints:
         Raises:
             ValueError: the checkpoint holds other names, shapes or dtypes, or cannot be read.
         """
-        wanted = {"params": target["params"], "fixed": target["fixed"], "optimizer": target["opt_state"]}
         stored = self._manager.item_metadata(step)
-        arguments = {}
-        for item, tree in wanted.items():
-            arrays = named(tree)
+        wanted = {item: named(target[key]) for item, key in ITEMS.items()}
+        for item, arrays in wanted.items():
             compare(item, stored[item], arrays)
-            arguments[item] = ocp.args.StandardRestore({name: _like(leaf) for name, leaf in arrays.items()})
-        read = self._manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore(), **arguments))
-        trees = {
-            item: jax.tree.unflatten(jax.tree.structure(tree), [read[item][name] for name in named(tree)])
-            for item, tree in wanted.items()
+        read = self._read(step, wanted)
+        state = {
+            key: jax.tree.unflatten(jax.tree.structure(target[key]), [read[item][name] for name in wanted[item]])
+            for item, key in ITEMS.items()
         }
-        state = {"params": trees["params"], "fixed": trees["fixed"], "opt_state": trees["optimizer"]}
         return Restored(step, state, upgraded(read["description"]))
+
+    def _read(self, step: int, wanted: Mapping[str, Mapping[str, Any]], place: Any = None) -> Any:
+        """The description, and arrays of the wanted shapes, dtypes and shardings or at one place, by item and name."""
+
+        def like(leaf: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place or getattr(leaf, "sharding", None))
+
+        arguments = {
+            item: ocp.args.StandardRestore({name: like(leaf) for name, leaf in arrays.items()})
+            for item, arrays in wanted.items()
+        }
+        return self._manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore(), **arguments))
 
     def restore_latest(self, target: Mapping[str, Any]) -> Restored | None:
         """Read the newest checkpoint that can be read; a damaged one is passed over with a logged reason.
@@ -222,24 +221,15 @@ class Checkpoints:
 
     def description(self, step: int) -> dict[str, Any]:
         """Description of one checkpoint, without its arrays."""
-        read = self._manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore()))
-        return upgraded(read["description"])
+        return upgraded(self._read(step, {})["description"])
 
     def parameters(self, step: int) -> dict[str, Any]:
         """Host arrays of `params` and `fixed` of one checkpoint, by item and name."""
         stored = self._manager.item_metadata(step)
         place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        arguments = {
-            item: ocp.args.StandardRestore(
-                {
-                    name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-                    for name, leaf in stored[item].items()
-                }
-            )
-            for item in ("params", "fixed")
-        }
-        read = self._manager.restore(step, args=ocp.args.Composite(**arguments))
-        return {item: {name: np.asarray(leaf) for name, leaf in read[item].items()} for item in arguments}
+        items = ("params", "fixed")
+        read = self._read(step, {item: stored[item] for item in items}, place)
+        return {item: {name: np.asarray(leaf) for name, leaf in read[item].items()} for item in items}
 
     def close(self) -> None:
         """Wait for the last write and let go of the folder.
@@ -247,14 +237,8 @@ class Checkpoints:
         Raises:
             UserError: the last write failed.
         """
-        try:
+        with self._writing():
             self._manager.close()
-        except Exception as error:
-            raise self._failed(error) from error
-
-
-def _like(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None))
 
 
 def named(tree: Any) -> dict[str, Any]:
@@ -294,5 +278,4 @@ def first_line(error: BaseException) -> str:
     """First line of an error's text, or its kind where it has none; the system's own words where those are in it."""
     if system := re.search(r"os_error_code='(\d+)'", str(error)):
         return os.strerror(int(system[1]))
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -90,7 +90,7 @@ def evaluate(settings: PretrainingSettings, workdir: Path, progress: Progress) -
 
 def report(result: Result) -> str:
     """What the demo prints at its end."""
-    held_out, pictures = result.held_out, result.pictures
+    held_out, places = result.held_out, {"checkpoint": result.checkpoint} | result.pictures
     correlations = ", ".join(f"{name} {value:.3f}" for name, value in zip(BANDS, held_out.correlations, strict=True))
     lines = [
         f"finished in {result.minutes:.1f} minutes, {result.progress.step} steps",
@@ -98,10 +98,7 @@ def report(result: Result) -> str:
         f"loss on {held_out.records} held-out scenes: {held_out.loss:.4f}",
         f"loss of the best constant prediction there: {held_out.constant_loss:.4f}, so {held_out.margin:.1%} below it",
         f"correlation of reconstruction and truth on masked cells: {correlations}",
-        f"checkpoint:     {result.checkpoint}",
-        f"loss curve:     {pictures['loss_curve']}",
-        f"reconstruction: {pictures['reconstruction']}",
-        f"correlation:    {pictures['correlation']}",
+        *(f"{name.replace('_', ' ') + ':':15} {place}" for name, place in places.items()),
     ]
     return "\n".join(lines)
 

@@ -37,13 +37,7 @@ class EvaluationInput:
     """
 
     def __init__(
-        self,
-        source: Any,
-        global_batch: int,
-        *,
-        columns: Sequence[str] | None = None,
-        group: int = 1,
-        **reading: int,
+        self, source: Any, global_batch: int, *, columns: Sequence[str] | None = None, group: int = 1, **reading: int
     ) -> None:
         """Set up one or more passes; arguments as for `TrainingInput`, the batch a multiple of the group.
 

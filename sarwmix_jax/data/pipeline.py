@@ -17,7 +17,6 @@ import numpy as np
 from absl import flags
 from jaxtyping import Int64
 
-from sarwmix_jax.data.records import Contract
 from sarwmix_jax.data.sources import Batch, read_mixed
 from sarwmix_jax.errors import UserError
 
@@ -133,8 +132,7 @@ def training_order(
 def _shares(weights: Sequence[float] | None, count: int, global_batch: int) -> tuple[int, ...]:
     """Whole numbers that add up to the batch, closest to the weights (largest remainders)."""
     if weights is None or len(weights) != count:
-        given = 0 if weights is None else len(weights)
-        raise UserError(f"{count} record sets, {given} weights: give one weight for each record set")
+        raise UserError(f"{count} record sets, {len(weights or ())} weights: give one weight for each record set")
     if not all(np.isfinite(weight) and weight > 0 for weight in weights):
         raise UserError(f"weights {list(weights)}: each must be a positive number; leave out a set instead")
     exact = np.asarray(weights, np.float64) / sum(weights) * global_batch
@@ -161,8 +159,10 @@ def permutation(length: int, seed: int, stream: int, number: int) -> Int64[np.nd
     return order
 
 
-def check_alike(sources: Sequence[Any]) -> None:
-    """Check that record sets can be mixed.
+def mixed_order(
+    sources: Sequence[Any], weights: Sequence[float] | None, global_batch: int, seed: int, group: int = 1
+) -> TrainingOrder:
+    """The order of a run over one or several record sets; see `training_order`.
 
     Raises:
         UserError: There is none, or they differ in bands, unit or shape.
@@ -172,21 +172,9 @@ def check_alike(sources: Sequence[Any]) -> None:
     first = sources[0].contract
     for other in (source.contract for source in sources[1:]):
         if (other.bands, other.unit, other.shape) != (first.bands, first.unit, first.shape):
-            raise UserError(
-                f"record sets {first.name} ({_form(first)}) and {other.name} ({_form(other)}) differ; prepare them "
-                "alike to mix them"
-            )
-
-
-def _form(contract: Contract) -> str:
-    return f"{', '.join(contract.bands)} in {contract.unit}, {contract.height}x{contract.width}"
-
-
-def mixed_order(
-    sources: Sequence[Any], weights: Sequence[float] | None, global_batch: int, seed: int, group: int = 1
-) -> TrainingOrder:
-    """The order of a run over one or several record sets that are alike; see `training_order`."""
-    check_alike(sources)
+            two = (first, other)
+            forms = (f"{own.name} ({', '.join(own.bands)} in {own.unit}, {own.height}x{own.width})" for own in two)
+            raise UserError(f"record sets {' and '.join(forms)} differ; prepare them alike to mix them")
     return training_order([len(source) for source in sources], weights, global_batch, seed, group)
 
 
@@ -233,18 +221,12 @@ class Reading:
         return iter(dataset)
 
 
-@dataclass(frozen=True)
-class _ReadStep:
-    """Reads this process's part of a step."""
-
-    sources: tuple[Any, ...]
-    order: TrainingOrder
-    block: slice
-    columns: tuple[str, ...] | None
-
-    def __call__(self, step: int) -> Batch:
-        numbers = self.order(step)[self.block]
-        return read_mixed(self.sources, numbers, self.columns) | {"record": numbers}
+def _read_step(
+    sources: Sequence[Any], order: TrainingOrder, block: slice, columns: Sequence[str] | None, step: int
+) -> Batch:
+    """This process's part of a step."""
+    numbers = order(step)[block]
+    return read_mixed(sources, numbers, columns) | {"record": numbers}
 
 
 class TrainingInput(Iterator[Batch]):
@@ -280,14 +262,13 @@ class TrainingInput(Iterator[Batch]):
             **reading: See `Reading`.
 
         Raises:
-            UserError: See `training_order`, `Reading.block`, `check_alike`.
+            UserError: See `training_order`, `Reading.block`, `mixed_order`.
         """
         sources = tuple(source) if isinstance(source, Sequence) else (source,)
         order = mixed_order(sources, weights, global_batch, seed, group)
         read = Reading(**reading)
-        wanted = None if columns is None else tuple(columns)
-        step = _ReadStep(sources, order, read.block(global_batch), wanted)
-        self._batches: Any = read.iterate(grain.MapDataset.range(start_step, sys.maxsize).map(step))
+        read_step = functools.partial(_read_step, sources, order, read.block(global_batch), columns)
+        self._batches: Any = read.iterate(grain.MapDataset.range(start_step, sys.maxsize).map(read_step))
 
     def __next__(self) -> Batch:
         batch: Batch = next(self._batches)

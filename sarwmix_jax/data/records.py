@@ -77,10 +77,9 @@ class Contract:
             raise UserError(f"record set name {self.name!r}: use lower-case letters, digits and _ only")
         if not re.fullmatch(r"\d+\.\d+\.\d+", self.version):
             raise UserError(f"record set version {self.version!r}: write it as three numbers, such as 1.0.0")
-        if self.unit not in UNITS:
-            raise UserError(f"unit {self.unit!r} of record set {self.name}: use one of {', '.join(UNITS)}")
-        if self.quantity not in QUANTITIES:
-            raise UserError(f"quantity {self.quantity!r} of record set {self.name}: use one of {', '.join(QUANTITIES)}")
+        for what, value, known in (("unit", self.unit, UNITS), ("quantity", self.quantity, QUANTITIES)):
+            if value not in known:
+                raise UserError(f"{what} {value!r} of record set {self.name}: use one of {', '.join(known)}")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -178,17 +177,13 @@ class Expectation:
 def promise_faults(found: Contract, wanted: Expectation) -> Iterator[str]:
     """What a contract promises that a run does not expect, each fault with its remedy."""
     if found.bands != wanted.bands:
-        yield (
-            f"bands are {', '.join(found.bands)}, expected {', '.join(wanted.bands)}; prepare the records again with "
-            "the bands in that order"
-        )
+        hint = "prepare the records again with the bands in that order"
+        yield f"bands are {', '.join(found.bands)}, expected {', '.join(wanted.bands)}; {hint}"
     if found.unit != wanted.unit:
         yield f"values are {found.unit}, expected {wanted.unit}; convert them while preparing"
     if wanted.quantity not in (None, found.quantity):
-        yield (
-            f"values are {found.quantity}, expected {wanted.quantity}; use records of that quantity, or change the "
-            "expectation"
-        )
+        hint = "use records of that quantity, or change the expectation"
+        yield f"values are {found.quantity}, expected {wanted.quantity}; {hint}"
     if wanted.side is not None and found.shape[1:] != (wanted.side, wanted.side):
         size = f"{wanted.side}x{wanted.side}"
         yield f"images are {found.height}x{found.width} pixels, expected {size}; prepare them at that size"
@@ -237,8 +232,7 @@ def class_numbers(labels: tuple[str, ...], contract: Contract) -> list[int]:
     Raises:
         RecordError: A name is not among the contract's classes.
     """
-    unknown = [name for name in labels if name not in contract.classes]
-    if unknown:
+    if unknown := [name for name in labels if name not in contract.classes]:
         raise RecordError(f"label {unknown[0]!r} is none of the {len(contract.classes)} classes")
     return sorted({contract.classes.index(name) for name in labels})
 

@@ -133,14 +133,13 @@ class RecordSource:
         file = self._files[number]
         position = index - int(self._ends[number]) + file.count + file.first
         try:
-            data: bytes = self._reader(number).read([position])[0]
+            return bytes(self._reader(number).read([position])[0])
         except (RuntimeError, IndexError, ValueError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(
                 f"record {position} of {file.path} cannot be read ({reason}); the file is damaged or was "
                 "removed: prepare the records again"
             ) from None
-        return data
 
     def _reader(self, number: int) -> Any:
         with self._lock:
@@ -167,8 +166,7 @@ def open_records(path: str | Path, split: str) -> RecordSource:
     lengths = _shard_lengths(folder)
     ranges = parse_split(split, {name: sum(shards) for name, shards in lengths.items()}, folder)
     files = [file for part in ranges for file in _file_slices(folder, contract, part, lengths[part.name])]
-    missing = [file.path for file in files if not file.path.is_file()]
-    if missing:
+    if missing := [file.path for file in files if not file.path.is_file()]:
         raise UserError(f"{missing[0]} is missing ({len(missing)} of {len(files)} files); copy the records again")
     return RecordSource(contract, split, files)
 
@@ -255,28 +253,20 @@ def parse_split(expression: str, records: Mapping[str, int], where: object) -> l
         UserError: Unknown split, an expression that cannot be understood, or no record in it.
     """
     ranges = [_parse_part(part.strip(), expression, records, where) for part in expression.split("+")]
-    ranges = [part for part in ranges if part.stop > part.start]
-    if not ranges:
-        raise UserError(f"split {expression!r} of {where} is empty; it has {_known(records)}")
-    return ranges
+    if filled := [part for part in ranges if part.stop > part.start]:
+        return filled
+    raise UserError(f"split {expression!r} of {where} is empty; it has {_known(records)}")
 
 
 def _parse_part(part: str, expression: str, records: Mapping[str, int], where: object) -> SplitRange:
-    match = _PART.fullmatch(part)
-    if match is None:
-        raise UserError(
-            f"split {expression!r} cannot be understood; write it as train, train[:12.5%], train[100:200] or "
-            "train+validation"
-        )
+    if (match := _PART.fullmatch(part)) is None:
+        forms = "train, train[:12.5%], train[100:200] or train+validation"
+        raise UserError(f"split {expression!r} cannot be understood; write it as {forms}")
     name, start, start_unit, stop, stop_unit = match.groups()
     if name not in records:
         raise UserError(f"no split {name!r} in {where}; it has {_known(records)}")
-    count = records[name]
-    return SplitRange(
-        name,
-        _bound(start, start_unit, 0, count, expression),
-        _bound(stop, stop_unit, count, count, expression),
-    )
+    bounds = ((start, start_unit, 0), (stop, stop_unit, records[name]))
+    return SplitRange(name, *(_bound(*bound, records[name], expression) for bound in bounds))
 
 
 def _bound(text: str | None, unit: str | None, default: int, count: int, expression: str) -> int:
@@ -290,9 +280,7 @@ def _bound(text: str | None, unit: str | None, default: int, count: int, express
     if unit is None and abs(value) > count:
         raise UserError(f"split {expression!r}: {text} lies outside the split's {count} records")
     position = round(value * count / 100) if unit is not None else int(value)
-    if position < 0:
-        position += count
-    return position
+    return position + count if position < 0 else position
 
 
 def _known(records: Mapping[str, int]) -> str:

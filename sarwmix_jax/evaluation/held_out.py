@@ -1,6 +1,7 @@
 """How well a pretraining model reconstructs records that it has not seen, and how well a constant does."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -98,9 +99,8 @@ def groups(
     """
     forward = make_forward(model.task, model.graphdef)
     columns, size = model.task.columns, EVALUATION_GROUP
-    for number, batch in enumerate(EvaluationInput(source, size, columns=columns, group=size, threads=threads)):
-        if limit is not None and number >= limit:
-            return
+    batches = EvaluationInput(source, size, columns=columns, group=size, threads=threads)
+    for number, batch in enumerate(itertools.islice(batches, limit)):
         arrays = {name: batch[name] for name in columns}
         yield jax.device_get(forward(model.params, model.fixed, arrays, jnp.int32(number))), batch["valid"]
 
@@ -196,13 +196,8 @@ def evaluate_held_out(
             used = kept.used[..., band::bands] > 0
             moment.add(kept.target[..., band::bands][used], kept.prediction[..., band::bands][used])
     by_model, by_constant = losses / np.maximum(counted, 1)
-    return HeldOut(
-        len(source),
-        float(by_model.mean()),
-        tuple(by_model.tolist()),
-        None if constant is None else float(by_constant.mean()),
-        moments,
-    )
+    constant_loss = None if constant is None else float(by_constant.mean())
+    return HeldOut(len(source), float(by_model.mean()), tuple(by_model.tolist()), constant_loss, moments)
 
 
 def _errors(group: Group, prediction: np.ndarray, bands: int) -> np.ndarray:

@@ -47,10 +47,8 @@ def draw_loss(
     axes = figure.subplots()
     axes.plot([e["epoch"] for e in train], [e["loss"] for e in train], label="training", color="tab:blue")
     if validation:
-        label = "held-out records, fixed masks"
-        axes.plot(
-            [e["epoch"] for e in validation], [e["loss"] for e in validation], "o-", label=label, color="tab:orange"
-        )
+        epochs, losses = zip(*((entry["epoch"], entry["loss"]) for entry in validation), strict=True)
+        axes.plot(epochs, losses, "o-", label="held-out records, fixed masks", color="tab:orange")
     if constant is not None:
         axes.axhline(constant, linestyle="--", color="grey", label="best constant prediction, held-out records")
     axes.set(xlabel="epoch", ylabel="weighted loss", title="Pretraining loss")

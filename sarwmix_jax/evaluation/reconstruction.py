@@ -49,20 +49,15 @@ def reconstruct_samples(models: Mapping[str, Pretrained], source: RecordSource, 
     """The first `count` records of `source` as each model reconstructs them; weights are those of the first model."""
     drawn: dict[str, list[tuple[np.ndarray, ...]]] = {}
     for name, model in models.items():
-        limit = -(-count // EVALUATION_GROUP)
         parts: list[tuple[np.ndarray, ...]] = []
-        for group, valid in groups(model, source, limit=limit):
+        for group, valid in groups(model, source, limit=-(-count // EVALUATION_GROUP)):
             images = (group.original_db, group.mixed_db, group.weight_map, group.prediction_db)
             parts += zip(*(np.asarray(part)[valid] for part in images), strict=True)
         drawn[name] = parts[:count]
     first = next(iter(drawn.values()))
     return [
         Sample(
-            source.name_of(number),
-            original,
-            mixed,
-            weights,
-            {name: parts[number][3] for name, parts in drawn.items()},
+            source.name_of(number), original, mixed, weights, {name: parts[number][3] for name, parts in drawn.items()}
         )
         for number, (original, mixed, weights, _) in enumerate(first)
     ]

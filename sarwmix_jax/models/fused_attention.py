@@ -115,53 +115,19 @@ def _stack(rows: Rows, bias: Bias | None, windows: int) -> tuple[Rows, Bias]:
     return rows, rearrange(jnp.where(own, each, FORBIDDEN), "g head w q v k -> g head (w q) (v k)")
 
 
-class _Plan(NamedTuple):
-    """How rows, groups and heads fall into programs.
-
-    Attributes:
-        grid: Heads, groups, chunks; heads change fastest, since those of a token are neighbours in memory.
-        launch: How a GPU runs them.
-        rows: Number of rows.
-        chunk: Rows of one program; the last may have fewer.
-        packed: Block of the packed queries, keys and values, and of their gradients.
-        out: Block of the output.
-        bias: Block of the bias.
-        partial: Block of the partial sums of the bias' gradient.
-    """
-
-    grid: tuple[int, int, int]
-    launch: Launch
-    rows: int
-    chunk: int
-    packed: pl.BlockSpec
-    out: pl.BlockSpec
-    bias: pl.BlockSpec
-    partial: pl.BlockSpec
-
-
-def _plan(shape: tuple[int, ...], launch: Launch) -> _Plan:
-    rows, groups, n, _, heads, depth = shape
-    chunk = math.ceil(rows / min(rows, math.ceil(launch.programs / (groups * heads))))
-    return _Plan(
-        grid=(heads, groups, math.ceil(rows / chunk)),
-        launch=launch,
-        rows=rows,
-        chunk=chunk,
-        packed=pl.BlockSpec((chunk, None, n, 3, None, depth), lambda h, g, c: (c, g, 0, 0, h, 0)),
-        out=pl.BlockSpec((chunk, None, n, None, depth), lambda h, g, c: (c, g, 0, h, 0)),
-        bias=pl.BlockSpec((None, None, n, n), lambda h, g, c: (g, h, 0, 0)),
-        partial=pl.BlockSpec((None, None, None, n, n), lambda h, g, c: (c, g, h, 0, 0)),
-    )
+def _chunk(rows: Rows, launch: Launch) -> int:
+    """Rows of one program; the last may have fewer."""
+    count, groups, _, _, heads, _ = rows.shape
+    return math.ceil(count / min(count, math.ceil(launch.programs / (groups * heads))))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _attend(
     rows: Rows, bias: Bias | None, launch: Launch, interpret: bool
 ) -> Float[Array, "rows groups n heads depth"]:
-    plan = _plan(rows.shape, launch)
-    given = [(rows, plan.packed)] + ([] if bias is None else [(bias, plan.bias)])
-    out = jax.ShapeDtypeStruct(rows.shape[:3] + rows.shape[4:], rows.dtype)
-    return _call(_forward_kernel, "window_attention", plan, given, [(out, plan.out)], interpret)[0]
+    given = {"packed": rows} | ({} if bias is None else {"bias": bias})
+    results = {"out": jax.ShapeDtypeStruct(rows.shape[:3] + rows.shape[4:], rows.dtype)}
+    return _call(_forward_kernel, "window_attention", given, results, launch, interpret)[0]
 
 
 def _attend_forward(
@@ -177,34 +143,44 @@ def _attend_backward(
     cotangent: Float[Array, "rows groups n heads depth"],
 ) -> tuple[Rows, Bias | None]:
     rows, bias = saved
-    plan = _plan(rows.shape, launch)
-    given = [(rows, plan.packed), (cotangent, plan.out)]
-    results = [(jax.ShapeDtypeStruct(rows.shape, rows.dtype), plan.packed)]
-    if bias is None:
-        return _call(_backward_kernel, "window_attention_backward", plan, given, results, interpret)[0], None
-    partial = jax.ShapeDtypeStruct((plan.grid[2], *bias.shape), jnp.float32)
-    given, results = [*given, (bias, plan.bias)], [*results, (partial, plan.partial)]
-    d_rows, partials = _call(_backward_kernel, "window_attention_backward", plan, given, results, interpret)
-    return d_rows, partials.sum(axis=0).astype(bias.dtype)
+    given, results = {"packed": rows, "out": cotangent}, {"packed": jax.ShapeDtypeStruct(rows.shape, rows.dtype)}
+    if bias is not None:
+        chunks = math.ceil(len(rows) / _chunk(rows, launch))
+        given["bias"], results["partial"] = bias, jax.ShapeDtypeStruct((chunks, *bias.shape), jnp.float32)
+    d_rows, *partials = _call(_backward_kernel, "window_attention_backward", given, results, launch, interpret)
+    return d_rows, None if bias is None else partials[0].sum(axis=0).astype(bias.dtype)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _call(kernel: Any, name: str, plan: _Plan, given: list[Any], results: list[Any], interpret: bool) -> list[Array]:
-    """Runs a kernel over (array, block) pairs."""
-    warps = max(1, given[0][0].shape[2] // plan.launch.tokens_per_warp)
+def _call(
+    kernel: Any, name: str, given: dict[str, Array], results: dict[str, Any], launch: Launch, interpret: bool
+) -> list[Array]:
+    """Runs a kernel over arrays by the name of their block.
+
+    The blocks: `packed` of queries, keys and values and of their gradients, `out` of the output, `bias`, and `partial`
+    of the partial sums of the bias' gradient. Heads change fastest, since those of a token are neighbours in memory.
+    """
+    rows, groups, n, _, heads, depth = given["packed"].shape
+    chunk = _chunk(given["packed"], launch)
+    blocks = {
+        "packed": pl.BlockSpec((chunk, None, n, 3, None, depth), lambda h, g, c: (c, g, 0, 0, h, 0)),
+        "out": pl.BlockSpec((chunk, None, n, None, depth), lambda h, g, c: (c, g, 0, h, 0)),
+        "bias": pl.BlockSpec((None, None, n, n), lambda h, g, c: (g, h, 0, 0)),
+        "partial": pl.BlockSpec((None, None, None, n, n), lambda h, g, c: (c, g, h, 0, 0)),
+    }
     call = pl.pallas_call(
-        functools.partial(kernel, rows=plan.rows, chunk=plan.chunk),
-        grid=plan.grid,
-        in_specs=[block for _, block in given],
-        out_specs=[block for _, block in results],
-        out_shape=[shape for shape, _ in results],
-        compiler_params=triton.CompilerParams(num_warps=warps, num_stages=plan.launch.stages),
+        functools.partial(kernel, rows=rows, chunk=chunk),
+        grid=(heads, groups, math.ceil(rows / chunk)),
+        in_specs=[blocks[array] for array in given],
+        out_specs=[blocks[array] for array in results],
+        out_shape=list(results.values()),
+        compiler_params=triton.CompilerParams(num_warps=max(1, n // launch.tokens_per_warp), num_stages=launch.stages),
         interpret=interpret,
         name=name,
     )
-    return list(call(*(array for array, _ in given)))
+    return list(call(*given.values()))
 
 
 def _forward_kernel(rows_ref: Any, *refs: Any, rows: int, chunk: int) -> None:

@@ -23,13 +23,7 @@ FORBIDDEN = -1e9
 
 
 def linear(
-    inputs: int,
-    outputs: int,
-    settings: ModelSettings,
-    *,
-    bias: bool = True,
-    bound: float | None = None,
-    rngs: nnx.Rngs,
+    inputs: int, outputs: int, settings: ModelSettings, *, bias: bool = True, bound: float | None = None, rngs: nnx.Rngs
 ) -> nnx.Linear:
     """A dense layer computing in the activations' type.
 
@@ -43,21 +37,14 @@ def linear(
         kernel_init=uniform or nnx.initializers.xavier_uniform(),
         bias_init=uniform or nnx.initializers.zeros_init(),
         dtype=jnp.dtype(settings.dtype),
-        param_dtype=jnp.float32,
         rngs=rngs,
     )
 
 
 def layer_norm(width: int, settings: ModelSettings, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
     """LayerNorm with eps 1e-5; statistics in float32, taken in two passes."""
-    return nnx.LayerNorm(
-        width,
-        epsilon=1e-5,
-        use_fast_variance=False,
-        dtype=jnp.dtype(settings.dtype),
-        param_dtype=jnp.float32,
-        rngs=rngs,
-    )
+    dtype = jnp.dtype(settings.dtype)
+    return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
 
 def dense(layer: nnx.Linear, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
@@ -181,9 +168,7 @@ class Attention(nnx.Module):
     def __init__(self, width: int, heads: int, settings: ModelSettings, *, rngs: nnx.Rngs):
         self.qkv = linear(width, 3 * width, settings, rngs=rngs)
         self.proj = linear(width, width, settings, rngs=rngs)
-        self.heads = heads
-        self.dropout = settings.dropout
-        self.kernel = settings.kernel
+        self.heads, self.dropout, self.kernel = heads, settings.dropout, settings.kernel
 
     def __call__(
         self,
@@ -210,19 +195,14 @@ def check_kernel(settings: ModelSettings, platform: str) -> None:
         return
     if platform != "gpu":
         raise UserError(f"model.kernel {settings.kernel} needs a GPU and this machine computes on {platform}; use xla")
-    reason = _no_fused(settings) if settings.kernel == "fused" else _no_cudnn(settings)
-    if reason is not None:
+    if reason := _no_fused(settings) if settings.kernel == "fused" else _no_cudnn(settings):
         raise UserError(f"model.kernel {settings.kernel} cannot serve this model: {reason}; use xla")
 
 
-def head_depths(settings: ModelSettings) -> tuple[int, ...]:
-    """Width of a head in each stage, then in the decoder."""
-    stages = (width // heads for width, heads in zip(settings.widths, settings.num_heads, strict=True))
-    return (*stages, settings.decoder_dim // settings.decoder_heads)
-
-
 def _no_cudnn(settings: ModelSettings) -> str | None:
-    odd = [depth for depth in head_depths(settings) if depth % 8 or depth > 128]
+    stages = [width // heads for width, heads in zip(settings.widths, settings.num_heads, strict=True)]
+    depths = [*stages, settings.decoder_dim // settings.decoder_heads]
+    odd = [depth for depth in depths if depth % 8 or depth > 128]
     return f"a head depth of {odd[0]} is not a multiple of 8 up to 128" if odd else None
 
 
@@ -233,7 +213,7 @@ def _no_fused(settings: ModelSettings) -> str | None:
     except ImportError:
         return f"jax {jax.__version__} no longer has Pallas' Triton backend"
     reasons = []
-    for stage, (window, heads) in enumerate(zip(settings.window_sides, settings.num_heads, strict=True)):
-        shape = (1, 1, window**2, 3 * settings.widths[stage])
-        reasons.append(unsupported(jax.ShapeDtypeStruct(shape, jnp.dtype(settings.dtype)), heads))
+    for window, heads, width in zip(settings.window_sides, settings.num_heads, settings.widths, strict=True):
+        qkv = jax.ShapeDtypeStruct((1, 1, window**2, 3 * width), jnp.dtype(settings.dtype))
+        reasons.append(unsupported(qkv, heads))
     return None if None in reasons else reasons[0]

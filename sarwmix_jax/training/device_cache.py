@@ -157,17 +157,14 @@ def make_gather(layout: RowLayout, mesh: Mesh) -> Callable[[Rows, Any], Batch]:
     It is a program of its own, so that the training step is the same whatever feeds it.
     """
 
-    def own_rows(block: Rows, numbers: Int32[Array, " global_batch"]) -> Rows:
+    def share(block: Rows, numbers: Int32[Array, " global_batch"]) -> Batch:
         if mesh.size == 1:
-            return block[numbers]
+            return layout.unpack(block[numbers])
         places = numbers - jax.lax.axis_index(DATA_AXIS) * block.shape[0]
         here = (places >= 0) & (places < block.shape[0])
         found = jnp.where(here[:, None], block[jnp.where(here, places, 0)], jnp.uint32(0))
         # A record lies on one device, the others add zero bits: the sum is the record, whatever its bits mean.
-        return jax.lax.psum_scatter(found, DATA_AXIS, tiled=True)
-
-    def share(block: Rows, numbers: Int32[Array, " global_batch"]) -> Batch:
-        return layout.unpack(own_rows(block, numbers))
+        return layout.unpack(jax.lax.psum_scatter(found, DATA_AXIS, tiled=True))
 
     mapped = over_devices(share, mesh, True, False)
     return jax.jit(mapped, out_shardings=NamedSharding(mesh, PartitionSpec(DATA_AXIS)))
@@ -199,28 +196,21 @@ def load_rows(
     places = sharding.devices_indices_map(shape)
     spans = {device: places[device][0] for device in mesh.local_devices}
     blocks = {device: allocate((shape[0] // mesh.size, shape[1]), device) for device in spans}
-    read = functools.partial(read_rows, sources, layout)
+    columns = [column.name for column in layout.columns]
+
+    def read(numbers: range) -> UInt32[np.ndarray, "records words"]:
+        return layout.pack(read_mixed(sources, np.arange(numbers.start, numbers.stop), columns))
+
     with ThreadPoolExecutor(threads) as pool:
         for device, span in spans.items():
             first, last, _ = span.indices(total)
-            chunks = cut(first, last, max(1, CHUNK_BYTES // layout.row_bytes))
-            for chunk, rows in zip(chunks, read_ahead(pool, read, chunks, threads), strict=True):
+            starts = range(first, last, max(1, CHUNK_BYTES // layout.row_bytes))
+            chunks = [range(start, min(start + starts.step, last)) for start in starts]
+            for start, rows in zip(starts, read_ahead(pool, read, chunks, threads), strict=True):
                 # Waiting keeps what is read but not yet on the device from piling up.
-                blocks[device] = jax.block_until_ready(_put(blocks[device], rows, np.int32(chunk.start - first)))
+                blocks[device] = jax.block_until_ready(_put(blocks[device], rows, np.int32(start - first)))
                 advance(len(rows))
     return jax.make_array_from_single_device_arrays(shape, sharding, list(blocks.values()))
-
-
-def read_rows(sources: Sequence[Any], layout: RowLayout, numbers: range) -> UInt32[np.ndarray, "records words"]:
-    """Rows of consecutive records."""
-    return layout.pack(
-        read_mixed(sources, np.arange(numbers.start, numbers.stop), [column.name for column in layout.columns])
-    )
-
-
-def cut(first: int, last: int, length: int) -> list[range]:
-    """The numbers from `first` to before `last`, in runs of `length`."""
-    return [range(start, min(start + length, last)) for start in range(first, last, length)]
 
 
 def read_ahead(

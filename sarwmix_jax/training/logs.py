@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from typing import Any, Self, TextIO
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 FILE_NAME = "log.jsonl"
 
@@ -91,9 +91,8 @@ class Throughput:
         elapsed = max(time.perf_counter() - self._since, 1e-9)
         for step, metrics, records in steps:
             if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
-                raise NonFiniteLoss(
-                    step, records, {name: np.asarray(value).tolist() for name, value in metrics.items()}
-                )
+                values = {name: np.asarray(value).tolist() for name, value in metrics.items()}
+                raise NonFiniteLoss(step, records, values)
         means = {name: np.mean([metrics[name] for _, metrics, _ in steps], axis=0).tolist() for name in steps[0][1]}
         speed = {"compile_time": elapsed} if self._cold else self._speed(len(steps), elapsed)
         self._pending, self._cold = [], False
@@ -101,14 +100,10 @@ class Throughput:
         return means | speed
 
     def _speed(self, steps: int, elapsed: float) -> dict[str, float]:
-        images_per_second = steps * self.global_batch / elapsed
-        speed = {
-            "images_per_second": images_per_second,
-            "step_time": elapsed / steps,
-            "data_wait": self._waited / elapsed,
-        }
+        rate = steps * self.global_batch / elapsed
+        speed = {"images_per_second": rate, "step_time": elapsed / steps, "data_wait": self._waited / elapsed}
         if self.flops_per_image and self.peak_flops:
-            speed["mfu"] = images_per_second * self.flops_per_image / (self.peak_flops * self.devices)
+            speed["mfu"] = rate * self.flops_per_image / (self.peak_flops * self.devices)
         return speed
 
 
@@ -140,24 +135,19 @@ class RunLog:
         self._board = None if quiet else tensorboard_writer(workdir)
         self._bands = bands
         self._stream = sys.stderr if stream is None else stream
-        self._quiet = quiet
         self._total = total_steps
-        self._bar = _progress_bar(self._stream) if self._stream.isatty() and not quiet else None
-        self._task: TaskID | None = None
+        self._bar = _progress_bar(self._stream, hidden=quiet or not self._stream.isatty())
 
     def __enter__(self) -> Self:
-        if self._bar is not None:
-            self._bar.start()
-            self._task = self._bar.add_task("", total=self._total)
+        self._bar.start()
+        self._task = self._bar.add_task("", total=self._total)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-        if self._file is not None:
-            self._file.close()
-        if self._board is not None:
-            self._board.close()
+        self._bar.stop()
+        for output in (self._file, self._board):
+            if output is not None:
+                output.close()
 
     def write(self, event: str, **values: Any) -> None:
         """One JSON line; its numbers also go to TensorBoard where that is installed."""
@@ -169,31 +159,25 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """One line for the reader at the terminal."""
-        if self._quiet:
-            return
-        if self._bar is not None:
+        if not self._bar.disable:
             self._bar.console.print(text, highlight=False, markup=False)
-        else:
+        elif self._file is not None:
             print(text, file=self._stream, flush=True)
 
     @contextmanager
     def task(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
         """A bar of its own, on a terminal, for work before the steps; gives a function that moves it on."""
-        if self._bar is None:
-            yield lambda count: None
-            return
-        bar, row = self._bar, self._bar.add_task(what, total=total)
+        row = self._bar.add_task(what, total=total)
         try:
-            yield lambda count: bar.advance(row, count)
+            yield lambda count: self._bar.advance(row, count)
         finally:
-            bar.remove_task(row)
+            self._bar.remove_task(row)
 
     def advance(self, step: int, values: dict[str, Any] | None = None) -> None:
         """Move the progress bar; `values` (on logged steps) are shown, and on no terminal printed as a line."""
         text = "" if values is None else progress_text(values)
-        if self._bar is not None and self._task is not None:
-            changes: dict[str, Any] = {"description": text} if text else {}
-            self._bar.update(self._task, completed=step, **changes)
+        if not self._bar.disable:
+            self._bar.update(self._task, completed=step, description=text or None)
         elif text:
             self.say(f"step {step}/{self._total}  {text}")
 
@@ -234,10 +218,8 @@ def read_log(workdir: Path) -> list[dict[str, Any]]:
     """All lines of a run's log; a line cut off by a crash is left out."""
     entries = []
     for line in (workdir / FILE_NAME).read_text().splitlines():
-        try:
+        with suppress(json.JSONDecodeError):
             entries.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
     return entries
 
 
@@ -252,9 +234,10 @@ def training_curve(entries: list[dict[str, Any]], event: str = "train") -> list[
     return [by_step[step] for step in sorted(by_step)]
 
 
-def _progress_bar(stream: TextIO) -> Progress:
-    columns = (BarColumn(), TextColumn("{task.completed:.0f}/{task.total:.0f}"), TimeElapsedColumn())
-    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.description}"), console=Console(file=stream))
+def _progress_bar(stream: TextIO, *, hidden: bool) -> Progress:
+    done, what = (TextColumn(form) for form in ("{task.completed:.0f}/{task.total:.0f}", "{task.description}"))
+    columns = (BarColumn(), done, TimeElapsedColumn(), TimeRemainingColumn(), what)
+    return Progress(*columns, console=Console(file=stream), disable=hidden)
 
 
 def _finite(value: Any) -> Any:

@@ -2,12 +2,13 @@
 
 import os
 import shutil
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import abstract_model, flatten_names
@@ -52,10 +53,9 @@ def parts_of(task: Task) -> list[Part]:
     Operations are two per multiplication, of matrix products and attention; both decoded sequences count whole, so
     that shortcuts show as speed and not as less work.
     """
-    counts: dict[str, int] = {}
+    counts: Counter[str] = Counter()
     for name, leaf in flatten_names(abstract_model(*task.model)[1]).items():
-        part = part_of(name)
-        counts[part] = counts.get(part, 0) + int(np.prod(leaf.shape))
+        counts[part_of(name)] += leaf.size
     flops = forward_flops(task.settings.model)
     return [Part(name, count, flops.get(name, 2.0 * count)) for name, count in counts.items()]
 
@@ -180,11 +180,10 @@ def keep_compiled(place: str | None = None) -> Path | None:
         return None
     asked = place or jax.config.values["jax_compilation_cache_dir"]
     folder = Path(asked) if asked else default_place()
-    try:
+    writable = False
+    with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         writable = os.access(folder, os.W_OK)
-    except OSError:
-        writable = False
     if not writable:
         if not asked:
             return None
