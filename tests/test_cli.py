@@ -14,6 +14,7 @@ import pytest
 from sarwmix_jax.cli.main import COMMANDS, load_config, main
 from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.preparation.synthetic import make_scene, write_synthetic_records
+from tests.record_sets import write_records
 from tests.training.conftest import TINY_RUN
 
 ROOT = Path(__file__).parents[1]
@@ -157,7 +158,6 @@ def test_a_run_from_the_command_line_and_its_pictures(records, tmp_path, capsys)
 LIMITED = """
 import resource, signal, sys
 from sarwmix_jax.cli.main import main
-from tests.record_sets import write_records
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
 sys.exit(main(sys.argv[1:]))

@@ -17,9 +17,9 @@ from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.facts.labels import CLASSES
 from sarwmix_jax.inference.model import load
-from sarwmix_jax.preparation.shards import write_records
 from tests.data_prep.conftest import run_script
 from tests.data_prep.flood_miniature import write_miniature
+from tests.record_sets import write_records
 from tests.support import GOLDEN
 
 ROOT = Path(__file__).parents[2]

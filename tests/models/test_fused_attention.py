@@ -13,13 +13,11 @@ import pytest
 
 from sarwmix_jax.models.fused_attention import LAUNCH, Launch, fused_attention, interpreted, unsupported
 from sarwmix_jax.models.layers import self_attend
-from sarwmix_jax.models.state import FORBIDDEN, flatten_names, unflatten_names
+from sarwmix_jax.models.mixmae import MixMAE
+from sarwmix_jax.models.state import FORBIDDEN, abstract_model, flatten_names, unflatten_names
 from sarwmix_jax.settings.model import published
-from sarwmix_jax.settings.sections import WeightSettings
 from sarwmix_jax.tasks.gradients import TrainState, make_gradients, make_mesh
-from sarwmix_jax.tasks.pretraining import StepSettings
-from sarwmix_jax.training.run import abstract_model
-from tests.support import TINY, V2
+from tests.support import TINY, pretraining_task
 
 WITH_GPU = jax.default_backend() == "gpu"
 
@@ -175,7 +173,7 @@ def drawn(model, batch):
         spread = leaf.shape[0] ** -0.5 if name.endswith("kernel") else 0.3
         return jnp.asarray(rng.normal(1.0 if name.endswith("scale") else 0.0, spread, leaf.shape), leaf.dtype)
 
-    trees = (flatten_names(tree) for tree in abstract_model(model)[1:])
+    trees = (flatten_names(tree) for tree in abstract_model(MixMAE, model)[1:])
     params, fixed = (unflatten_names({name: draw(name, leaf) for name, leaf in tree.items()}) for tree in trees)
     db = rng.normal(-15.0, 5.0, (batch, 2, model.image_size, model.image_size))
     return params, fixed, {"image": jnp.asarray(db, jnp.float16)}
@@ -183,9 +181,8 @@ def drawn(model, batch):
 
 def step_gradient(model, batch, range_mask_ratio=0.0):
     """(params, fixed, records) -> gradient of a training step, not compiled yet."""
-    weighting = WeightSettings()
-    steps = StepSettings(model, V2, weighting, 0.5, range_mask_ratio, True, 0.5, 0.5, batch, batch, seed=0)
-    gradients = make_gradients(abstract_model(model)[0], steps, make_mesh(jax.devices()[:1]))
+    task = pretraining_task(model, range_mask_ratio=range_mask_ratio, mix_group=batch, micro_batch=batch)
+    gradients = make_gradients(task, abstract_model(*task.model)[0], make_mesh(jax.devices()[:1]))
     return jax.jit(lambda params, fixed, records: gradients(TrainState(params, fixed, None, jnp.int32(0)), records)[0])
 
 
