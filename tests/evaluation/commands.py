@@ -10,8 +10,8 @@ import pytest
 from scipy.special import expit, log_softmax
 from sklearn.metrics import average_precision_score, f1_score, log_loss, precision_score, recall_score
 
+from convert_torch_ckpt import main as convert_main
 from sarwmix_jax.cli.main import main
-from sarwmix_jax.conversion.command import main as convert_main
 from sarwmix_jax.data.pairs import FILE_NAME, open_pairs
 from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.data.sources import open_records
