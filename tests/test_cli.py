@@ -127,6 +127,7 @@ def test_damaged_records(records, tmp_path, capsys):
     assert "records" in mistake(pretrain(f"--workdir={tmp_path}/run", records=tmp_path / "records"), capsys)
 
 
+@pytest.mark.slow
 def test_dry_run_prints_the_plan_and_writes_nothing(records, tmp_path, capsys):
     arguments = ["dry-run", *pretrain(records=records)[1:], f"--workdir={tmp_path}/run"]
     assert main(arguments) == 0

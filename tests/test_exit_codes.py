@@ -13,6 +13,15 @@ from sarwmix_jax.cli.main import main
 from sarwmix_jax.training import loop
 from tests.test_cli import ROOT, pretrain, records  # noqa: F401  # a fixture
 
+
+@pytest.fixture(autouse=True)
+def ctrl_c_counts():
+    """Jobs in the background of a shell start with Ctrl-C ignored, and so would all that the tests start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 LONG = ("--config.optimizer.stop_after_epochs=8", "--config.checkpoint.every_epochs=8")
 
 
@@ -106,7 +115,7 @@ def test_ctrl_c_while_records_are_prepared(workers, tmp_path):
     command = ("data_prep/synthetic_scenes.py", f"--out={tmp_path}/out", "--train=2000", f"--workers={workers}")
     partial = tmp_path / "out.partial"
     code, told = interrupt((*command, "--records-per-shard=5"), 0.3, lambda: any(partial.glob("progress/*.json")))
-    assert (code, told) == (130, "interrupted; run the same command again to continue\n")
+    assert (code, told) == (130, "interrupted; the same command goes on from what is finished\n")
     assert not (tmp_path / "out").exists()
 
 

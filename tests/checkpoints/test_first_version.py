@@ -39,6 +39,7 @@ def test_it_loads_and_converts(workdir):
     assert exported.step == 4 and exported.tensors["decoder_pred.weight"].shape == (2048, 4)
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_the_same_losses_and_without_override(workdir):
     write_synthetic_records("records", train=20, validation=6, side=64)
     config = pretraining_config()

@@ -19,8 +19,8 @@ from tests.evaluation.commands import (
 )
 
 LINEAR = "linear model on eight VV/VH statistics"
-pytestmark = pytest.mark.filterwarnings("ignore:No positive class found:UserWarning")
-"""Of scikit-learn, which the tests call themselves; two classes of the test split have no positive."""
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:No positive class found:UserWarning")]
+"""The warning is of scikit-learn, which the tests call themselves; two classes of the test split have no positive."""
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,6 @@ def test_the_released_flood_model_evaluates_and_no_score_of_it_is_known(converte
     assert "resample 9 sequences" in table
 
 
-@pytest.mark.slow
 def test_a_run_from_the_released_classifier_starts_with_its_head(converted, labelled, tmp_path):
     run = finetune(labelled, tmp_path / "run", init_from=converted["finetune"])
     assert next(line for line in log_of(run) if line["event"] == "begin")["kept"] == {}
@@ -97,7 +96,6 @@ def test_a_run_from_the_released_classifier_starts_with_its_head(converted, labe
     assert len({row["threshold"] for row in result(tmp_path / "out", run)["scores"]["per_class"]}) > 1
 
 
-@pytest.mark.slow
 def test_flood_from_raw_files_to_a_finetuned_model(converted, tmp_path):
     records = prepare_flood_miniature(tmp_path)
     run = finetune(

@@ -21,6 +21,9 @@ RANDOM = {"model__drop_path": 0.2, "optimizer__stop_after_epochs": 8.0, "checkpo
 """With flips, which are on unless switched off."""
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture
 def whole_and_parts(finetuning_settings, tmp_path, monkeypatch):
     """Runs to the end, and again with a signal after some step and a second start; gives the progress, held equal."""
@@ -69,7 +72,6 @@ def test_a_multilabel_run_learns_goes_on_bit_for_bit_and_keeps_what_each_rule_se
     assert (best.kind, best.description["class_names"]) == ("classifier", list(CLASSES))
 
 
-@pytest.mark.slow
 def test_a_flood_run_learns_and_goes_on_bit_for_bit(whole_and_parts, pairs, tmp_path):
     changes = RANDOM | {"task": "flood", "data__records": (str(pairs),), "batch__micro_batch": 4}
     whole = whole_and_parts(changes, signal_after=3)

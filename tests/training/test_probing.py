@@ -31,6 +31,7 @@ def settings(records, **changes):
     return resolve(config, PretrainingSettings)
 
 
+@pytest.mark.slow
 def test_scores_come_when_due_and_are_those_of_the_checkpoint(records, tmp_path):
     given = {"probe.records": records, "probe.train": "train[:50%]", "probe.every_epochs": 2.0}
     train(settings(records, **given, **{"optimizer.stop_after_epochs": 3.2}), tmp_path)
