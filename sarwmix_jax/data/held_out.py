@@ -4,7 +4,6 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 from jaxtyping import Int64
 
@@ -55,6 +54,8 @@ class EvaluationInput:
         return -(-len(self._order) // self._global_batch)
 
     def __iter__(self) -> Iterator[Batch]:
+        import grain
+
         with contextlib.closing(self._reading.iterate(grain.MapDataset.range(len(self)).map(self._read))) as batches:
             yield from batches
 

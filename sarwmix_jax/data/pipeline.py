@@ -12,7 +12,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import grain
 import numpy as np
 from absl import flags
 from jaxtyping import Int64
@@ -210,8 +209,10 @@ class Reading:
         local = global_batch // self.process_count
         return slice(self.process_index * local, (self.process_index + 1) * local)
 
-    def iterate(self, batches: grain.MapDataset) -> grain.DatasetIterator:
-        """Reads batches ahead."""
+    def iterate(self, batches: Any) -> Any:
+        """Reads batches of a `grain.MapDataset` ahead; gives its iterator."""
+        import grain  # whoever only computes needs none of it
+
         options = grain.ReadOptions(self.threads, prefetch_buffer_size=max(self.prefetch, self.threads))
         dataset = batches.to_iter_dataset(options)
         if self.workers:
@@ -268,6 +269,8 @@ class TrainingInput(Iterator[Batch]):
         order = mixed_order(sources, weights, global_batch, seed, group)
         read = Reading(**reading)
         read_step = functools.partial(_read_step, sources, order, read.block(global_batch), columns)
+        import grain
+
         self._batches: Any = read.iterate(grain.MapDataset.range(start_step, sys.maxsize).map(read_step))
 
     def __next__(self) -> Batch:

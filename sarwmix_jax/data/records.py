@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from tensorflow_datasets.proto import tf_example_pb2
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS, BandStatistics
@@ -218,6 +217,8 @@ def encode_record(record: Record, split: str, contract: Contract) -> bytes:
         features["valid_pixels"] = _stored_mask(record, contract).tobytes()
     if contract.georeferenced:
         features |= {"crs": record.crs.encode(), "transform": _stored_transform(record).tobytes()}
+    from tensorflow_datasets.proto import tf_example_pb2  # whoever only computes needs none of it
+
     example = tf_example_pb2.Example()
     for name, value in features.items():
         example.features.feature[name].bytes_list.value.append(value)
@@ -278,6 +279,8 @@ def decode_record(data: bytes, contract: Contract) -> dict[str, Any]:
         `labels` (classes,) uint8 with ones at the record's classes if the contract names classes; `crs` str and
         `transform` (6,) float64 if georeferenced; the texts as `str`.
     """
+    from tensorflow_datasets.proto import tf_example_pb2
+
     features = tf_example_pb2.Example.FromString(data).features.feature
     image = np.frombuffer(features["image"].bytes_list.value[0], STORED_DTYPE)
     record: dict[str, Any] = {"image": image.reshape(contract.shape)}

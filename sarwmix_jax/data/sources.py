@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from array_record.python import array_record_module
 from jaxtyping import Int64
 
 from sarwmix_jax import plausibility
@@ -146,6 +145,8 @@ class RecordSource:
             if number not in self._readers:
                 path = str(self._files[number].path)
                 options = {"file_reader_buffer_size": _FILE_BUFFER_BYTES}
+                from array_record.python import array_record_module
+
                 self._readers[number] = array_record_module.ArrayRecordReader(path, _READER_OPTIONS, **options)
             return self._readers[number]
 
