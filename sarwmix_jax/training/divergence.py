@@ -13,6 +13,8 @@ from sarwmix_jax.training.run import Run
 def not_finite(run: Run, workdir: Path, log: RunLog, good: list[int], error: NonFiniteLoss) -> UserError:
     """What to report about a loss that is not a number: step, last good checkpoint, the batch's records.
 
+    A validation loss has no records to blame, and nothing is written for it.
+
     Args:
         run: The run.
         workdir: Where the names of all records of the batch are written.
@@ -20,14 +22,20 @@ def not_finite(run: Run, workdir: Path, log: RunLog, good: list[int], error: Non
         good: Steps of complete checkpoints, ascending.
         error: What was noticed.
     """
+    good_step = f"last good checkpoint: {f'step {good[-1]}' if good else 'none'}"
     names = [name_of(run, int(number)) for number in error.records]
+    log.write("not_finite", step=error.step, metrics=error.values, records=names)
+    if not names:
+        return UserError(
+            f"the validation loss is not finite at step {error.step}; {good_step}; lower optimizer.base_lr or set "
+            "optimizer.clip_grad"
+        )
     place = workdir / f"not_finite_step_{error.step}_process_{jax.process_index()}.json"
     place.write_text(json.dumps({"step": error.step, "metrics": error.values, "records": names}, indent=2) + "\n")
-    log.write("not_finite", step=error.step, metrics=error.values, records=names)
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return UserError(
-        f"the loss is not finite at step {error.step}; last good checkpoint: {f'step {good[-1]}' if good else 'none'}; "
-        f"records of the batch: {shown} (all in {place}); look at them, or lower optimizer.base_lr or set clip_grad"
+        f"the loss is not finite at step {error.step}; {good_step}; records of the batch: {shown} (all in {place}); "
+        "look at them, or lower optimizer.base_lr or set optimizer.clip_grad"
     )
 
 

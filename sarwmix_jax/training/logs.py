@@ -36,16 +36,16 @@ def _unraisable(told: "sys.UnraisableHookArgs") -> None:
 
 
 class NonFiniteLoss(Exception):
-    """The loss or the gradient norm of a step is not a number.
+    """The loss or the gradient norm of a step, or the loss of a validation, is not a number.
 
     Attributes:
-        step: the step, counted from 0.
-        records: numbers of the records of this process's part of its batch.
+        step: the step, counted from 0; of a validation, the number of steps done.
+        records: numbers of the records of this process's part of its batch; none of a validation.
         values: the step's metrics.
     """
 
     def __init__(self, step: int, records: np.ndarray, values: dict[str, Any]) -> None:
-        super().__init__(f"loss {values['loss']}, gradient norm {values['grad_norm']} at step {step}")
+        super().__init__(f"loss {values['loss']} at step {step}")
         self.step, self.records, self.values = step, records, values
 
 

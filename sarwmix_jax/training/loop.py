@@ -261,7 +261,13 @@ def validate_and_save(run: Run, output: Output, progress: Progress) -> None:
 
 
 def validate(run: Run, output: Output, progress: Progress, values: dict[str, Any]) -> list[str]:
-    """Compare the scores of a validation with the bests so far, and log them; gives the rules that have a new best."""
+    """Compare the scores of a validation with the bests so far, and log them; gives the rules that have a new best.
+
+    Raises:
+        NonFiniteLoss: The validation loss went wrong.
+    """
+    if not np.isfinite(values["loss"]):
+        raise NonFiniteLoss(progress.step, np.arange(0), values)
     done, epoch = progress.step, run.schedule.epoch(progress.step)
     scores = {name: value for name, value in values.items() if isinstance(value, float)}
     best, better = select(progress.best, scores, epoch, run.task.rules)

@@ -11,6 +11,7 @@ import numpy as np
 from sarwmix_jax.data.pipeline import Reading, TrainingInput, mixed_order
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.settings.config import pretraining_config, resolve
+from sarwmix_jax.settings.sections import PretrainingSettings
 from sarwmix_jax.tasks.gradients import make_mesh, shard_batch
 from sarwmix_jax.training.device_cache import load_rows, make_gather, row_layout
 from sarwmix_jax.training.logs import read_log, training_curve
@@ -85,6 +86,7 @@ def process(folder: Path, number: str, port: str) -> dict:
     """One of two processes."""
     jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(number))
     sources, read = open_both(folder), set()
+    layout = row_layout(sources, ("image", "valid_pixels"))
     firsts = {id(sources[0]): 0, id(sources[1]): len(sources[0])}
     records_of = RecordSource.read_batch
 
@@ -93,7 +95,7 @@ def process(folder: Path, number: str, port: str) -> dict:
         return records_of(self, indices, *more)
 
     RecordSource.read_batch = watched  # type: ignore[method-assign]
-    load_rows(sources, row_layout(sources, ("image", "valid_pixels")), make_mesh(), threads=2)
+    load_rows(sources, layout, make_mesh(), threads=2)
     RecordSource.read_batch = records_of  # type: ignore[method-assign]
     equal, _, _ = compare(sources, 8, masks=True)
     order = mixed_order(sources, WEIGHTS[2], BATCH, SEED)
@@ -116,7 +118,7 @@ def losses(folder: Path, resident: str) -> dict:
     config.data.resident = resident == "1"
     config.batch.update({"global_batch": 16, "mix_group": 2})
     config.optimizer.stop_after_epochs = 6.0
-    progress = train(resolve(config), folder / f"run{resident}")
+    progress = train(resolve(config, PretrainingSettings), folder / f"run{resident}")
     entries = training_curve(read_log(folder / f"run{resident}"))
     return {"devices": jax.device_count(), "steps": progress.step, "losses": [entry["loss"] for entry in entries]}
 

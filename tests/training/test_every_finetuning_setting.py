@@ -58,7 +58,7 @@ CONTEXT = {
         "optimizer.base_lr": 1e-30,
         "optimizer.min_lr": 0.0,
         "head.frozen_encoder": True,
-        "optimizer.stop_after_steps": 8,
+        "optimizer.stop_after_epochs": 4.0,
     },
     "flood.tiling": {"task": "flood"},
     "flood.patch_op": {"task": "flood"},

@@ -102,7 +102,7 @@ def test_both_feeds_give_the_same_batches_to_the_same_program(run_settings, tmp_
 
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_names_the_records_held(run_settings, tmp_path):
-    settings = run_settings(optimizer__base_lr=1e30, data__resident=True)
+    settings = run_settings(optimizer__base_lr=1e30, data__resident=True, validation__split=None)
     with pytest.raises(UserError, match=r"not finite at step \d; .* records of the batch: synthetic_train_") as caught:
         train(settings, tmp_path)
     step = int(str(caught.value).split("at step ")[1][0])
@@ -110,6 +110,14 @@ def test_a_loss_that_is_not_finite_names_the_records_held(run_settings, tmp_path
     batches = LoaderFeed(set_up(run_settings()), step)
     assert told["records"] == [f"synthetic_train_{number:06d}" for number in next(batches).records]
     batches.close()
+
+
+@pytest.mark.slow
+def test_a_validation_loss_that_is_not_finite_is_one_line(run_settings, tmp_path):
+    line = r"the validation loss is not finite at step 2; last good checkpoint: none; lower optimizer.base_lr or "
+    with pytest.raises(UserError, match=line):
+        train(run_settings(optimizer__base_lr=1e30), tmp_path)
+    assert not list(tmp_path.glob("not_finite*"))
 
 
 def test_the_plan_counts_the_records_held_and_refuses_what_does_not_fit(run_settings, monkeypatch):
