@@ -38,7 +38,7 @@ def test_a_signal_saves_a_run_and_tells_by_the_exit_code(number, code, records, 
     assert main(pretrain(f"--workdir={tmp_path}/run", *LONG, records=records)) == code
     assert complete_steps(tmp_path / "run" / "checkpoints") == [2]
     told = capsys.readouterr().err.splitlines()[-1]
-    assert told == f"{signal.Signals(number).name}: saved and stopped at step 2; the same command goes on from there"
+    assert told == f"{signal.Signals(number).name}: saved at step 2; the same command goes on from there"
 
 
 def test_a_second_ctrl_c_ends_a_run_at_once_in_one_line(records, tmp_path, capsys, monkeypatch):  # noqa: F811
@@ -127,4 +127,4 @@ def test_ctrl_c_at_any_moment_of_a_run(seconds, records, tmp_path):  # noqa: F81
     code, told = interrupt(("-m", "sarwmix_jax.cli.main", *arguments), seconds, (tmp_path / "run").exists)
     assert code == 130
     assert "Traceback" not in told
-    assert told.splitlines()[-1].startswith(("interrupted; ", "SIGINT: saved and stopped at step "))
+    assert told.splitlines()[-1].startswith(("interrupted; ", "SIGINT: saved at step "))

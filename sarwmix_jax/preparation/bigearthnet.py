@@ -16,7 +16,7 @@ import tensorstore as ts
 from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES, ORIGINAL_TO_CLASS
-from sarwmix_jax.geotiff.plain_tiff import check_band, read_band
+from sarwmix_jax.geotiff.patches import check_band, read_band
 from sarwmix_jax.preparation.plan import Row
 
 CONTRACT_V1 = Contract(

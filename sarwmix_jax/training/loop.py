@@ -171,8 +171,7 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
     if out_of_patience(run, progress):
         log.say(f"step {progress.step}: {progress.stale} validations without a better one; the run ends here")
     if progress.interrupted:
-        where = progress.step
-        log.say(f"{progress.interrupted}: saved and stopped at step {where}; the same command goes on from there")
+        log.say(f"{progress.interrupted}: saved at step {progress.step}; the same command goes on from there")
     log.write("end", step=progress.step, interrupted=progress.interrupted)
     return progress
 
@@ -214,8 +213,7 @@ def after_step(run: Run, output: Output, progress: Progress, throughput: Through
     """After a step: log, validate, save, as far as they are due or a signal asks for it."""
     done, schedule = progress.step, run.schedule
     probe_due = run.probe is not None and schedule.probe_due(done)
-    pause = schedule.validation_due(done) or schedule.checkpoint_due(done) or progress.interrupted is not None
-    pause = pause or probe_due
+    pause = probe_due or schedule.validation_due(done) or schedule.checkpoint_due(done) or bool(progress.interrupted)
     if pause or schedule.log_due(done, first):
         write_step(run, output, progress, throughput)
     output.log.advance(done)
@@ -228,9 +226,8 @@ def after_step(run: Run, output: Output, progress: Progress, throughput: Through
 
 def write_probe(run: Run, output: Output, progress: Progress, scores: dict[str, float]) -> None:
     """Log the scores of frozen features."""
-    done = progress.step
-    output.log.write("probe", step=done, epoch=run.schedule.epoch(done), **scores)
-    output.log.say(f"step {done}: probe, {scores['neighbours']:.0f} nearest neighbours: {scores_text(scores)}")
+    output.log.write("probe", step=progress.step, epoch=run.schedule.epoch(progress.step), **scores)
+    output.log.say(f"step {progress.step}: probe, {scores['neighbours']:.0f} nearest neighbours: {scores_text(scores)}")
 
 
 def write_step(run: Run, output: Output, progress: Progress, throughput: Throughput) -> None:
