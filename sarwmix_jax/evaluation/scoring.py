@@ -39,9 +39,10 @@ def baseline_predictions(task: str, fit_source: Any, source: Any, classes: int) 
     if task == "flood":
         train, test = (changes_of(each) for each in (fit_source, source))
         change = baselines.ChangeThreshold(*train)
+        size = f"above {change.threshold_db:.2f} dB" if np.isfinite(change.threshold_db) else "without a threshold"
         return {
             "majority class": baselines.majority_class(train[1], classes, len(source)),
-            f"mean |difference| above {change.threshold_db:.2f} dB": change(test[0]),
+            f"mean |difference| {size}": change(test[0]),
         }
     rows = np.unique(np.linspace(0, len(fit_source) - 1, min(LINEAR_SAMPLES, len(fit_source))).astype(int))
     train_samples = image_statistics_of(Subset(fit_source, rows), task)
