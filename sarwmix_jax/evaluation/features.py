@@ -115,7 +115,8 @@ def write_embeddings(path: Path, loaded: Loaded, sources: dict[str, Any], batch:
 
 
 def _table(source: Any, features: Float[np.ndarray, "sample feature"]) -> pa.Table:
-    records = [source[number] for number in range(len(source))]
+    pixels = ("image", "valid_pixels")  # of all records of a large set at once they fill the memory
+    records = [{k: v for k, v in source[number].items() if k not in pixels} for number in range(len(source))]
     classes = source.contract.classes
     columns: dict[str, Any] = {
         name: [record[name] for record in records] for name in ("patch_id", "s1_name", "split", "country")
