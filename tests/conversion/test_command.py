@@ -26,8 +26,12 @@ def run(*arguments) -> int:
     return main([str(argument) for argument in arguments])
 
 
-def rewritten(path, name: str, change) -> None:
-    """A golden file made anew by hand, with its tensors changed by a function on the dictionary of arrays."""
+def around(model) -> dict:
+    return {"model": model, "epoch": 3, "args": Args({"model": "mixmim_huge"})}
+
+
+def rewritten(path, name: str, change=lambda model: None, around=around) -> None:
+    """A golden file made anew by hand: its dictionary of arrays changed by a function, and what stands around it."""
     model = {key: np.array(array) for key, array in read_checkpoint(GOLDEN / f"{name}_tiny.pth").model.items()}
     change(model)
     views, storages = {}, {}
@@ -35,7 +39,7 @@ def rewritten(path, name: str, change) -> None:
         strides = tuple(stride // array.itemsize for stride in np.ascontiguousarray(array).strides)
         views[key] = View(array.dtype.name, str(number), array.size, 0, array.shape, strides)
         storages[str(number)] = array.tobytes()
-    handmade.write(path, {"model": views, "epoch": 3, "args": Args({"model": "mixmim_huge"})}, storages)
+    handmade.write(path, around(views), storages)
 
 
 @pytest.mark.parametrize(("name", "options"), [("pretrain", PRETRAIN), ("finetune", FINETUNE), ("flood", FLOOD)])
@@ -211,7 +215,7 @@ def test_a_destination_that_cannot_be(tmp_path, capsys):
 
 
 def test_the_description_is_plain_json(tmp_path):
-    rewritten(tmp_path / "a.pth", "finetune", lambda model: None)
+    rewritten(tmp_path / "a.pth", "finetune")
     assert run(tmp_path / "a.pth", tmp_path / "out", *FINETUNE) == 0
     described = load_parameters(tmp_path / "out").description
     assert described["source"]["epochs"] == 4

@@ -70,7 +70,8 @@ def test_no_name_outside_the_list_and_nothing_is_executed(tmp_path, capsys, call
 
 BROKEN_PICKLES = {
     "extension": (b"\x82\x01", "opcode EXT1"),
-    "bytes": (b"C\x01a", "opcode SHORT_BINBYTES"),
+    "bytes": (b"C\x01a", "not a tensor but builtins.bytes"),
+    "buffer": (b"\x96" + bytes(8), "opcode BYTEARRAY8"),
     "recall": (b"h\x09", "never stored"),
     "empty stack": (b"0" * 99, "empty stack"),
     "no mark": (b"t", "odd"),
