@@ -29,6 +29,7 @@ _NUMBER_BYTES = 64
 """Of any whole number; states of random generators have 16."""
 _STORAGE = re.compile(r"[0-9]{1,9}")
 _MAX_DIMENSIONS = 8
+_MAX_ELEMENT_BITS = 40
 _MAX_DEPTH = 20
 
 
@@ -248,6 +249,8 @@ def _tensor(arguments: tuple[Any, ...]) -> np.ndarray:
     ranks_fit = len(shape) == len(strides) <= _MAX_DIMENSIONS
     if not ranks_fit or not all(type(number) is int and 0 <= number < 1 << 60 for number in (offset, *shape, *strides)):
         raise Refused("a tensor has a broken shape")
+    if math.prod(side or 1 for side in shape) >> _MAX_ELEMENT_BITS:  # beside an axis of 0, any length fits its storage
+        raise Refused(f"a tensor of shape {shape} is larger than any file")
     elements, size = math.prod(shape), len(data) // dtype.itemsize
     last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
     if elements > size or (elements and last >= size) or offset > size:

@@ -22,7 +22,7 @@ from sarwmix_jax.facts.sizes import SIZES
 from sarwmix_jax.settings.model import PATCH, STAGES, ModelSettings, windows_for
 
 _LISTED = 8
-_FLOATING = ("float16", "bfloat16", "float32", "float64")
+FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 T = TypeVar("T")
 
@@ -134,6 +134,8 @@ def _sides(tensors: Mapping[str, np.ndarray], name: str, dimensions: int) -> tup
         raise UserError(f"the file has no tensor {name}, so it is no SAR-W-MixMAE checkpoint that can be recognised")
     if tensors[name].ndim != dimensions:
         raise UserError(f"tensor {name} has shape {list(tensors[name].shape)}; {dimensions} axes are needed")
+    if 0 in tensors[name].shape:
+        raise UserError(f"tensor {name} has shape {list(tensors[name].shape)} and so no values; use a whole file")
     return tensors[name].shape
 
 
@@ -224,14 +226,14 @@ def account(
             if array.shape != expected[name]
         ],
         "not floating-point": [
-            name for name, array in present.items() if name in parameters and array.dtype.name not in _FLOATING
+            name for name, array in present.items() if name in parameters and array.dtype.name not in FLOATING
         ],
     }
     if not any(problems.values()):
         for name, array in present.items():
             if name in windows and not np.array_equal(array, relative_position_index(windows[name])):
                 problems.setdefault("wrong", []).append(name)
-            elif name in parameters and not allow_nonfinite and not _finite(array):
+            elif name in parameters and not allow_nonfinite and not is_finite(array):
                 problems.setdefault("not finite", []).append(name)
     if any(problems.values()):
         raise UserError(f"the file's tensors do not fit: {_listed(problems)}")
@@ -258,7 +260,7 @@ def _buffers(found: Recognised) -> dict[str, int]:
     }
 
 
-def _finite(array: np.ndarray) -> bool:
+def is_finite(array: np.ndarray) -> bool:
     """Whether all values are finite as float32."""
     with np.errstate(all="ignore"):
         # A sum is one pass without a copy; only where it is not finite can a value be so.

@@ -125,6 +125,8 @@ VIEWS = {
     "expanded": View("float32", "0", 4, 0, (1 << 40, 1), (0, 0)),
     "huge": View("float32", "0", 1 << 59, 0, (1 << 59,), (1,)),
     "product": View("float32", "0", 4, 0, (1 << 59, 1 << 59, 1 << 59), (0, 0, 0)),
+    "giant and empty": View("float32", "0", 4, 0, (0, 1 << 41), (0, 0)),
+    "giant, empty and beyond all numbers": View("float32", "0", 4, 0, (0, 1 << 59, 1 << 59), (0, 0, 0)),
     "negative offset": View("float32", "0", 4, -1, (4,), (1,)),
     "negative stride": View("float32", "0", 4, 3, (4,), (-1,)),
     "negative shape": View("float32", "0", 4, 0, (-4,), (1,)),

@@ -104,6 +104,11 @@ def test_statistics_as_numbers():
     [
         ({"patch_embed.proj.weight": (128, 3, 4, 4)}, "takes 3 bands"),
         ({"patch_embed.proj.weight": (128, 2, 16)}, "4 axes are needed"),
+        ({"patch_embed.proj.weight": (0, 2, 4, 4)}, r"proj.weight has shape \[0, 2, 4, 4\] and so no values"),
+        ({"absolute_pos_embed": (1, 0, 128)}, "so no values"),
+        ({"absolute_pos_embed": (0, 1 << 30, 128)}, "so no values"),
+        ({"mask_token": (1, 1, 0)}, "so no values"),
+        ({"layers.1.blocks.0.attn.relative_position_bias_table": (225, 0)}, "so no values"),
         ({"absolute_pos_embed": (1, 1000, 128)}, "no square grid"),
         ({"layers.1.blocks.0.attn.relative_position_bias_table": (224, 8)}, "no window side"),
         ({"layers.1.blocks.0.attn.relative_position_bias_table": (225, 7)}, "7 heads"),
@@ -113,6 +118,12 @@ def test_statistics_as_numbers():
 def test_impossible_shapes(change, why):
     with pytest.raises(UserError, match=why):
         recognise(base(**change), Hints(statistics="bigearthnet_v1", decoder_heads=16), None)
+
+
+def test_a_head_of_no_classes():
+    empty = tensors("finetune") | {"head.weight": np.zeros((0, 64)), "head.bias": np.zeros(0)}
+    with pytest.raises(UserError, match=r"head\.weight has shape \[0, 64\]"):
+        recognise(empty, V1, None)
 
 
 def test_missing_tensors_that_tell_widths():
