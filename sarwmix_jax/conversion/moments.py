@@ -27,7 +27,7 @@ def parameter_order(model: Iterable[Entry]) -> list[list[Entry]]:
     return [plain, [entry for entry in trained if entry not in plain]]
 
 
-def convert_moments(optimizer: Mapping[Any, Any] | None, found: Recognised) -> Moments:
+def convert_moments(optimizer: Mapping[Any, Any], found: Recognised) -> Moments:
     """Convert the optimiser state of a pretraining file.
 
     Args:
@@ -35,10 +35,8 @@ def convert_moments(optimizer: Mapping[Any, Any] | None, found: Recognised) -> M
         found: the model it belongs to.
 
     Raises:
-        UserError: the file has no optimiser, is no pretraining file, or the state does not fit the parameters.
+        UserError: the file is no pretraining file, or the state does not fit the parameters.
     """
-    if optimizer is None:
-        raise UserError("--with-optimizer: the file holds no optimiser state; leave the option out")
     if found.kind != "pretraining":
         raise UserError(f"--with-optimizer: only pretraining runs go on; the file is of kind {found.kind}")
     groups = parameter_order(entries(found.extent))
@@ -68,7 +66,7 @@ def _count(state: Any, entry: Entry) -> int:
     step = state.get("step") if isinstance(state, dict) else None
     if isinstance(step, np.ndarray) and step.size == 1:
         step = step.item()
-    if type(step) not in (int, float) or not 0 <= step < 1 << 31 or step != int(step):
+    if isinstance(step, bool) or not isinstance(step, int | float) or not 0 <= step < 1 << 31 or step != int(step):
         raise UserError(f"--with-optimizer: the state of {entry.published} has no whole number of steps")
     return int(step)
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.conversion.convert import Request, convert
-from sarwmix_jax.conversion.recognition import Hints
+from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.errors import UserError
 from tests.conversion import handmade, test_fuzz

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.conversion.convert import Request, convert
-from sarwmix_jax.conversion.recognition import Hints
+from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.errors import UserError
 from tests.support import GOLDEN
 

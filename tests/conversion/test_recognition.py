@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.conversion import identity
+from sarwmix_jax.conversion.hints import Hints, parse_statistics
 from sarwmix_jax.conversion.identity import identify, listing
-from sarwmix_jax.conversion.recognition import Hints, account, parse_statistics, recognise
+from sarwmix_jax.conversion.recognition import account, recognise
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
@@ -74,7 +75,7 @@ def test_kinds():
 
 
 def test_what_no_tensor_tells_must_be_said():
-    with pytest.raises(UserError, match="say --statistics"):
+    with pytest.raises(UserError, match=r"say --statistics bigearthnet_v1\|bigearthnet_v2\|MEAN_VH,"):
         recognise(tensors("finetune"), Hints(), None)
     with pytest.raises(UserError, match=r"say --tiling released\|two_band"):
         recognise(tensors("flood"), Hints(kind="flood", statistics="bigearthnet_v1"), None)

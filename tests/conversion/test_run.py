@@ -10,9 +10,10 @@ from flax import nnx
 
 from sarwmix_jax.checkpoints.restore import previous_run, take_parameters
 from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints
+from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.conversion.moments import convert_moments, parameter_order
 from sarwmix_jax.conversion.pickled import Inert
-from sarwmix_jax.conversion.recognition import Hints, recognise
+from sarwmix_jax.conversion.recognition import recognise
 from sarwmix_jax.conversion.table import Extent, entries
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.errors import UserError
@@ -94,7 +95,7 @@ def test_states_that_do_not_fit(change, why):
 
 
 def test_the_training_code_restores_it(tmp_path):
-    options = [*PRETRAIN, "--with-optimizer", "--mix-group", "4"]
+    options = [*PRETRAIN, "--with-optimizer", "--mix-group", "4", "--norm-pix", "no"]
     assert run(FILE, tmp_path / "run", *options) == 0
     _, params, fixed = split_model(nnx.eval_shape(lambda: MixMAE(TINY, rngs=nnx.Rngs(0))))
     opt_state = jax.eval_shape(make_optimizer(OptimizerSettings(clip_grad=1.0)).init, params)
@@ -113,6 +114,7 @@ def test_the_training_code_restores_it(tmp_path):
     previous = previous_run(tmp_path / "run" / FOLDER)
     assert previous is not None and (previous.step, previous.progress["mix_group"]) == (8, 4)
     assert previous.settings["model"]["decoder_heads"] == 4 and previous.settings["model"]["windows"] is None
+    assert previous.settings["loss"]["norm_pix"] is False and restored.description["norm_pix"] is False
     assert restored.description["progress"]["epoch"] == 64
 
 
