@@ -75,10 +75,15 @@ def ask(told: Mapping[str, Any], own_batch_size: str | None) -> None:
 
 
 def settled(what: str, said: T | None, known: T | None) -> T | None:
-    """What the user says or the registry knows."""
+    """What the user says or the registry knows.
+
+    Raises:
+        UserError: they contradict each other.
+    """
     if said is not None and known is not None and said != known:
+        shown = [("no", "yes")[value] if isinstance(value, bool) else value for value in (said, known)]
         raise UserError(
-            f"{option(what)} {said} contradicts the registry, which says {known} for this file; leave it out"
+            f"{option(what)} {shown[0]} contradicts the registry, which says {shown[1]} for this file; leave it out"
         )
     return known if said is None else said
 

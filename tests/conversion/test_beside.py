@@ -78,18 +78,10 @@ def test_but_not_inside_the_model(tmp_path, what):
             read_checkpoint(handmade.write(tmp_path / "b.pth", {"model": {"w": view}}, {"0": bytes(4)}))
 
 
-def test_a_file_of_another_trainer_converts_bit_by_bit_and_nothing_is_called(tmp_path):
-    """Nested, with both prefixes, and with one of everything beside the model and in its arguments."""
-    marker = tmp_path / "called"
-    traps = {
-        # what PyTorch, NumPy or Python would open, make or run, had they been called
-        "path": Call("pathlib", "PosixPath", (str(marker),), {"touch": True}),
-        "codec": Call("_codecs", "encode", (f"import os; os.mkdir({str(marker)!r})", "no such codec")),
-        "device": Call("torch", "device", (f"{marker}", -1)),
-        "size": Call("numpy._core.multiarray", "_reconstruct", (Raw(name("numpy", "ndarray")), (1 << 400,), "b")),
-    }
-    items = {what: item for what, item in BESIDE.items() if isinstance(item, Raw | Call)} | traps
-    items = {what: item for what, item in items.items() if "protocol 4" not in what}
+def write_everything(path, traps=()):
+    """The golden classifier nested, with both prefixes, and with one of everything beside it and in its arguments."""
+    kept = {what: item for what, item in BESIDE.items() if isinstance(item, Raw | Call) and "protocol 4" not in what}
+    items = kept | dict(traps)
 
     def around(model):
         nested = {"model": {"state_dict": model}, "epoch": 3}
@@ -99,7 +91,25 @@ def test_a_file_of_another_trainer_converts_bit_by_bit_and_nothing_is_called(tmp
         for key in list(model):
             model[f"_orig_mod.module.{key}"] = model.pop(key)
 
-    rewritten(tmp_path / "a.pth", "finetune", change, around)
+    rewritten(path, "finetune", change, around)
+
+
+@pytest.mark.parametrize("cases", [60, pytest.param(3000, marks=pytest.mark.slow)])
+def test_damage_to_what_stands_beside_is_refused_or_harmless(tmp_path, cases):
+    write_everything(tmp_path / "whole.pth")
+    assert 0 < test_fuzz.fuzz(tmp_path / "a.pth", "pickle", 50_000, cases, tmp_path / "whole.pth") < cases
+
+
+def test_a_file_of_another_trainer_converts_bit_by_bit_and_nothing_is_called(tmp_path):
+    marker = tmp_path / "called"
+    traps = {
+        # what PyTorch, NumPy or Python would open, make or run, had they been called
+        "path": Call("pathlib", "PosixPath", (str(marker),), {"touch": True}),
+        "codec": Call("_codecs", "encode", (f"import os; os.mkdir({str(marker)!r})", "no such codec")),
+        "device": Call("torch", "device", (f"{marker}", -1)),
+        "size": Call("numpy._core.multiarray", "_reconstruct", (Raw(name("numpy", "ndarray")), (1 << 400,), "b")),
+    }
+    write_everything(tmp_path / "a.pth", traps)
     sys.addaudithook(test_fuzz._audit)
     test_fuzz._events = []
     try:

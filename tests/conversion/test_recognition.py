@@ -1,6 +1,7 @@
 """Recognition, and the account of every tensor."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,11 @@ def test_the_registry_knows_the_rest_and_is_not_contradicted():
     for hints in (Hints(tiling="two_band"), Hints(statistics="bigearthnet_v2"), Hints(kind="classifier")):
         with pytest.raises(UserError, match="contradicts the registry"):
             recognise(tensors("flood"), hints, flood)
+    pretrained = replace(RELEASED[0], norm_pix=True)
+    with pytest.raises(UserError, match="--norm-pix no contradicts the registry, which says yes for this file"):
+        recognise(tensors("pretrain"), replace(HEADS, norm_pix=False), pretrained)
+    found = recognise(tensors("pretrain"), Hints(decoder_heads=4), pretrained, own_batch_size="7")
+    assert (found.norm_pix, found.mix_group, found.statistics_name) == (True, 256, "bigearthnet_v1")
 
 
 def test_statistics_as_numbers():
