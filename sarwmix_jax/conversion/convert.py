@@ -20,6 +20,8 @@ from sarwmix_jax.facts.released import Released
 from sarwmix_jax.settings.model import ModelSettings, windows_for
 
 _SHOWN_ARGS = 100
+_LARGEST_SIDE = 4096
+"""Pixels; the position table of base then has half a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,8 @@ def _resized(settings: ModelSettings, request: Request) -> ModelSettings:
     if request.image_size is None and request.windows is None:
         return settings
     side = settings.image_size if request.image_size is None else request.image_size
+    if side > max(_LARGEST_SIDE, settings.image_size):
+        raise UserError(f"--image-size {side} is larger than {_LARGEST_SIDE}; cut larger images into tiles")
     return dataclasses.replace(settings, image_size=side, windows=request.windows or windows_for(side))
 
 

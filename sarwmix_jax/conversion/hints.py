@@ -27,7 +27,7 @@ class Hints:
         """Raises UserError if the statistics or the mix group are none."""
         if self.statistics is not None:
             parse_statistics(self.statistics)
-        if self.mix_group is not None and self.mix_group < 1:
+        if self.mix_group is not None and not 0 < self.mix_group < 1 << 31:
             raise UserError(f"--mix-group {self.mix_group} is no number of images; give 1 or more")
 
 

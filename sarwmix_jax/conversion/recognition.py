@@ -23,6 +23,7 @@ from sarwmix_jax.facts.sizes import SIZES
 from sarwmix_jax.settings.model import PATCH, STAGES, ModelSettings, windows_for
 
 _LISTED = 8
+_FIRST = "patch_embed.proj.weight"
 FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 
@@ -97,6 +98,9 @@ def _kind(classes: int | None, said: str | None) -> str | None:
 def _sides(tensors: Mapping[str, np.ndarray], name: str, dimensions: int) -> tuple[int, ...]:
     """Shape of a tensor that tells widths."""
     if name not in tensors:
+        for other in tensors:
+            if (prefix := other.removesuffix(_FIRST)) != other and prefix:
+                raise UserError(f"the names of the file's tensors begin with {prefix[:80]!a}; save them without")
         raise UserError(f"the file has no tensor {name}, so it is no SAR-W-MixMAE checkpoint that can be recognised")
     if tensors[name].ndim != dimensions:
         raise UserError(f"tensor {name} has shape {list(tensors[name].shape)}; {dimensions} axes are needed")
@@ -107,7 +111,7 @@ def _sides(tensors: Mapping[str, np.ndarray], name: str, dimensions: int) -> tup
 
 def _shape(tensors: Mapping[str, np.ndarray], extent: Extent) -> dict[str, Any]:
     """What the tensors tell of the model's settings."""
-    width, bands, patch, _ = _sides(tensors, "patch_embed.proj.weight", 4)
+    width, bands, patch, _ = _sides(tensors, _FIRST, 4)
     if bands != len(BANDS):
         raise UserError(f"the model takes {bands} bands; only {len(BANDS)} ({', '.join(BANDS)}) are supported")
     if patch != PATCH:

@@ -53,6 +53,10 @@ def test_what_is_said_of_the_wrong_kind_or_is_no_value(tmp_path, capsys):
         ("pretrain", [*PRETRAIN, "--tiling", "released"], "--tiling is given, but the file is of kind pretraining"),
         ("pretrain", [*PRETRAIN, "--mix-group", "4"], "--mix-group is of use with --with-optimizer alone"),
         ("pretrain", [*PRETRAIN, "--with-optimizer", "--mix-group", "0"], "--mix-group 0 is no number of images"),
+        ("pretrain", [*PRETRAIN, "--with-optimizer", "--mix-group", str(10**30)], "0 is no number of images"),
+        ("finetune", [*FINETUNE, "--image-size", "4128"], "--image-size 4128 is larger than 4096"),
+        ("finetune", [*FINETUNE, "--image-size", str(10**30)], "is larger than 4096"),
+        ("finetune", [*FINETUNE, "--image-size", "0"], "image side 0 is not a multiple of 32"),
         ("pretrain", ["--statistics", "v3"], "--statistics 'v3' is unknown"),
     ]:
         assert run(GOLDEN / f"{name}_tiny.pth", tmp_path / "out", *options) == 2

@@ -127,6 +127,13 @@ def test_impossible_shapes(change, why):
         recognise(base(**change), Hints(statistics="bigearthnet_v1", decoder_heads=16), None)
 
 
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_another_prefix_is_named(name):
+    for prefix in ("model.", "teacher.backbone."):
+        with pytest.raises(UserError, match=f"begin with '{prefix}'; save them without"):
+            recognise({prefix + key: array for key, array in tensors(name).items()}, HEADS, None)
+
+
 def test_a_head_of_no_classes():
     empty = tensors("finetune") | {"head.weight": np.zeros((0, 64)), "head.bias": np.zeros(0)}
     with pytest.raises(UserError, match=r"head\.weight has shape \[0, 64\]"):
