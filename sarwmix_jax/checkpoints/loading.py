@@ -20,6 +20,8 @@ from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import Tree, abstract_model, flatten_names, split_model, unflatten_names
 from sarwmix_jax.settings.model import ModelSettings, described_model
 
+PYTORCH_SUFFIXES = (".pth", ".pt", ".ckpt")
+
 
 @dataclass(frozen=True)
 class Loaded:
@@ -116,6 +118,11 @@ def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
     Raises:
         UserError: There is none.
     """
+    if path.suffix in PYTORCH_SUFFIXES and not path.is_dir():
+        raise UserError(
+            f"{path} is a file of PyTorch, not a checkpoint folder; convert it first "
+            f"(python convert_torch_ckpt.py {path} FOLDER --verify) and give the folder"
+        )
     if path.name.isdigit() and step is None:
         path, step = path.parent, int(path.name)
     directory = path / FOLDER if (path / FOLDER).is_dir() else path

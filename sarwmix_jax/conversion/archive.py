@@ -23,9 +23,9 @@ _LOCATOR64 = struct.Struct("<4sLQL")
 _LOCAL = struct.Struct("<4s5H3L2H")
 
 
-def damaged(path: Path, why: str) -> UserError:
+def damaged(path: Path, why: str, remedy: str = "download the file again or save it anew with torch.save") -> UserError:
     """The error for a file that is not a whole, plain `torch.save` archive."""
-    return UserError(f"{path}: refused, {why}; download the file again or save it anew with torch.save")
+    return UserError(f"{path}: refused, {why}; {remedy}")
 
 
 def open_archive(path: Path) -> dict[str, memoryview]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from sarwmix_jax.command_line import Parser
 from sarwmix_jax.conversion.convert import Converted, Request, check_free, convert, write
+from sarwmix_jax.conversion.hints import NEEDS_NORM_PIX, Hints, option
 from sarwmix_jax.conversion.identity import listing
-from sarwmix_jax.conversion.recognition import Hints
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.released import TILINGS
 from sarwmix_jax.settings.model import STAGES
@@ -32,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--list", action="store_true", help="print the released files that are known")
     p.add_argument("--verify", action="store_true", help="compare every tensor, and run a probe that is kept")
+    p.add_argument("-v", "--verbose", action="store_true", help="with --verify, a line for every tensor")
     p.add_argument("--sha256", metavar="HEX", help="refuse the file unless it has this hash")
     p.add_argument("--kind", choices=_KINDS, help="what the file is, where its tensors do not tell")
     p.add_argument("--tiling", choices=TILINGS, help="how a flood model's tiles were cut")
@@ -102,12 +103,13 @@ def import_file(options: argparse.Namespace) -> None:
     request = Request(hints=Hints(**_chosen(Hints, options)), **_chosen(Request, options))
     converted = convert(request)
     print("\n".join(report(converted)))
-    step = write(converted, request, options.destination)
+    step = write(converted, options.destination)
     print(f"wrote {options.destination} (step {step})")
     if options.verify:
         from sarwmix_jax.conversion.proof import compare_tensors
 
-        print("\n".join(compare_tensors(converted, options.destination)))
+        table, summary = compare_tensors(converted, options.destination)
+        print("\n".join([*table, *summary] if options.verbose else summary))
         show_probe(options.destination)
 
 
@@ -125,9 +127,12 @@ def report(converted: Converted) -> list[str]:
         f"kind {found.kind}, {settings.image_size} px, width {settings.embed_dim}, depths {settings.depths}, "
         f"heads {settings.num_heads}, windows {settings.window_sides}"
     )
+    lines.append("epochs trained: " + ("the file does not tell" if source["epochs"] is None else str(source["epochs"])))
     if found.kind == "pretraining":
         depth, width, heads = settings.decoder_depth, settings.decoder_dim, settings.decoder_heads
         lines.append(f"decoder: {depth} blocks of width {width} with {heads} heads")
+        if found.norm_pix is None:
+            lines.append(f"what will not work without {option('norm_pix')} yes|no: {NEEDS_NORM_PIX}")
     else:
         lines.append(f"{found.classes} classes" + (f", tiling {found.tiling}" if found.tiling else ""))
     mean, std = found.statistics.mean_db, found.statistics.std_db

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.conversion.identity import identify
 from sarwmix_jax.conversion.moments import Moments, convert_moments
-from sarwmix_jax.conversion.recognition import Hints, Recognised, account, recognise
+from sarwmix_jax.conversion.recognition import Recognised, account, recognise
 from sarwmix_jax.conversion.resize import resize_tables
 from sarwmix_jax.conversion.table import FIXED, LAYOUTS, entries, without_prefix
 from sarwmix_jax.conversion.torch_file import read_checkpoint, sha256_of
@@ -19,6 +20,8 @@ from sarwmix_jax.facts.released import Released
 from sarwmix_jax.settings.model import ModelSettings, windows_for
 
 _SHOWN_ARGS = 100
+_LARGEST_SIDE = 4096
+"""Pixels; the position table of base then has half a gigabyte."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,6 @@ class Request:
     allow_missing: tuple[str, ...] = ()
     allow_nonfinite: bool = False
     with_optimizer: bool = False
-    mix_group: int | None = None
     sha256: str | None = None
 
 
@@ -67,23 +69,28 @@ def convert(request: Request) -> Converted:
     """Read a file, recognise it and account for every tensor; nothing is written.
 
     Raises:
-        UserError: see `read_checkpoint`, `identify`, `recognise`, `account`, `convert_moments`.
+        UserError: see `read_checkpoint`, `identify`, `recognise`, `account`, `convert_moments`; or options of the
+            optimiser state are given without one.
     """
+    if request.hints.mix_group is not None and not request.with_optimizer:
+        raise UserError("--mix-group is of use with --with-optimizer alone; leave it out")
     file = read_checkpoint(request.source)
+    optimizer = file.optimizer if request.with_optimizer else None
+    if request.with_optimizer and optimizer is None:
+        raise UserError("--with-optimizer: the file holds no optimiser state; leave the option out")
     sha256 = sha256_of(request.source)
     released = identify(request.source, sha256, request.sha256)
     published = without_prefix(file.model)
-    found = recognise(published, request.hints, released)
+    arguments = shown_arguments(file.args or {})
+    own_batch_size = None if optimizer is None else arguments.get("batch_size", "not there")
+    found = recognise(published, request.hints, released, own_batch_size)
     absent = account(published, found, request.allow_missing, request.allow_nonfinite)
-    settings = found.settings
-    if request.image_size is not None or request.windows is not None:
-        side = settings.image_size if request.image_size is None else request.image_size
-        settings = dataclasses.replace(settings, image_size=side, windows=request.windows or windows_for(side))
+    settings = _resized(found.settings, request)
     tensors, rounded = _parameters(published, found)
     resized = resize_tables(tensors, settings.image_size, settings.window_sides)
     if request.with_optimizer and (resized or absent):
         raise UserError("--with-optimizer: resized or missing tensors have no optimiser state; leave one option out")
-    moments = convert_moments(file.optimizer, found) if request.with_optimizer else None
+    moments = None if optimizer is None else convert_moments(optimizer, found)
     drawn = [entry.ours for entry in entries(found.extent) if entry.published in absent]
     if drawn:
         from sarwmix_jax.checkpoints.loading import drawn_tensors  # JAX is not needed otherwise
@@ -96,11 +103,21 @@ def convert(request: Request) -> Converted:
         "verified": released is not None,
         "released": released.file if released else None,
         "epochs": None if file.epoch is None else file.epoch + 1,
-        "args_not_trusted": shown_arguments(file.args or {}),
+        "args_not_trusted": arguments,
         "resized": resized,
         "drawn": drawn,
     }
     return Converted(source, released, found, settings, tensors, published, rounded, moments)
+
+
+def _resized(settings: ModelSettings, request: Request) -> ModelSettings:
+    """Settings at the image side and the windows that are wanted, if any are."""
+    if request.image_size is None and request.windows is None:
+        return settings
+    side = settings.image_size if request.image_size is None else request.image_size
+    if side > max(_LARGEST_SIDE, settings.image_size):
+        raise UserError(f"--image-size {side} is larger than {_LARGEST_SIDE}; cut larger images into tiles")
+    return dataclasses.replace(settings, image_size=side, windows=request.windows or windows_for(side))
 
 
 def _parameters(published: dict[str, np.ndarray], found: Recognised) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
@@ -133,15 +150,14 @@ def check_free(directory: Path) -> None:
         raise UserError(f"{directory} exists and is not an empty folder; name another one")
 
 
-def write(converted: Converted, request: Request, directory: Path) -> int:
+def write(converted: Converted, directory: Path) -> int:
     """Write a converted checkpoint.
 
     Returns:
         Its step: the optimiser steps done, or 0 without an optimiser.
 
     Raises:
-        UserError: see `check_free` and `converted.write_checkpoint`; or the optimiser's mix group
-            is unknown.
+        UserError: see `check_free` and `converted.write_checkpoint`.
     """
     from sarwmix_jax.checkpoints.converted import write_checkpoint
     from sarwmix_jax.checkpoints.store import describe
@@ -158,7 +174,7 @@ def write(converted: Converted, request: Request, directory: Path) -> int:
     more["class_names"] = known_names.get((found.kind, found.classes or 0))
     if converted.moments is not None:
         items["optimizer"] = run_state(items["params"], converted.moments)
-        more |= run_description(converted, request)
+        more |= run_description(converted, converted.moments.count)
     description = describe(
         found.kind,
         converted.settings,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sarwmix_jax.conversion.recognition import Recognised
+from sarwmix_jax.conversion.recognition import FLOATING, Recognised, is_finite
 from sarwmix_jax.conversion.table import FIXED, LAYOUTS, Entry, entries
 from sarwmix_jax.errors import UserError
 
@@ -27,7 +27,7 @@ def parameter_order(model: Iterable[Entry]) -> list[list[Entry]]:
     return [plain, [entry for entry in trained if entry not in plain]]
 
 
-def convert_moments(optimizer: Mapping[Any, Any] | None, found: Recognised) -> Moments:
+def convert_moments(optimizer: Mapping[Any, Any], found: Recognised) -> Moments:
     """Convert the optimiser state of a pretraining file.
 
     Args:
@@ -35,10 +35,8 @@ def convert_moments(optimizer: Mapping[Any, Any] | None, found: Recognised) -> M
         found: the model it belongs to.
 
     Raises:
-        UserError: the file has no optimiser, is no pretraining file, or the state does not fit the parameters.
+        UserError: the file is no pretraining file, or the state does not fit the parameters.
     """
-    if optimizer is None:
-        raise UserError("--with-optimizer: the file holds no optimiser state; leave the option out")
     if found.kind != "pretraining":
         raise UserError(f"--with-optimizer: only pretraining runs go on; the file is of kind {found.kind}")
     groups = parameter_order(entries(found.extent))
@@ -68,7 +66,7 @@ def _count(state: Any, entry: Entry) -> int:
     step = state.get("step") if isinstance(state, dict) else None
     if isinstance(step, np.ndarray) and step.size == 1:
         step = step.item()
-    if not isinstance(step, int | float) or not 0 <= step < 1 << 31 or step != int(step):
+    if isinstance(step, bool) or not isinstance(step, int | float) or not 0 <= step < 1 << 31 or step != int(step):
         raise UserError(f"--with-optimizer: the state of {entry.published} has no whole number of steps")
     return int(step)
 
@@ -76,8 +74,16 @@ def _count(state: Any, entry: Entry) -> int:
 def _all(state: Mapping[int, Any], every: list[Entry], key: str, found: Recognised) -> dict[str, np.ndarray]:
     moments = {}
     for number, entry in enumerate(every):
-        array = state[number].get(key)
-        if not isinstance(array, np.ndarray) or array.shape != found.shape(entry) or array.dtype.kind == "i":
-            raise UserError(f"--with-optimizer: {key} of {entry.published} does not have the parameter's shape")
+        array, problem = state[number].get(key), None
+        if not isinstance(array, np.ndarray) or array.shape != found.shape(entry):
+            problem = "does not have the parameter's shape"
+        elif array.dtype.name not in FLOATING:
+            problem = f"is not floating-point but {array.dtype.name}"
+        elif not is_finite(array):
+            problem = "is not finite"
+        elif key == "exp_avg_sq" and array.min() < 0:
+            problem = "is negative somewhere, which no mean of squares is"
+        if problem:
+            raise UserError(f"--with-optimizer: {key} of {entry.published} {problem}; leave the option out")
         moments[entry.ours] = LAYOUTS[entry.layout].to_ours(array)
     return moments

@@ -1,52 +1,51 @@
 """The pickle inside a `.pth` file, interpreted as data.
 
 An interpreter of its own: opcodes are decoded by `pickletools` (which only parses) and acted upon here. Nothing is
-ever imported or called. The few names a checkpoint needs (tensor rebuild, storage types, OrderedDict,
-argparse.Namespace) are matched by text and turned into plain data and views of the storages; any other name, and any
+ever imported or called. The names that `names.py` lists are matched by text: the few that a checkpoint needs are turned
+into plain data and views of the storages, the harmless ones beside it into nothing (`Inert`). Any other name, and any
 opcode that `torch.save` has no use for, is refused. Work and memory are bounded by the number of opcodes.
 """
 
 import math
 import pickletools
+import re
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
 import numpy as np
+
+from sarwmix_jax.conversion import names
 
 MAX_BYTES = 16 << 20
 MAX_OPCODES = 250_000
 """Four times what a base-size file with optimiser state has; the number grows with the blocks, not their width."""
+MAX_KEYS = 10_000
+"""Of one dictionary. Keys can be chosen to collide, and then take time that grows with the square of their number."""
+_KEY_BITS = 31
+"""Of a key that is a number: wider ones can have one and the same hash."""
+_NUMBER_BYTES = 64
+"""Of any whole number; states of random generators have 16."""
+_STORAGE = re.compile(r"[0-9]{1,9}")
 _MAX_DIMENSIONS = 8
+_MAX_ELEMENT_BITS = 40
 _MAX_DEPTH = 20
-
-STORAGE_TYPES = {
-    "FloatStorage": np.dtype(np.float32),
-    "DoubleStorage": np.dtype(np.float64),
-    "HalfStorage": np.dtype(np.float16),
-    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-    "CharStorage": np.dtype(np.int8),
-    "ByteStorage": np.dtype(np.uint8),
-    "ShortStorage": np.dtype(np.int16),
-    "IntStorage": np.dtype(np.int32),
-    "LongStorage": np.dtype(np.int64),
-    "BoolStorage": np.dtype(np.bool_),
-}
-"""Element type of each storage class of the module `torch`."""
-
-_REBUILD_TENSOR = ("torch._utils", "_rebuild_tensor_v2")
-_REBUILD_PARAMETER = ("torch._utils", "_rebuild_parameter")
-_ORDERED_DICT = ("collections", "OrderedDict")
-_NAMESPACE = ("argparse", "Namespace")
-_ALLOWED = {_REBUILD_TENSOR, _REBUILD_PARAMETER, _ORDERED_DICT, _NAMESPACE} | {
-    ("torch", name) for name in STORAGE_TYPES
-}
 
 
 class Refused(ValueError):
     """The pickle says something that a checkpoint has no need to say."""
+
+
+class Surplus(Refused):
+    """The pickle may be whole, but holds more than a model and what is known to stand beside one."""
+
+
+@dataclass(frozen=True)
+class Inert:
+    """A name that is passed over, or whatever the file would make with it: no value, and never called."""
+
+    name: str
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class _Namespace(dict[str, Any]):
 
 @dataclass(frozen=True)
 class _Name:
-    """A global of the allow-list, never looked up."""
+    """A name that is understood, never looked up."""
 
     name: tuple[str, str]
 
@@ -100,13 +99,14 @@ def interpret(pickled: bytes, members: Mapping[str, memoryview]) -> Any:
         members: the archive's members by name; `data/<key>` holds the storage of a key.
 
     Raises:
-        Refused: it is broken, too long, or names anything outside the allow-list.
+        Refused: it is broken.
+        Surplus: it is too long, or holds anything that is not on the list of `names`.
     """
     stack = _Stack(members)
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(pickled), 1):
             if count > MAX_OPCODES:
-                raise Refused(f"its pickle has more than {MAX_OPCODES} opcodes")
+                raise Surplus(f"its pickle has more than {MAX_OPCODES} opcodes")
             if opcode.name == "STOP":
                 result = stack.items.pop()
                 if stack.items or stack.below:
@@ -115,7 +115,7 @@ def interpret(pickled: bytes, members: Mapping[str, memoryview]) -> Any:
                 return result
             action = _ACTIONS.get(opcode.name)
             if action is None:
-                raise Refused(f"its pickle uses the opcode {opcode.name}, which no checkpoint needs")
+                raise Surplus(f"its pickle uses the opcode {opcode.name}, which no checkpoint needs")
             action(stack, argument)
     except Refused:
         raise
@@ -137,7 +137,15 @@ def _check_depth(item: Any, done: set[int], depth: int = 0) -> None:
     done.add(id(item))
 
 
+def _push_number(stack: _Stack, argument: int) -> None:
+    if argument.bit_length() > 8 * _NUMBER_BYTES:
+        raise Surplus(f"its pickle holds a whole number of more than {_NUMBER_BYTES} bytes")
+    stack.push(argument)
+
+
 def _put(stack: _Stack, argument: Any) -> None:
+    if argument is not None and argument > MAX_OPCODES:  # places are numbered from 0; others could be made to collide
+        raise Refused("its pickle stores an item at a place that it has no need of")
     stack.memo[len(stack.memo) if argument is None else argument] = stack.items[-1]
 
 
@@ -153,41 +161,63 @@ def _extend(stack: _Stack, items: list[Any]) -> None:
     stack.items[-1].extend(items)
 
 
+def _add(stack: _Stack, argument: Any) -> None:
+    stack.take_marked()
+    if not isinstance(stack.items[-1], Inert):
+        raise Refused("its pickle adds to something that is not a set")
+
+
+def _frozenset(stack: _Stack, argument: Any) -> None:
+    stack.take_marked()
+    stack.push(Inert("builtins.frozenset"))
+
+
 def _insert(stack: _Stack, items: list[Any]) -> None:
     target = stack.items[-1]
     if type(target) is not dict or len(items) % 2:
         raise Refused("its pickle sets items of something that is not a dictionary")
     # Only flat keys: the hash of a nested tuple can take for ever.
     if not all(isinstance(key, str | int | float | None) for key in items[::2]):
-        raise Refused("its pickle has a dictionary key that is neither text nor a number")
+        raise Surplus("its pickle has a dictionary key that is neither text nor a number")
+    if not all(isinstance(key, str | None) or abs(key) < 1 << _KEY_BITS for key in items[::2]):
+        raise Surplus(f"its pickle has a dictionary key that is no number of {_KEY_BITS} bits")
+    if len(target) + len(items) // 2 > MAX_KEYS:
+        raise Surplus(f"its pickle has a dictionary of more than {MAX_KEYS} keys")
     target.update(zip(items[::2], items[1::2], strict=True))
 
 
 def _push_name(stack: _Stack, module: Any, name: Any) -> None:
     if not isinstance(name, str) or not isinstance(module, str):
         raise Refused("its pickle names something without text")
-    if (module, name) not in _ALLOWED:
+    if (module, name) in names.UNDERSTOOD:
+        stack.push(_Name((module, name)))
+    elif (module, name) in names.PASSED_OVER:
+        stack.push(Inert(f"{module}.{name}"))
+    else:
         shown = f"{module}.{name}"[:80]
-        raise Refused(f"its pickle names {shown!a}, which is not on the list of what a checkpoint may hold")
-    stack.push(_Name((module, name)))
+        raise Surplus(f"its pickle names {shown!a}, which is not on the list of what a checkpoint may hold")
 
 
 def _call(stack: _Stack, argument: Any) -> None:
     function, arguments = stack.take(2)
-    if not isinstance(function, _Name) or not isinstance(arguments, tuple):
+    if not isinstance(function, _Name | Inert) or not isinstance(arguments, tuple):
         raise Refused("its pickle calls something that is not a known name")
-    if function.name == _REBUILD_TENSOR:
+    if isinstance(function, Inert):
+        stack.push(function)
+    elif function.name == names.REBUILD_TENSOR:
         stack.push(_tensor(arguments))
-    elif function.name == _REBUILD_PARAMETER and arguments and isinstance(arguments[0], np.ndarray):
+    elif function.name == names.REBUILD_PARAMETER and arguments and isinstance(arguments[0], np.ndarray):
         stack.push(arguments[0])
-    elif function.name in (_ORDERED_DICT, _NAMESPACE) and not arguments:
-        stack.push({} if function.name == _ORDERED_DICT else _Namespace())
+    elif function.name in (names.ORDERED_DICT, names.NAMESPACE) and not arguments:
+        stack.push({} if function.name == names.ORDERED_DICT else _Namespace())
     else:
         raise Refused(f"its pickle uses {'.'.join(function.name)} in an unknown way")
 
 
 def _build(stack: _Stack, argument: Any) -> None:
     state, target = stack.items.pop(), stack.items[-1]
+    if isinstance(target, Inert):
+        return
     if type(state) is not dict or not all(isinstance(key, str) for key in state):
         raise Refused("its pickle sets the state of an object in an unknown way")
     if isinstance(target, _Namespace):
@@ -198,8 +228,8 @@ def _build(stack: _Stack, argument: Any) -> None:
 
 def _persistent(stack: _Stack, argument: Any) -> None:
     match stack.items.pop():
-        case ("storage", _Name(("torch", kind)), str(key), str(), int(elements)) if key.isascii() and key.isdecimal():
-            dtype, data = STORAGE_TYPES[kind], stack.members.get(f"data/{key}")
+        case ("storage", _Name(("torch", kind)), str(key), str(), int(elements)) if _STORAGE.fullmatch(key):
+            dtype, data = names.STORAGE_TYPES[kind], stack.members.get(f"data/{key}")
         case _:
             raise Refused("its pickle refers to a storage in an unknown way")
     if data is None:
@@ -219,6 +249,8 @@ def _tensor(arguments: tuple[Any, ...]) -> np.ndarray:
     ranks_fit = len(shape) == len(strides) <= _MAX_DIMENSIONS
     if not ranks_fit or not all(type(number) is int and 0 <= number < 1 << 60 for number in (offset, *shape, *strides)):
         raise Refused("a tensor has a broken shape")
+    if math.prod(side or 1 for side in shape) >> _MAX_ELEMENT_BITS:  # beside an axis of 0, any length fits its storage
+        raise Refused(f"a tensor of shape {shape} is larger than any file")
     elements, size = math.prod(shape), len(data) // dtype.itemsize
     last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))
     if elements > size or (elements and last >= size) or offset > size:
@@ -236,13 +268,19 @@ _ACTIONS: dict[str, Callable[[_Stack, Any], None]] = {
     "NEWTRUE": lambda stack, argument: stack.push(True),
     "NEWFALSE": lambda stack, argument: stack.push(False),
     **dict.fromkeys(
-        ("BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
-        _Stack.push,
+        ("BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Stack.push
+    ),
+    **dict.fromkeys(("LONG1", "LONG4"), _push_number),
+    **dict.fromkeys(
+        ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"), lambda stack, argument: stack.push(Inert("builtins.bytes"))
     ),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _put),
     **dict.fromkeys(("BINGET", "LONG_BINGET"), _get),
     "EMPTY_DICT": lambda stack, argument: stack.push({}),
     "EMPTY_LIST": lambda stack, argument: stack.push([]),
+    "EMPTY_SET": lambda stack, argument: stack.push(Inert("builtins.set")),
+    "ADDITEMS": _add,
+    "FROZENSET": _frozenset,
     "EMPTY_TUPLE": lambda stack, argument: stack.push(()),
     "TUPLE": lambda stack, argument: stack.push(tuple(stack.take_marked())),
     "TUPLE1": lambda stack, argument: stack.push(tuple(stack.take(1))),

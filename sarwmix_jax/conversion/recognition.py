@@ -3,10 +3,11 @@
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from sarwmix_jax.conversion.hints import ANSWERS, OWNERS, Hints, ask, option, parse_statistics, settled
 from sarwmix_jax.conversion.table import (
     Entry,
     Extent,
@@ -16,26 +17,14 @@ from sarwmix_jax.conversion.table import (
     window_side,
 )
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.facts.bands import BANDS, STATISTICS, BandStatistics
-from sarwmix_jax.facts.released import KINDS, TILINGS, Released
+from sarwmix_jax.facts.bands import BANDS, BandStatistics
+from sarwmix_jax.facts.released import KINDS, Released
 from sarwmix_jax.facts.sizes import SIZES
 from sarwmix_jax.settings.model import PATCH, STAGES, ModelSettings, windows_for
 
 _LISTED = 8
-_FLOATING = ("float16", "bfloat16", "float32", "float64")
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Hints:
-    """What the user says about a file; None where nothing is said."""
-
-    kind: str | None = None
-    tiling: str | None = None
-    statistics: str | None = None
-    decoder_heads: int | None = None
-    norm_pix: bool | None = None
+_FIRST = "patch_embed.proj.weight"
+FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass(frozen=True)
@@ -50,95 +39,79 @@ class Recognised:
     classes: int | None
     tiling: str | None
     norm_pix: bool | None
+    mix_group: int | None
 
     def shape(self, entry: Entry) -> tuple[int, ...]:
         """Published shape of a tensor of this model."""
         return published_shape(entry, self.settings, self.classes)
 
 
-def recognise(tensors: Mapping[str, np.ndarray], hints: Hints, released: Released | None) -> Recognised:
+def recognise(
+    tensors: Mapping[str, np.ndarray], hints: Hints, released: Released | None, own_batch_size: str | None = None
+) -> Recognised:
     """Find out what a state dict is.
 
     Args:
         tensors: published names without prefix.
         hints: what the user says.
         released: the registry's entry of the file, if it has one.
+        own_batch_size: where the file is to go on as a run, what it says itself, which is shown and not used.
 
     Raises:
-        UserError: a tensor that tells a width is missing or of impossible shape, or something that no tensor tells is
-            neither known nor said, or what is said contradicts what is known.
+        UserError: a tensor that tells a width is missing or of impossible shape, or things that no tensor tells are
+            neither known nor said (all are named), or what is said contradicts what is known.
     """
     extent = extent_of(tensors)
     classes = None if extent.decoder_depth is not None else _sides(tensors, "head.weight", 2)[0]
-    kind = _kind(classes, hints.kind, released)
-    settings = _settings(tensors, extent, hints.decoder_heads)
-    statistics = _settled("statistics", hints.statistics, released.statistics if released else None)
-    if statistics is None:
-        raise UserError(
-            "the statistics that standardised the model's input are unknown; say --statistics "
-            f"{'|'.join(sorted(STATISTICS))} or four numbers in dB: mean VH,mean VV,deviation VH,deviation VV"
-        )
-    tiling = _settled("tiling", hints.tiling, released.tiling if released else None)
-    if (kind == "flood") != (tiling is not None):
-        raise UserError(
-            f"the tiling of the flood pairs is unknown; say --tiling {'|'.join(TILINGS)} (the released code: released)"
-            if kind == "flood"
-            else f"--tiling {tiling} is given, but the file is of kind {kind}; leave it out"
-        )
-    norm_pix = _settled("norm-pix", hints.norm_pix, released.norm_pix if released else None)
-    return Recognised(kind, settings, extent, statistics, parse_statistics(statistics), classes, tiling, norm_pix)
+    shape = _shape(tensors, extent)
+    known: dict[str, Any] = {} if released is None else {name: vars(released).get(name) for name in ANSWERS}
+    known["decoder_heads"] = _decoder_heads(shape)
+    told: dict[str, Any] = {name: settled(name, said, known.get(name)) for name, said in vars(hints).items()}
+    kind = told["kind"] = _kind(classes, told["kind"])
+    for name, owner in OWNERS.items():
+        if vars(hints)[name] is not None and kind not in (None, owner):
+            raise UserError(f"{option(name)} is given, but the file is of kind {kind}; leave it out")
+    ask(told, own_batch_size)
+    if kind == "pretraining":
+        shape["decoder_heads"] = told.pop("decoder_heads")
+    statistics = told["statistics"]
+    return Recognised(
+        kind=told["kind"],
+        settings=ModelSettings(**shape),
+        extent=extent,
+        statistics_name=statistics,
+        statistics=parse_statistics(statistics),
+        classes=classes,
+        **{name: told[name] for name in ("tiling", "norm_pix", "mix_group")},
+    )
 
 
-def _settled(what: str, said: T | None, known: T | None) -> T | None:
-    """What the user says or the registry knows."""
-    if said is not None and known is not None and said != known:
-        raise UserError(f"--{what} {said} contradicts the registry, which says {known} for this file; leave it out")
-    return known if said is None else said
-
-
-def _kind(classes: int | None, said: str | None, released: Released | None) -> str:
+def _kind(classes: int | None, said: str | None) -> str | None:
+    """The kind, None if a head of two classes leaves it open."""
     fitting = {None: KINDS[:1], 2: KINDS[1:]}.get(classes, ("classifier",))
-    kind = _settled("kind", said, released.kind if released else None) or (fitting[0] if len(fitting) == 1 else None)
-    if kind is None:
-        raise UserError("a head of two classes can be a flood or a classifier head; say --kind flood|classifier")
-    if kind not in fitting:
+    if said is not None and said not in fitting:
         what = "a decoder, so it is a pretraining file" if classes is None else f"a head of {classes} classes"
-        raise UserError(f"--kind {kind} does not fit the file: it has {what}")
-    return kind
-
-
-def parse_statistics(text: str) -> BandStatistics:
-    """Statistics by name, or from four numbers in dB: the means of `BANDS`, then their deviations.
-
-    Raises:
-        UserError: neither a known name nor four finite numbers, the last two positive.
-    """
-    if text in STATISTICS:
-        return STATISTICS[text]
-    try:
-        numbers = [float(part) for part in text.split(",")]
-    except ValueError:
-        numbers = []
-    count = len(BANDS)
-    if len(numbers) != 2 * count or not all(map(math.isfinite, numbers)) or min(numbers[count:]) <= 0:
-        raise UserError(
-            f"--statistics {text[:80]!r} is unknown; use {', '.join(sorted(STATISTICS))} or mean VH,mean VV,"
-            "deviation VH,deviation VV in dB, such as -19.2,-12.5,5.4,5.0"
-        )
-    return BandStatistics(mean_db=tuple(numbers[:count]), std_db=tuple(numbers[count:]))
+        raise UserError(f"--kind {said} does not fit the file: it has {what}")
+    return fitting[0] if len(fitting) == 1 else said
 
 
 def _sides(tensors: Mapping[str, np.ndarray], name: str, dimensions: int) -> tuple[int, ...]:
     """Shape of a tensor that tells widths."""
     if name not in tensors:
+        for other in tensors:
+            if (prefix := other.removesuffix(_FIRST)) != other and prefix:
+                raise UserError(f"the names of the file's tensors begin with {prefix[:80]!a}; save them without")
         raise UserError(f"the file has no tensor {name}, so it is no SAR-W-MixMAE checkpoint that can be recognised")
     if tensors[name].ndim != dimensions:
         raise UserError(f"tensor {name} has shape {list(tensors[name].shape)}; {dimensions} axes are needed")
+    if 0 in tensors[name].shape:
+        raise UserError(f"tensor {name} has shape {list(tensors[name].shape)} and so no values; use a whole file")
     return tensors[name].shape
 
 
-def _settings(tensors: Mapping[str, np.ndarray], extent: Extent, decoder_heads: int | None) -> ModelSettings:
-    width, bands, patch, _ = _sides(tensors, "patch_embed.proj.weight", 4)
+def _shape(tensors: Mapping[str, np.ndarray], extent: Extent) -> dict[str, Any]:
+    """What the tensors tell of the model's settings."""
+    width, bands, patch, _ = _sides(tensors, _FIRST, 4)
     if bands != len(BANDS):
         raise UserError(f"the model takes {bands} bands; only {len(BANDS)} ({', '.join(BANDS)}) are supported")
     if patch != PATCH:
@@ -148,16 +121,18 @@ def _settings(tensors: Mapping[str, np.ndarray], extent: Extent, decoder_heads: 
     image_size = math.isqrt(tokens) * patch
     if math.isqrt(tokens) ** 2 != tokens:
         raise UserError(f"tensor absolute_pos_embed has {tokens} positions, which is no square grid")
-    shape: dict[str, Any] = {"embed_dim": width, "depths": extent.depths, "num_heads": heads}
+    shape: dict[str, Any] = {"embed_dim": width, "depths": extent.depths, "num_heads": heads, "image_size": image_size}
     if extent.decoder_depth is not None:
         shape |= {"decoder_dim": _sides(tensors, "mask_token", 3)[2], "decoder_depth": extent.decoder_depth}
-        known = next((size.decoder_heads for size in SIZES.values() if shape.items() <= vars(size).items()), None)
-        shape["decoder_heads"] = _settled("decoder-heads", decoder_heads, known)
-        if shape["decoder_heads"] is None:
-            raise UserError("the decoder's number of heads is unknown for a model of this size; say --decoder-heads N")
-    return ModelSettings(
-        windows=None if windows == windows_for(image_size) else windows, image_size=image_size, **shape
-    )
+    return shape | {"windows": None if windows == windows_for(image_size) else windows}
+
+
+def _decoder_heads(shape: Mapping[str, Any]) -> int | None:
+    """Heads of the decoder, which no tensor tells, of a published size."""
+    for size in SIZES.values():
+        if all(shape.get(name) == value for name, value in vars(size).items() if name != "decoder_heads"):
+            return size.decoder_heads
+    return None
 
 
 def _window_and_heads(tensors: Mapping[str, np.ndarray], stage: int) -> tuple[int, int]:
@@ -224,14 +199,14 @@ def account(
             if array.shape != expected[name]
         ],
         "not floating-point": [
-            name for name, array in present.items() if name in parameters and array.dtype.name not in _FLOATING
+            name for name, array in present.items() if name in parameters and array.dtype.name not in FLOATING
         ],
     }
     if not any(problems.values()):
         for name, array in present.items():
             if name in windows and not np.array_equal(array, relative_position_index(windows[name])):
                 problems.setdefault("wrong", []).append(name)
-            elif name in parameters and not allow_nonfinite and not _finite(array):
+            elif name in parameters and not allow_nonfinite and not is_finite(array):
                 problems.setdefault("not finite", []).append(name)
     if any(problems.values()):
         raise UserError(f"the file's tensors do not fit: {_listed(problems)}")
@@ -258,7 +233,7 @@ def _buffers(found: Recognised) -> dict[str, int]:
     }
 
 
-def _finite(array: np.ndarray) -> bool:
+def is_finite(array: np.ndarray) -> bool:
     """Whether all values are finite as float32."""
     with np.errstate(all="ignore"):
         # A sum is one pass without a copy; only where it is not finite can a value be so.

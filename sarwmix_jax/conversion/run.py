@@ -9,13 +9,12 @@ import numpy as np
 
 from sarwmix_jax.checkpoints.store import named
 from sarwmix_jax.conversion.moments import Moments
-from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import unflatten_names
-from sarwmix_jax.settings.sections import DataSettings, PretrainingSettings
+from sarwmix_jax.settings.sections import DataSettings, LossSettings, PretrainingSettings
 from sarwmix_jax.training.optimizer import make_optimizer
 
 if TYPE_CHECKING:
-    from sarwmix_jax.conversion.convert import Converted, Request
+    from sarwmix_jax.conversion.convert import Converted
 
 
 def run_state(params: Mapping[str, np.ndarray], moments: Moments) -> dict[str, np.ndarray]:
@@ -30,20 +29,13 @@ def run_state(params: Mapping[str, np.ndarray], moments: Moments) -> dict[str, n
     return state
 
 
-def run_description(converted: "Converted", request: "Request") -> dict[str, Any]:
-    """What the training loop looks for in a checkpoint of a run: settings (the published recipe) and progress.
-
-    Raises:
-        UserError: the mix group is neither known nor said.
-    """
-    group = request.mix_group or (converted.released.mix_group if converted.released else None)
-    if group is None or converted.moments is None:
-        own = converted.source["args_not_trusted"].get("batch_size", "none")
-        raise UserError(
-            "--with-optimizer: the images per device of the published run, which mixed among themselves, are unknown; "
-            f"say --mix-group N (the file's own batch_size: {own})"
-        )
-    statistics = converted.found.statistics_name
-    settings = PretrainingSettings(model=converted.settings, data=DataSettings(statistics=statistics))
-    progress = {"step": converted.moments.count, "epoch": converted.source["epochs"], "mix_group": group}
+def run_description(converted: "Converted", step: int) -> dict[str, Any]:
+    """What the training loop looks for in a checkpoint of a run: settings (the published recipe) and progress."""
+    found = converted.found
+    settings = PretrainingSettings(
+        model=converted.settings,
+        data=DataSettings(statistics=found.statistics_name),
+        loss=LossSettings(bool(found.norm_pix)),
+    )
+    progress = {"step": step, "epoch": converted.source["epochs"], "mix_group": found.mix_group}
     return {"settings": dataclasses.asdict(settings), "progress": progress}

@@ -118,6 +118,8 @@ _HEAD = (
 INDEX_BUFFER = re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_index")
 """Published buffers that follow from the window side: rebuilt, never carried."""
 
+_WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
+
 FIXED = frozenset({"encoder/position", "decoder/position"})
 """Our tensors that are not trained."""
 
@@ -187,10 +189,10 @@ def extent_of(state_dict: Arrays) -> Extent:
 
 
 def without_prefix(state_dict: Arrays) -> dict[str, np.ndarray]:
-    """The state dict without the `module.` that distributed wrappers put before every name."""
-    if all(name.startswith("module.") for name in state_dict):
-        return {name.removeprefix("module."): array for name, array in state_dict.items()}
-    return dict(state_dict)
+    """The state dict without what wrappers put before every name: `module.` (distributed), `_orig_mod.` (compiled)."""
+    bare = {name: _WRAPPERS.sub("", name) for name in state_dict}
+    prefixes = {name.removesuffix(rest) for name, rest in bare.items()}
+    return {bare[name] if len(prefixes) == 1 else name: array for name, array in state_dict.items()}
 
 
 def window_side(table_rows: int) -> int | None:

@@ -8,11 +8,19 @@ from typing import Any
 import numpy as np
 
 from sarwmix_jax.conversion.archive import damaged, open_archive
-from sarwmix_jax.conversion.pickled import MAX_BYTES, Refused, interpret
+from sarwmix_jax.conversion.pickled import MAX_BYTES, Inert, Refused, Surplus, interpret
 from sarwmix_jax.errors import UserError
 
 _SHARED_BYTES = 100 << 20
 """How many bytes more than the file's size a model's tensors may have, where they share storages."""
+
+_MODEL_KEYS = ("model", "state_dict")
+"""Under which of these keys trainers keep the state dict, one inside the other at times."""
+_ALONE = (
+    "if you trust the file, save its state dict alone, in PyTorch: torch.save({'model': STATE_DICT}, NEW), where "
+    "STATE_DICT is torch.load(FILE, weights_only=False)['model'] or the like"
+)
+_MAX_EPOCH = 1 << 31
 
 
 @dataclass(frozen=True)
@@ -43,9 +51,11 @@ def read_checkpoint(path: str | Path) -> TorchCheckpoint:
     if members.get("byteorder", b"little") != b"little":
         raise damaged(path, "its numbers are not little-endian")
     if (size := len(members["data.pkl"])) > MAX_BYTES:
-        raise damaged(path, f"its pickle has {size} bytes, more than {MAX_BYTES}")
+        raise damaged(path, f"its pickle has {size} bytes, more than {MAX_BYTES}", _ALONE)
     try:
         content = interpret(bytes(members["data.pkl"]), members)
+    except Surplus as error:
+        raise damaged(path, str(error), _ALONE) from error
     except Refused as error:
         raise damaged(path, str(error)) from error
     checkpoint = _checkpoint(path, content)
@@ -70,17 +80,22 @@ def sha256_of(path: str | Path) -> str:
 def _checkpoint(path: Path, content: Any) -> TorchCheckpoint:
     if not isinstance(content, dict):
         raise damaged(path, "it holds no dictionary")
-    model = content.get("model", content)
-    if not isinstance(model, dict) or not model:
+    model: dict[Any, Any] = content
+    rest: dict[Any, Any] = {}
+    while keys := [key for key in _MODEL_KEYS if isinstance(model.get(key), dict)]:
+        if len(keys) > 1:
+            raise damaged(path, f"it holds a model under each of {', '.join(keys)}", _ALONE)
+        model, rest = model[keys[0]], rest | model
+    if not model:
         raise damaged(path, "it holds no model")
     for name, array in model.items():
         if not isinstance(name, str) or not isinstance(array, np.ndarray):
-            raise damaged(path, f"its model holds {str(name)[:80]!a}, which is not a tensor (no state dict)")
-    rest = {} if model is content else content
+            what = array.name if isinstance(array, Inert) else type(array).__name__
+            raise damaged(path, f"its model holds {str(name)[:80]!a}, which is not a tensor but {what}", _ALONE)
     optimizer, epoch, args = rest.get("optimizer"), rest.get("epoch"), rest.get("args")
     return TorchCheckpoint(
         model,
         optimizer if isinstance(optimizer, dict) else None,
-        epoch if type(epoch) is int else None,
+        epoch if type(epoch) is int and 0 <= epoch < _MAX_EPOCH else None,
         args if isinstance(args, dict) else None,
     )

@@ -27,7 +27,7 @@ def load_pretrained(path: str | Path) -> Pretrained:
         path: A work directory, its `checkpoints` folder, or one checkpoint's folder.
 
     Raises:
-        UserError: There is no such checkpoint, or it holds something else.
+        UserError: There is no such checkpoint, or it holds something else, or does not tell what it predicts.
     """
     loaded = load_parameters(path)
     if loaded.kind != "pretraining":
@@ -35,6 +35,11 @@ def load_pretrained(path: str | Path) -> Pretrained:
     known = loaded.description.get("settings")
     settings = PretrainingSettings() if known is None else stored_settings(known, PretrainingSettings)
     norm_pix = loaded.description.get("norm_pix")
+    if known is None and norm_pix is None:
+        raise UserError(
+            f"{path} does not tell whether its targets were standardised per cell; convert its file again with "
+            "--norm-pix yes|no"
+        )
     settings = dataclasses.replace(
         settings,
         model=loaded.settings,

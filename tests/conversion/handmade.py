@@ -1,6 +1,7 @@
 """`.pth` files made by hand, byte by byte, so that hostile ones can be made too and PyTorch is not needed."""
 
 import io
+import pickle
 import struct
 import zipfile
 from dataclasses import dataclass
@@ -41,6 +42,16 @@ class Args:
 
 
 @dataclass(frozen=True)
+class Call:
+    """A named object, from arguments and a state, as `__reduce__` writes them."""
+
+    module: str
+    attribute: str
+    arguments: tuple[Any, ...]
+    state: Any = None
+
+
+@dataclass(frozen=True)
 class Raw:
     """Opcodes put in as they are."""
 
@@ -67,6 +78,9 @@ def opcodes(value: Any) -> bytes:
             return name("torch._utils", "_rebuild_tensor_v2") + opcodes((Raw(opcodes(storage) + b"Q"), *rest)) + b"R"
         case Args(values):
             return name("argparse", "Namespace") + b")\x81" + opcodes(values) + b"b"
+        case Call(module, attribute, arguments, state):
+            built = b"" if state is None else opcodes(state) + b"b"
+            return name(module, attribute) + opcodes(arguments) + b"R" + built
         case None:
             return b"N"
         case bool():
@@ -85,6 +99,11 @@ def opcodes(value: Any) -> bytes:
         case dict():
             return b"}(" + b"".join(opcodes(k) + opcodes(v) for k, v in value.items()) + b"u"
     raise TypeError(value)
+
+
+def genuine(value: Any, protocol: int = 2) -> Raw:
+    """What Python itself pickles for a value, as opcodes; `torch.save` uses protocol 2."""
+    return Raw(pickle.dumps(value, protocol)[2:-1])
 
 
 def pickled(value: Any) -> bytes:

@@ -26,8 +26,12 @@ def run(*arguments) -> int:
     return main([str(argument) for argument in arguments])
 
 
-def rewritten(path, name: str, change) -> None:
-    """A golden file made anew by hand, with its tensors changed by a function on the dictionary of arrays."""
+def around(model) -> dict:
+    return {"model": model, "epoch": 3, "args": Args({"model": "mixmim_huge"})}
+
+
+def rewritten(path, name: str, change=lambda model: None, around=around) -> None:
+    """A golden file made anew by hand: its dictionary of arrays changed by a function, and what stands around it."""
     model = {key: np.array(array) for key, array in read_checkpoint(GOLDEN / f"{name}_tiny.pth").model.items()}
     change(model)
     views, storages = {}, {}
@@ -35,7 +39,7 @@ def rewritten(path, name: str, change) -> None:
         strides = tuple(stride // array.itemsize for stride in np.ascontiguousarray(array).strides)
         views[key] = View(array.dtype.name, str(number), array.size, 0, array.shape, strides)
         storages[str(number)] = array.tobytes()
-    handmade.write(path, {"model": views, "epoch": 3, "args": Args({"model": "mixmim_huge"})}, storages)
+    handmade.write(path, around(views), storages)
 
 
 @pytest.mark.parametrize(("name", "options"), [("pretrain", PRETRAIN), ("finetune", FINETUNE), ("flood", FLOOD)])
@@ -73,9 +77,13 @@ def test_pytorch_is_never_imported(tmp_path):
 
 
 def test_verify_reports_every_tensor_and_keeps_a_probe(tmp_path, capsys):
+    assert run(GOLDEN / "finetune_tiny.pth", tmp_path / "table", *FINETUNE, "--verify", "-v") == 0
+    table = capsys.readouterr().out
+    assert "patch_embed.proj.weight [8, 2, 4, 4] 0" in table and "88 of 88 tensors bit-identical" in table
     assert run(GOLDEN / "finetune_tiny.pth", tmp_path / "out", *FINETUNE, "--verify") == 0
     said = capsys.readouterr().out
-    assert "patch_embed.proj.weight [8, 2, 4, 4] 0" in said and "88 of 88 tensors bit-identical" in said
+    assert "patch_embed" not in said and "88 of 88 tensors bit-identical" in said
+    assert table.count("\n") == said.count("\n") + 88 and "epochs trained: 50\n" in said
     assert "logits [2, 19]: mean " in said
     assert run(tmp_path / "out", "--verify") == 0
     assert "largest difference from the kept outputs: logits 0" in capsys.readouterr().out
@@ -90,13 +98,15 @@ def test_the_module_prefix_and_other_types(tmp_path, capsys):
         for key in list(model):
             array = model.pop(key)
             model[f"module.{key}"] = array.astype(np.float16) if array.dtype == np.float32 else array
-        model["module.norm.bias"] = np.linspace(0, 1, 64)  # float64, not exact in float32
+        model["module.norm.bias"] = 1 + np.full(64, 2.0**-26)  # float64, by that much not exact in float32
+        model["module.norm.weight"] = 3 + np.full(64, 2.0**-25)
 
     rewritten(tmp_path / "a.pth", "finetune", change)
-    assert run(tmp_path / "a.pth", tmp_path / "out", *FINETUNE, "--verify") == 0
+    assert run(tmp_path / "a.pth", tmp_path / "out", *FINETUNE, "--verify", "-v") == 0
     said = capsys.readouterr().out
-    assert "rounded from float64 to float32: norm.bias" in said
-    assert "norm.bias [64] " in said and "87 of 88 tensors bit-identical" in said
+    assert "rounded from float64 to float32: norm.weight, norm.bias" in said
+    assert "norm.bias [64] 1.49e-08 rounded to float32\n" in said and "86 of 88 tensors bit-identical" in said
+    assert "2 tensors rounded to float32, by 2.98e-08 at most\n" in said
     loaded = flatten_names(load_parameters(tmp_path / "out").params)
     expected = published_weights("finetune_tiny")["head/kernel"].astype(np.float16).astype(np.float32)
     np.testing.assert_array_equal(loaded["head/kernel"], expected)
@@ -211,7 +221,7 @@ def test_a_destination_that_cannot_be(tmp_path, capsys):
 
 
 def test_the_description_is_plain_json(tmp_path):
-    rewritten(tmp_path / "a.pth", "finetune", lambda model: None)
+    rewritten(tmp_path / "a.pth", "finetune")
     assert run(tmp_path / "a.pth", tmp_path / "out", *FINETUNE) == 0
     described = load_parameters(tmp_path / "out").description
     assert described["source"]["epochs"] == 4

@@ -9,7 +9,7 @@ import pytest
 
 from convert_torch_ckpt import main
 from sarwmix_jax.conversion.convert import Request, convert, write
-from sarwmix_jax.conversion.recognition import Hints
+from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from tests.conversion.test_command import FINETUNE, FLOOD, PRETRAIN, run
 from tests.support import GOLDEN
@@ -72,7 +72,7 @@ def test_a_checkpoint_that_does_not_fit_its_description(tmp_path, capsys, name, 
     converted = convert(request)
     tensors = converted.tensors | {f"encoder/{name}": array}
     kept = {key: value for key, value in tensors.items() if value is not None}
-    write(replace(converted, tensors=kept), request, tmp_path / "out")
+    write(replace(converted, tensors=kept), tmp_path / "out")
     assert run(tmp_path / "out", tmp_path / "a.safetensors") == 2
     said = capsys.readouterr().err
     assert f"does not fit its own description: encoder/{name} is " in said and said.count("\n") == 1

@@ -1,6 +1,7 @@
 """Random damage to a real file: an error or a correct conversion, never anything else."""
 
 import encodings.raw_unicode_escape  # noqa: F401  pickletools loads it when it parses one of the old opcodes
+import io
 import resource
 import struct
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.conversion.convert import Request, convert
-from sarwmix_jax.conversion.recognition import Hints
+from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.errors import UserError
 from tests.support import GOLDEN
 
@@ -42,7 +43,7 @@ def _audit(event: str, arguments: object) -> None:
 @cache
 def layout(content: bytes) -> tuple[list[range], range, range]:
     """Byte ranges of the local headers, of the pickle, and of directory and end records."""
-    with zipfile.ZipFile(SOURCE) as archive:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
         entries = archive.infolist()
     directory = range(content.index(b"PK\x01\x02"), len(content))
     headers, pickled = [], range(0)
@@ -79,11 +80,11 @@ def damage(rng: np.random.Generator, content: bytes, region: str) -> bytes:
     return bytes(damaged)
 
 
-def fuzz(path: Path, region: str, seed: int, cases: int) -> int:
+def fuzz(path: Path, region: str, seed: int, cases: int, source: Path = SOURCE) -> int:
     """Number of cases that still converted."""
     global _events
-    content = SOURCE.read_bytes()
-    good = convert(Request(SOURCE, HINTS)).tensors
+    content = source.read_bytes()
+    good = convert(Request(source, HINTS)).tensors
     sys.addaudithook(_audit)
     converted = 0
     limits = resource.getrlimit(resource.RLIMIT_AS)

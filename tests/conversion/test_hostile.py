@@ -70,7 +70,8 @@ def test_no_name_outside_the_list_and_nothing_is_executed(tmp_path, capsys, call
 
 BROKEN_PICKLES = {
     "extension": (b"\x82\x01", "opcode EXT1"),
-    "bytes": (b"C\x01a", "opcode SHORT_BINBYTES"),
+    "bytes": (b"C\x01a", "not a tensor but builtins.bytes"),
+    "buffer": (b"\x96" + bytes(8), "opcode BYTEARRAY8"),
     "recall": (b"h\x09", "never stored"),
     "empty stack": (b"0" * 99, "empty stack"),
     "no mark": (b"t", "odd"),
@@ -124,6 +125,8 @@ VIEWS = {
     "expanded": View("float32", "0", 4, 0, (1 << 40, 1), (0, 0)),
     "huge": View("float32", "0", 1 << 59, 0, (1 << 59,), (1,)),
     "product": View("float32", "0", 4, 0, (1 << 59, 1 << 59, 1 << 59), (0, 0, 0)),
+    "giant and empty": View("float32", "0", 4, 0, (0, 1 << 41), (0, 0)),
+    "giant, empty and beyond all numbers": View("float32", "0", 4, 0, (0, 1 << 59, 1 << 59), (0, 0, 0)),
     "negative offset": View("float32", "0", 4, -1, (4,), (1,)),
     "negative stride": View("float32", "0", 4, 3, (4,), (-1,)),
     "negative shape": View("float32", "0", 4, 0, (-4,), (1,)),

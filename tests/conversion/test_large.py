@@ -75,7 +75,7 @@ def anonymous_bytes(process: int) -> int:
 def test_base_with_optimiser(tmp_path):
     size = write_base(tmp_path / "base.pth")
     assert size == 4 * (113_686_264 + 2 * 113_547_000)
-    options = ["--statistics", "bigearthnet_v1", "--with-optimizer", "--mix-group", "256"]
+    options = ["--statistics", "bigearthnet_v1", "--with-optimizer", "--mix-group", "256", "--norm-pix", "yes"]
     command = [sys.executable, ROOT / "convert_torch_ckpt.py", tmp_path / "base.pth", tmp_path / "out", *options]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     with subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL) as process:

@@ -1,13 +1,15 @@
 """Recognition, and the account of every tensor."""
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from sarwmix_jax.conversion import identity
+from sarwmix_jax.conversion.hints import Hints, parse_statistics
 from sarwmix_jax.conversion.identity import identify, listing
-from sarwmix_jax.conversion.recognition import Hints, account, parse_statistics, recognise
+from sarwmix_jax.conversion.recognition import account, recognise
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
@@ -74,7 +76,7 @@ def test_kinds():
 
 
 def test_what_no_tensor_tells_must_be_said():
-    with pytest.raises(UserError, match="say --statistics"):
+    with pytest.raises(UserError, match=r"say --statistics bigearthnet_v1\|bigearthnet_v2\|MEAN_VH,"):
         recognise(tensors("finetune"), Hints(), None)
     with pytest.raises(UserError, match=r"say --tiling released\|two_band"):
         recognise(tensors("flood"), Hints(kind="flood", statistics="bigearthnet_v1"), None)
@@ -89,6 +91,11 @@ def test_the_registry_knows_the_rest_and_is_not_contradicted():
     for hints in (Hints(tiling="two_band"), Hints(statistics="bigearthnet_v2"), Hints(kind="classifier")):
         with pytest.raises(UserError, match="contradicts the registry"):
             recognise(tensors("flood"), hints, flood)
+    pretrained = replace(RELEASED[0], norm_pix=True)
+    with pytest.raises(UserError, match="--norm-pix no contradicts the registry, which says yes for this file"):
+        recognise(tensors("pretrain"), replace(HEADS, norm_pix=False), pretrained)
+    found = recognise(tensors("pretrain"), Hints(decoder_heads=4), pretrained, own_batch_size="7")
+    assert (found.norm_pix, found.mix_group, found.statistics_name) == (True, 256, "bigearthnet_v1")
 
 
 def test_statistics_as_numbers():
@@ -104,6 +111,11 @@ def test_statistics_as_numbers():
     [
         ({"patch_embed.proj.weight": (128, 3, 4, 4)}, "takes 3 bands"),
         ({"patch_embed.proj.weight": (128, 2, 16)}, "4 axes are needed"),
+        ({"patch_embed.proj.weight": (0, 2, 4, 4)}, r"proj.weight has shape \[0, 2, 4, 4\] and so no values"),
+        ({"absolute_pos_embed": (1, 0, 128)}, "so no values"),
+        ({"absolute_pos_embed": (0, 1 << 30, 128)}, "so no values"),
+        ({"mask_token": (1, 1, 0)}, "so no values"),
+        ({"layers.1.blocks.0.attn.relative_position_bias_table": (225, 0)}, "so no values"),
         ({"absolute_pos_embed": (1, 1000, 128)}, "no square grid"),
         ({"layers.1.blocks.0.attn.relative_position_bias_table": (224, 8)}, "no window side"),
         ({"layers.1.blocks.0.attn.relative_position_bias_table": (225, 7)}, "7 heads"),
@@ -113,6 +125,19 @@ def test_statistics_as_numbers():
 def test_impossible_shapes(change, why):
     with pytest.raises(UserError, match=why):
         recognise(base(**change), Hints(statistics="bigearthnet_v1", decoder_heads=16), None)
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune"])
+def test_another_prefix_is_named(name):
+    for prefix in ("model.", "teacher.backbone."):
+        with pytest.raises(UserError, match=f"begin with '{prefix}'; save them without"):
+            recognise({prefix + key: array for key, array in tensors(name).items()}, HEADS, None)
+
+
+def test_a_head_of_no_classes():
+    empty = tensors("finetune") | {"head.weight": np.zeros((0, 64)), "head.bias": np.zeros(0)}
+    with pytest.raises(UserError, match=r"head\.weight has shape \[0, 64\]"):
+        recognise(empty, V1, None)
 
 
 def test_missing_tensors_that_tell_widths():

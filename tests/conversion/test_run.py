@@ -10,8 +10,10 @@ from flax import nnx
 
 from sarwmix_jax.checkpoints.restore import previous_run, take_parameters
 from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints
+from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.conversion.moments import convert_moments, parameter_order
-from sarwmix_jax.conversion.recognition import Hints, recognise
+from sarwmix_jax.conversion.pickled import Inert
+from sarwmix_jax.conversion.recognition import recognise
 from sarwmix_jax.conversion.table import Extent, entries
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.errors import UserError
@@ -53,6 +55,13 @@ def broken(change):
     return {"state": state, "param_groups": groups}, recognise(file.model, HINTS, None)
 
 
+def one_value(state, key: str, value: float, dtype: type = np.float64) -> None:
+    """A moment of zeros but for its last value."""
+    moment = np.zeros(state[3][key].shape, dtype)
+    moment[-1] = value
+    state[3][key] = moment
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -67,6 +76,17 @@ def broken(change):
         (lambda state, groups: state[3].update(exp_avg=np.zeros(3)), "parameter's shape"),
         (lambda state, groups: state[3].pop("exp_avg_sq"), "parameter's shape"),
         (lambda state, groups: state.update({3: None}), "whole number of steps"),
+        (lambda state, groups: state[3].update(step=True), "whole number of steps"),
+        (lambda state, groups: state[3].update(step=float("nan")), "whole number of steps"),
+        (lambda state, groups: state[3].update(step=Inert("numpy._core.multiarray.scalar")), "whole number of steps"),
+        (lambda state, groups: state[3].update(exp_avg=Inert("numpy._core.multiarray.scalar")), "parameter's shape"),
+        (lambda state, groups: one_value(state, "exp_avg", np.nan), r"exp_avg of \S+weight is not finite; leave"),
+        (lambda state, groups: one_value(state, "exp_avg_sq", np.inf), "exp_avg_sq .* is not finite"),
+        (lambda state, groups: one_value(state, "exp_avg", 1e39), "exp_avg .* is not finite"),  # beyond float32
+        (lambda state, groups: one_value(state, "exp_avg_sq", -1e-9), "is negative somewhere"),
+        (lambda state, groups: one_value(state, "exp_avg", 1, np.bool_), "not floating-point but bool"),
+        (lambda state, groups: one_value(state, "exp_avg", 1, np.uint8), "not floating-point but uint8"),
+        (lambda state, groups: one_value(state, "exp_avg_sq", 1, np.int64), "not floating-point but int64"),
     ],
 )
 def test_states_that_do_not_fit(change, why):
@@ -75,7 +95,7 @@ def test_states_that_do_not_fit(change, why):
 
 
 def test_the_training_code_restores_it(tmp_path):
-    options = [*PRETRAIN, "--with-optimizer", "--mix-group", "4"]
+    options = [*PRETRAIN, "--with-optimizer", "--mix-group", "4", "--norm-pix", "no"]
     assert run(FILE, tmp_path / "run", *options) == 0
     _, params, fixed = split_model(nnx.eval_shape(lambda: MixMAE(TINY, rngs=nnx.Rngs(0))))
     opt_state = jax.eval_shape(make_optimizer(OptimizerSettings(clip_grad=1.0)).init, params)
@@ -94,6 +114,7 @@ def test_the_training_code_restores_it(tmp_path):
     previous = previous_run(tmp_path / "run" / FOLDER)
     assert previous is not None and (previous.step, previous.progress["mix_group"]) == (8, 4)
     assert previous.settings["model"]["decoder_heads"] == 4 and previous.settings["model"]["windows"] is None
+    assert previous.settings["loss"]["norm_pix"] is False and restored.description["norm_pix"] is False
     assert restored.description["progress"]["epoch"] == 64
 
 

@@ -85,6 +85,12 @@ def test_prefix_goes_only_when_every_name_has_it():
     array = np.zeros(1)
     assert list(without_prefix({"module.a": array, "module.b": array})) == ["a", "b"]
     assert list(without_prefix({"module.a": array, "b": array})) == ["module.a", "b"]
+    assert list(without_prefix({"module._orig_mod.a": array, "module._orig_mod.b.module.c": array})) == [
+        "a",
+        "b.module.c",
+    ]
+    for names in (["module.a", "module.module.a"], ["module._orig_mod.a", "_orig_mod.module.a"]):
+        assert list(without_prefix(dict.fromkeys(names, array))) == names
 
 
 def test_extent_counts_blocks():

@@ -7,7 +7,7 @@ import pytest
 from sarwmix_jax.conversion.torch_file import read_checkpoint, sha256_of
 from sarwmix_jax.errors import UserError
 from tests.conversion import handmade
-from tests.conversion.handmade import Args, View
+from tests.conversion.handmade import Args, View, genuine
 from tests.support import GOLDEN
 
 GROUPS = [71, 40]  # parameters of the tiny model without and with weight decay
@@ -63,6 +63,13 @@ def test_a_bare_state_dict(tmp_path):
     view = View("float32", "0", 1, 0, (1,), (1,))
     read = read_checkpoint(handmade.write(tmp_path / "a.pth", {"w": view}, {"0": bytes(4)}))
     assert list(read.model) == ["w"] and read.optimizer is None and read.epoch is None and read.args is None
+
+
+@pytest.mark.parametrize("epoch", [-1, 1 << 31, 1 << 500, 3.0, True, None, "3", [3], genuine(np.int64(3))])
+def test_an_epoch_that_is_no_small_whole_number_is_unknown(tmp_path, epoch):
+    view = View("float32", "0", 1, 0, (1,), (1,))
+    path = handmade.write(tmp_path / "a.pth", {"model": {"w": view}, "epoch": epoch}, {"0": bytes(4)})
+    assert read_checkpoint(path).epoch is None
 
 
 @pytest.mark.parametrize(("name", "tensors", "epoch"), [("pretrain", 118, 63), ("finetune", 88, 49), ("flood", 88, 49)])

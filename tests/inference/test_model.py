@@ -7,7 +7,7 @@ import pytest
 
 import sarwmix_jax
 from sarwmix_jax.conversion.convert import Request, convert, write
-from sarwmix_jax.conversion.recognition import Hints
+from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.inference import model as model_module
 from sarwmix_jax.inference.model import batches, mirrored_chunks
@@ -19,7 +19,7 @@ X_DB = golden("pretrain_tiny")["x_db"]
 
 def converted(folder, name: str, image_size=None, windows=None, **hints):
     request = Request(GOLDEN / f"{name}_tiny.pth", Hints(**hints), image_size=image_size, windows=windows)
-    write(convert(request), request, folder)
+    write(convert(request), folder)
     return sarwmix_jax.load(folder)
 
 
@@ -156,7 +156,7 @@ def test_sizes_of_batches():
 
 def test_other_statistics(tmp_path):
     request = Request(GOLDEN / "finetune_tiny.pth", Hints(statistics="-19.1966,-12.5144,5.4501,5.0019"))
-    write(convert(request), request, tmp_path / "out")
+    write(convert(request), tmp_path / "out")
     own, other = sarwmix_jax.load(tmp_path / "out"), sarwmix_jax.load(tmp_path / "out", statistics="bigearthnet_v1")
     assert own.statistics.std_db == (5.4501, 5.0019) and other.statistics.std_db == (3.1672, 2.9644)
     with pytest.raises(UserError, match="bigearthnet_v1, bigearthnet_v2"):
