@@ -108,7 +108,7 @@ def setting_names(kind: Any) -> list[str]:
 
 def _setting_types(kind: Any, where: str = "") -> dict[str, _Type]:
     """Types of all settings of a kind of run by their dotted names."""
-    types_of = {}
+    types_of: dict[str, _Type] = {}
     for own, hint in _hints(kind).items():
         inside = dataclasses.is_dataclass(hint)
         types_of |= _setting_types(hint, f"{where}{own}.") if inside else {where + own: _Type.of(hint)}
