@@ -48,6 +48,8 @@ def make_plan(arguments: argparse.Namespace) -> tuple[Plan, Read]:
     notes = {"scenes": len(scenes), "skipped scenes": reasons, "settings": settings}
     contract = tile_contract(arguments.name, scenes, quantity, tiling.side, labels)
     rows = tile_rows(scenes, tiling, labels, arguments.validation)
+    if arguments.validation is None and "validation" not in set(rows["split"].to_pylist()):
+        print("no validation split: all scenes lie in one place, and neighbouring tiles are too alike to validate on")
     unknown = labels.keys() - scenes.keys() - set(rows["patch_id"].to_pylist())
     if unknown:
         raise UserError(f"{arguments.labels} names {min(unknown)}, which is no scene and no tile of one")
@@ -69,7 +71,8 @@ def main() -> None:
     zeros = "exact zeros: nodata where all bands are, nodata, or measured"
     parser.add_argument("--zeros", choices=get_args(Zeros), default="outside", help=zeros)
     parser.add_argument("--min-valid", type=float, default=0.5, help="smallest share of valid pixels in a tile")
-    parser.add_argument("--validation", type=float, default=0.0, help="share of the places for the validation split")
+    share = "share of the places for the validation split; by default a tenth, or none where all scenes are one place"
+    parser.add_argument("--validation", type=float, help=share)
     parser.add_argument("--labels", type=Path, help="CSV: name (of scene or tile), labels (separated by ;)")
     parser.add_argument("--name", default="own", help="name of the record set")
     add_work_arguments(parser)

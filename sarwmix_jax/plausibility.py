@@ -19,6 +19,14 @@ BRIGHTEST_MEDIAN_DB = -3.0
 SWAPPED_DB = -1.0
 """Cross-polarised backscatter lies some 4 to 13 dB below its co-polarised partner on land and sea, and nowhere clearly
 above it: where both are noise, as over a calm sea, the difference (co minus cross) goes to zero."""
+FEW = 4
+"""Up to so many images may all show one calm or bright place, so that the two bounds above do not hold for them."""
+NOISE_DB, NOISE_ABOVE_DB = -22.0, 3.0
+"""Sentinel-1's noise (noise-equivalent sigma0) lies below this; between two bands of noise alone either may be the
+higher one, by less than this."""
+BUILT_UP_DB = 3.0
+"""Where a few images are brighter than land and sea, they are of buildings if the co-polarised band lies this far above
+the other, as standardised bands do not."""
 CROSS_AND_CO = (("VH", "VV"), ("HV", "HH"))
 NOT_FINITE, LINEAR, NO_POWER, DECIBEL, SCALED, FILL, SWAPPED = (
     "not finite",
@@ -72,17 +80,16 @@ def judge_db(images_db: Images, bands: tuple[str, ...], valid: Valid | None = No
     """What speaks against images in dB, if anything.
 
     A single tile may be bright or calm, so a band's brightness and the order of the bands are judged by medians over
-    all images; one image alone is refused where its values leave the range or its darkest band is not negative.
+    all images: one among many is refused only where its values leave the range or its darkest band is not negative, and
+    a few by themselves only where neither a city nor calm water explains them.
 
     Args:
         images_db: One or more images, samples of one set; finite everywhere, also where not valid.
         bands: Their polarisations.
         valid: Pixels to judge; all by default.
     """
-    broken = ~np.isfinite(images_db)
-    if broken.any():
-        image, band, *_ = map(int, np.argwhere(broken)[0])
-        return Finding(NOT_FINITE, f"{broken.sum()} values that are not finite, first in {bands[band]}", image)
+    if (found := judge_finite(images_db, bands)) is not None:
+        return found
     medians = []
     for number, image_db in enumerate(images_db):
         values_db = image_db.reshape(len(bands), -1) if valid is None else image_db[:, valid[number]]
@@ -92,6 +99,15 @@ def judge_db(images_db: Images, bands: tuple[str, ...], valid: Valid | None = No
             if found is not None:
                 return Finding(found.kind, found.reason, number)
     return _judge_set(np.array(medians), bands) if medians else None
+
+
+def judge_finite(images_db: Images, bands: tuple[str, ...]) -> Finding | None:
+    """The first image with values that are not finite, if any; arguments as for `judge_db`."""
+    broken = ~np.isfinite(images_db)
+    if not broken.any():
+        return None
+    image, band, *_ = map(int, np.argwhere(broken)[0])
+    return Finding(NOT_FINITE, f"{broken.sum()} values that are not finite, first in {bands[band]}", image)
 
 
 def judge_range(values_db: Float[np.ndarray, "..."]) -> Finding | None:
@@ -141,16 +157,17 @@ def _positive(values: np.ndarray) -> Finding:
 def _judge_set(medians_db: Float[np.ndarray, "image band"], bands: tuple[str, ...]) -> Finding | None:
     together = np.median(medians_db, axis=0)
     darkest = int(together.argmin())
-    of = f"median of {len(medians_db)} images"
-    if together[darkest] > BRIGHTEST_MEDIAN_DB:
+    of, few = f"median of {len(medians_db)} images", len(medians_db) <= FEW
+    pairs = [(bands.index(cross), bands.index(co)) for cross, co in CROSS_AND_CO if cross in bands and co in bands]
+    built_up = few and any(together[co] - together[cross] > BUILT_UP_DB for cross, co in pairs)
+    if together[darkest] > BRIGHTEST_MEDIAN_DB and not built_up:
         reason = (
             f"{bands[darkest]} has {together[darkest]:.2f} dB ({of}), which no land or sea has: standardised or scaled"
         )
         return Finding(SCALED, f"{reason}, not dB")
-    for cross, co in CROSS_AND_CO:
-        if cross in bands and co in bands:
-            above = float(np.median(medians_db[:, bands.index(cross)] - medians_db[:, bands.index(co)]))
-            if -above < SWAPPED_DB:
-                reason = f"{cross} lies {above:.1f} dB above {co} ({of}), but is always below: the bands are swapped"
-                return Finding(SWAPPED, reason)
+    for cross, co in pairs:
+        above = float(np.median(medians_db[:, cross] - medians_db[:, co]))
+        if above > (NOISE_ABOVE_DB if few and together[cross] < NOISE_DB else -SWAPPED_DB):
+            reason = f"{bands[cross]} lies {above:.1f} dB above {bands[co]} ({of}), but is always below"
+            return Finding(SWAPPED, f"{reason}: the bands are swapped")
     return None

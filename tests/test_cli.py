@@ -121,6 +121,30 @@ def test_records_of_another_quantity(records, tmp_path, capsys):
     assert "values are sigma0, expected gamma0" in mistake(arguments, capsys)
 
 
+@pytest.mark.parametrize("name", ["x y", "a,b", "2020", "it's (1)", "None", "[1, 2]"])
+def test_a_path_is_taken_as_it_is(name, records, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(records, name)
+    wrong = "--config.data.quantity=gamma0"
+    for place in (name, str(tmp_path / name)):
+        words = f"records {place}: values are sigma0, expected gamma0"
+        assert words in mistake(pretrain("--workdir=run", wrong, records=place), capsys)
+        apart = ["dry-run", CONFIG, "--config.data.records", place, "--config.data.split=train", wrong, *TINY]
+        assert words in mistake(apart, capsys)
+        given = pretrain(f"--config.init_from={place}", "--workdir=run", records=place)
+        assert f"no checkpoint in {place};" in mistake(given, capsys)
+
+
+def test_several_record_sets_are_repeated_flags_or_a_tuple(capsys):
+    weights = "data.mix_weights has 0 numbers for 2 record sets"
+    assert weights in mistake(pretrain("--config.data.records=b c", "--workdir=run"), capsys)
+    assert weights in mistake(pretrain("--workdir=run", records="('a b', 'c')"), capsys)
+    assert "names a b twice" in mistake(pretrain("--config.data.records=a b", "--workdir=run", records="a b"), capsys)
+    assert "names a b twice" in mistake(pretrain("--workdir=run", records="'a b', 'a b'"), capsys)
+    assert "no record set at 1,2:" in mistake(pretrain("--workdir=run", records="1,2"), capsys)
+    assert "data.statistics is '2020'" in mistake(pretrain("--config.data.statistics=2020", "--workdir=run"), capsys)
+
+
 def test_damaged_records(records, tmp_path, capsys):
     shutil.copytree(records, tmp_path / "records")
     next((tmp_path / "records").glob("*train*")).write_bytes(b"nothing of the kind" * 1000)

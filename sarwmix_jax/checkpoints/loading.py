@@ -123,14 +123,19 @@ def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
             f"{path} is a file of PyTorch, not a checkpoint folder; convert it first "
             f"(python convert_torch_ckpt.py {path} FOLDER --verify) and give the folder"
         )
-    if path.name.isdigit() and step is None:
-        path, step = path.parent, int(path.name)
-    directory = path / FOLDER if (path / FOLDER).is_dir() else path
+    directory = _folder_of_steps(path)
     if not (steps := complete_steps(directory)):
+        a_step = path.name.isdigit() and (not path.exists() or (path / "params").is_dir())
+        if step is None and a_step and complete_steps(_folder_of_steps(path.parent)):
+            return locate(path.parent, int(path.name))
         raise UserError(f"no checkpoint in {path}; give a work directory or a checkpoint folder")
     if step is not None and step not in steps:
         raise UserError(f"no checkpoint at step {step} in {directory}; there are {', '.join(map(str, steps))}")
     return directory, steps[-1] if step is None else step
+
+
+def _folder_of_steps(path: Path) -> Path:
+    return path / FOLDER if (path / FOLDER).is_dir() else path
 
 
 @contextmanager

@@ -90,7 +90,9 @@ def dispatch(name: str, arguments: list[str]) -> int:
         command.define(values, [program])
         print(f"{command.summary}\n\n  {command.usage}\n\n{flags_help(values)}")
         return 0
-    argv = [program, *arguments]
+    from sarwmix_jax.settings.config import with_plain_texts
+
+    argv = [program, *with_plain_texts(arguments)]
     command.define(values, argv)
     rest = parse(values, argv)
     if rest and not command.takes_more:

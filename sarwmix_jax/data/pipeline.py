@@ -32,8 +32,10 @@ def steps_per_epoch(records: int, global_batch: int) -> int:
     if global_batch < 1:
         raise UserError(f"global batch {global_batch}: it must be at least 1")
     if records < global_batch:
+        fitting = 1 << (records.bit_length() - 1)
         raise UserError(
-            f"{records} records are fewer than one global batch of {global_batch}; use a smaller batch or more records"
+            f"{records} records are fewer than one global batch of {global_batch}; use a smaller batch, such as "
+            f"--config.batch.global_batch={fitting}, or more records"
         )
     return records // global_batch
 

@@ -11,18 +11,19 @@ from sarwmix_jax.facts.bands import BANDS
 
 
 def checked_db(
-    images_db: Any, name: str, side: int | None = None, bands: tuple[str, ...] = BANDS
+    images_db: Any, name: str, side: int | None = None, bands: tuple[str, ...] = BANDS, *, check: bool = True
 ) -> Float[np.ndarray, "batch band height width"]:
-    """Images as float32, after checking shape and values.
+    """Images as float32, after checking shape and values as those of a record set are checked.
 
     Args:
         images_db: Anything that numpy takes: (batch, band, height, width) in dB.
         name: What to call it in an error.
         side: Height and width that are needed; None for any.
         bands: Polarisations in the order of the images.
+        check: Whether finite values are judged: their unit, and the order of the bands over all images.
 
     Raises:
-        UserError: The shape is wrong, values are missing, or they cannot be dB of these bands.
+        UserError: The shape is wrong, values are missing, or they cannot be dB of these bands in this order.
     """
     images = np.asarray(images_db)
     if images.dtype.kind not in "fiu" and images.dtype.name != "bfloat16":
@@ -37,8 +38,9 @@ def checked_db(
             "give resize=True to resize as training did, or convert the checkpoint with another --image-size"
         )
     images = images.astype(np.float32)
-    found = plausibility.judge_db(images, bands)
+    found = plausibility.judge_db(images, bands) if check else plausibility.judge_finite(images, bands)
     if found is not None:
         place = name if found.image is None else f"{name}, image {found.image}"
-        raise UserError(f"{place}: {found.reason}; {found.remedy}")
+        anyway = "" if found.kind == plausibility.NOT_FINITE else ", or give check=False if you know better"
+        raise UserError(f"{place}: {found.reason}; {found.remedy}{anyway}")
     return images

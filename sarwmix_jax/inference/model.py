@@ -69,39 +69,50 @@ class LoadedModel:
         """Band order of the input."""
         return self.settings.bands
 
-    def encode(self, images_db: Any, *, resize: bool = False) -> Float[np.ndarray, "batch features"]:
+    def encode(
+        self, images_db: Any, *, resize: bool = False, check: bool = True
+    ) -> Float[np.ndarray, "batch features"]:
         """Features: the mean over the encoder's output cells, 8*embed_dim values.
 
         Args:
             images_db: Images.
             resize: Take images of any size, such as native 120-px patches, and resize them as training did.
+            check: Refuse what cannot be dB of VH and VV in this order; False: look at shape and finiteness alone.
 
         Raises:
-            UserError: Wrong shape or unit.
+            UserError: Wrong shape, unit or order of bands.
         """
-        return self._batched("encode", self._images(images_db, resize=resize))
+        return self._batched("encode", self._images(images_db, resize=resize, check=check))
 
     def encode_pyramid(
-        self, images_db: Any, *, resize: bool = False
+        self, images_db: Any, *, resize: bool = False, check: bool = True
     ) -> tuple[Float[np.ndarray, "batch rows columns width"], ...]:
         """Feature maps of the four stages, for dense heads: strides 4, 8, 16, 32 px; widths 1, 2, 4, 8 embed_dim.
 
         The last map has been through the final LayerNorm, so that its mean is what `encode` gives. Arguments and errors
         are those of `encode`.
         """
-        return self._batched("pyramid", self._images(images_db, resize=resize))
+        return self._batched("pyramid", self._images(images_db, resize=resize, check=check))
 
-    def classify(self, images_db: Any, *, resize: bool = False) -> Float[np.ndarray, "batch classes"]:
+    def classify(
+        self, images_db: Any, *, resize: bool = False, check: bool = True
+    ) -> Float[np.ndarray, "batch classes"]:
         """Logits; apply a sigmoid for probabilities. Arguments are those of `encode`.
 
         Raises:
-            UserError: Wrong shape or unit, or not a classifier.
+            UserError: As `encode`, or not a classifier.
         """
         self._needs("classifier")
-        return self._batched("classify", self._images(images_db, resize=resize))
+        return self._batched("classify", self._images(images_db, resize=resize, check=check))
 
     def flood(
-        self, before_db: Any, after_db: Any, patch_op: PatchOp = "avg", tiling: Tiling | None = None
+        self,
+        before_db: Any,
+        after_db: Any,
+        patch_op: PatchOp = "avg",
+        tiling: Tiling | None = None,
+        *,
+        check: bool = True,
     ) -> Float[np.ndarray, "batch classes"]:
         """Logits (no flood, flood) of pairs of dates; height and width may differ and be any from one tile up.
 
@@ -110,12 +121,13 @@ class LoadedModel:
             after_db: Later images of the same places.
             patch_op: How the tiles are pooled, "avg" or "max".
             tiling: "released" or "two_band"; the checkpoint's own unless given.
+            check: As for `encode`; each date is judged by itself.
 
         Raises:
-            UserError: Wrong shape or unit, unequal shapes, an unknown option, or no flood checkpoint.
+            UserError: As `encode`, unequal shapes, an unknown option, or no flood checkpoint.
         """
         self._needs("flood")
-        before, after = checked_db(before_db, "before_db"), checked_db(after_db, "after_db")
+        before, after = checked_db(before_db, "before_db", check=check), checked_db(after_db, "after_db", check=check)
         if before.shape != after.shape:
             raise UserError(f"before_db has shape {before.shape} and after_db {after.shape}; give the same")
         chosen = tiling or self.description.get("tiling")
@@ -127,7 +139,7 @@ class LoadedModel:
         return self._batched("flood", pairs, limit, settings=FloodSettings(chosen, patch_op))
 
     def reconstruct(
-        self, images_db: Any, mask: Any = None, seed: int = 0, norm_pix: bool | None = None
+        self, images_db: Any, mask: Any = None, seed: int = 0, norm_pix: bool | None = None, *, check: bool = True
     ) -> Reconstruction:
         """Reconstruct images from mixes: image i of the batch is mixed with image B-1-i, as in pretraining.
 
@@ -139,13 +151,13 @@ class LoadedModel:
             seed: Seed of the drawn mask.
             norm_pix: Whether the model predicts cells standardised by their own mean and deviation; the checkpoint's
                 own setting unless given.
+            check: As for `encode`.
 
         Raises:
-            UserError: Wrong shape or unit, a single image, a wrong mask, no pretraining checkpoint, or `norm_pix` is
-                not known.
+            UserError: As `encode`, a single image, a wrong mask, no pretraining checkpoint, or `norm_pix` is not known.
         """
         self._needs("pretraining")
-        images = checked_db(images_db, "images_db", self.settings.image_size)
+        images = self._images(images_db, resize=False, check=check)
         if len(images) < 2:
             raise UserError("images_db holds one image, which would be mixed with itself; give at least 2")
         norm_pix = self.description.get("norm_pix") if norm_pix is None else norm_pix
@@ -189,8 +201,8 @@ class LoadedModel:
             self._programs[key] = jax.jit(partial(getattr(self, f"_{what}"), **options))
         return self._programs[key]
 
-    def _images(self, images_db: Any, *, resize: bool) -> ImagesDb:
-        return checked_db(images_db, "images_db", None if resize else self.settings.image_size)
+    def _images(self, images_db: Any, *, resize: bool, check: bool) -> ImagesDb:
+        return checked_db(images_db, "images_db", None if resize else self.settings.image_size, check=check)
 
     def _prepared(self, images_db: Array) -> Array:
         """Resized and standardised images."""

@@ -37,6 +37,7 @@ class Plan:
             and, within it, by a hash of `patch_id`, so that a slice of a split is a fair sample. Where there is a
             column `group`, its hash comes first: records of a group, read together, stay together. Rows that are a
             fair sample in any order may keep theirs.
+        records_per_shard: Records in a file, at most.
         shards: The units of work in order.
         notes: What the report should say besides, such as how many records were excluded and why.
         fingerprint: Changes when anything in the output would.
@@ -59,6 +60,7 @@ class Plan:
         if records_per_shard < 1:
             raise UserError(f"--records-per-shard={records_per_shard}: at least 1 is needed")
         self.contract = contract
+        self.records_per_shard = records_per_shard
         self.rows = _ordered(rows, keep_order)
         self.shards = tuple(_shards(contract.name, self.rows["split"].to_pylist(), records_per_shard))
         self.notes = dict(notes or {})

@@ -1,6 +1,7 @@
 """Preparing the records of a plan: the shard as unit of work, what became of its records, and the finished set."""
 
 import functools
+import operator
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -8,12 +9,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sarwmix_jax import plausibility
-from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError, encode_record
+from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError, encode_record, shard_name
 from sarwmix_jax.data.sources import check_values, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.plan import Plan, Row, Shard
 from sarwmix_jax.preparation.workers import Work, run
-from sarwmix_jax.preparation.writer import ShardSummary, write_description, write_shard
+from sarwmix_jax.preparation.writer import ShardSummary, join_shards, write_description, write_shard
 
 OnError = Literal["stop", "skip"]
 Read = Callable[[Row], Record]
@@ -135,16 +136,9 @@ def _complete(
             f"{len(skipped)} records were skipped before (first {': '.join(skipped[0])}); "
             f"accept it with --on-error=skip, or remove {folder.parent} to begin anew"
         )
-    splits: dict[str, list[ShardSummary]] = {}
-    for shard, outcome in zip(plan.shards, outcomes, strict=True):
-        splits.setdefault(shard.split, []).append(outcome.summary)
-    written = {split: shards for split, shards in splits.items() if any(shard.records for shard in shards)}
-    if not written:
+    if not any(outcome.summary.records for outcome in outcomes):
         reason = [*(reason for _, reason in skipped), *excluded][0]
         raise UserError(f"not one of {plan.rows.num_rows} records could be read: {reason}")
-    for shard in plan.shards:
-        if shard.split not in written:
-            (folder / shard.name).unlink(missing_ok=True)
     report = {
         "planned": plan.rows.num_rows,
         "written": sum(outcome.summary.records for outcome in outcomes),
@@ -153,7 +147,45 @@ def _complete(
         **plan.notes,
         **(finish(folder, plan, outcomes) if finish is not None else {}),
     }
+    written = _pack(plan, folder, [outcome.summary for outcome in outcomes])
     write_description(folder, plan.contract, written)
     for split in written:
         check_values(open_records(folder, split))
     return report
+
+
+def _pack(plan: Plan, folder: Path, summaries: Sequence[ShardSummary]) -> dict[str, list[ShardSummary]]:
+    """Put neighbouring files together where much was left out; gives the summaries of the files by split.
+
+    No file gets more records than a planned one. Done again after it was stopped, it goes on: the names of what it
+    makes count fewer files than those of the plan.
+    """
+    groups: dict[str, list[list[tuple[Path, ShardSummary]]]] = {}
+    for shard, summary in zip(plan.shards, summaries, strict=True):
+        if not summary.records:
+            (folder / shard.name).unlink(missing_ok=True)
+            continue
+        files = groups.setdefault(shard.split, [[]])
+        if sum(part.records for _, part in files[-1]) + summary.records > plan.records_per_shard:
+            files.append([])
+        files[-1].append((folder / shard.name, summary))
+    packed: dict[str, list[ShardSummary]] = {}
+    for split, files in groups.items():
+        for number, parts in enumerate(files):
+            whole = functools.reduce(operator.add, (summary for _, summary in parts))
+            _join(folder / shard_name(plan.contract.name, split, number, len(files)), [p for p, _ in parts], whole)
+            packed.setdefault(split, []).append(whole)
+    return packed
+
+
+def _join(path: Path, parts: Sequence[Path], summary: ShardSummary) -> None:
+    if path.exists():
+        leftovers = [part for part in parts if part != path]
+    elif len(parts) == 1:
+        parts[0].replace(path)
+        leftovers = []
+    else:
+        join_shards(path, parts, summary.records)
+        leftovers = list(parts)
+    for part in leftovers:
+        part.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """Arrays and scenes of other products as records in dB: power to dB, nodata to a mask and a finite fill, tiles."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from jaxtyping import Bool, Float
 from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES
+from sarwmix_jax.geotiff.places import grid_name, held_out_places, places_of
 from sarwmix_jax.geotiff.scenes import Scene
 from sarwmix_jax.geotiff.tiles import Tiling
 from sarwmix_jax.geotiff.units import find_unit
@@ -169,29 +169,33 @@ def class_names(labels: Labels) -> tuple[str, ...]:
     return CLASSES if found and found <= set(CLASSES) else tuple(sorted(found))
 
 
-def tile_rows(scenes: Units, tiling: Tiling, labels: Labels, validation: float) -> pa.Table:
-    """The rows of the plan: every tile of every scene.
+def tile_rows(scenes: Units, tiling: Tiling, labels: Labels, validation: float | None) -> pa.Table:
+    """The rows of the plan: every tile of every scene; all scenes of a place are in the same split.
 
     Args:
         scenes: Scenes by name.
         tiling: How they are cut.
         labels: Labels of scenes and tiles by name.
-        validation: Share of the places for the validation split.
+        validation: Share of the places for the validation split; None: see `held_out_places`.
+
+    Raises:
+        UserError: The share cannot be had.
     """
-    rows = [row for scene, _ in scenes.values() for row in _rows(scene, tiling, labels, validation)]
+    found = [scene for scene, _ in scenes.values()]
+    places, counts = places_of(found).tolist(), [sum(1 for _ in tiling.places(scene)) for scene in found]
+    held_out = held_out_places(places, [grid_name(scene) for scene in found], counts, validation)
+    splits = ("validation" if place in held_out else "train" for place in places)
+    rows = [row for scene, split in zip(found, splits, strict=True) for row in _rows(scene, tiling, labels, split)]
     return pa.Table.from_pylist(rows, _SCHEMA)
 
 
-def _rows(scene: Scene, tiling: Tiling, labels: Labels, validation: float) -> Iterator[Row]:
-    # All scenes of the same place are in the same split.
-    place = f"{scene.crs} {scene.transform} {scene.height} {scene.width}"
-    number = int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest()) / 2**64
+def _rows(scene: Scene, tiling: Tiling, labels: Labels, split: str) -> Iterator[Row]:
     for row, column in tiling.places(scene):
         name = f"{scene.name}_{row:06d}_{column:06d}"
         yield {
             "patch_id": name,
             "s1_name": scene.name,
-            "split": "validation" if number < validation else "train",
+            "split": split,
             "group": f"{scene.name}_{row:06d}",
             "row": row,
             "column": column,

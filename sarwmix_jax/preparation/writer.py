@@ -50,6 +50,11 @@ class ShardSummary:
     sums: Sequence[float]
     square_sums: Sequence[float]
 
+    def __add__(self, other: "ShardSummary") -> "ShardSummary":
+        counts = (self.records + other.records, self.bytes + other.bytes, self.pixels + other.pixels)
+        pairs = ((self.sums, other.sums), (self.square_sums, other.square_sums))
+        return ShardSummary(*counts, *([a + b for a, b in zip(*pair, strict=True)] for pair in pairs))
+
 
 def write_shard(path: Path, records: Iterable[tuple[Record, bytes]], bands: int) -> ShardSummary:
     """Write one shard at `path`: all of it or nothing.
@@ -65,17 +70,38 @@ def write_shard(path: Path, records: Iterable[tuple[Record, bytes]], bands: int)
         UserError: The disk is full or the folder cannot be written.
     """
     with _whole_file(path) as temporary:
-        temporary.open("wb").close()  # names the reason when the folder cannot be written; the C++ writer does not
-        writer = array_record_module.ArrayRecordWriter(str(temporary), _ARRAY_RECORD_OPTIONS)
-        try:
+        with _array_record(temporary) as writer:
             summary = _write_all(writer, records, bands)
-        except BaseException:
-            with contextlib.suppress(RuntimeError):
-                writer.close()
-            raise
-        writer.close()
         _check_complete(temporary, summary.records)
     return summary
+
+
+def join_shards(path: Path, parts: Sequence[Path], records: int) -> None:
+    """Write one shard at `path` that holds the `records` records of several, in their order: all of it or nothing.
+
+    Raises:
+        UserError: As `write_shard`.
+    """
+    with _whole_file(path) as temporary:
+        with _array_record(temporary) as writer:
+            for part in parts:
+                with contextlib.closing(array_record_module.ArrayRecordReader(str(part))) as reader:
+                    for number in range(reader.num_records()):
+                        writer.write(reader.read([number])[0])
+        _check_complete(temporary, records)
+
+
+@contextlib.contextmanager
+def _array_record(path: Path) -> Iterator[Any]:
+    path.open("wb").close()  # names the reason when the folder cannot be written; the C++ writer does not
+    writer = array_record_module.ArrayRecordWriter(str(path), _ARRAY_RECORD_OPTIONS)
+    try:
+        yield writer
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            writer.close()
+        raise
+    writer.close()
 
 
 def _write_all(writer: Any, records: Iterable[tuple[Record, bytes]], bands: int) -> ShardSummary:

@@ -1,5 +1,6 @@
 """From a config to checked settings and back: types, ranges, and what must fit together."""
 
+import ast
 import dataclasses
 import difflib
 import math
@@ -100,13 +101,45 @@ class _Type(typing.NamedTuple):
         return cls(typing.get_origin(hint) or hint, next(iter(typing.get_args(hint)), None), limits, optional)
 
 
-def setting_names(kind: Any, where: str = "") -> list[str]:
+def setting_names(kind: Any) -> list[str]:
     """Dotted names of all settings of a kind of run."""
-    return [
-        name
-        for own, hint in _hints(kind).items()
-        for name in (setting_names(hint, f"{where}{own}.") if dataclasses.is_dataclass(hint) else [where + own])
-    ]
+    return list(_setting_types(kind))
+
+
+def _setting_types(kind: Any, where: str = "") -> dict[str, _Type]:
+    """Types of all settings of a kind of run by their dotted names."""
+    types_of: dict[str, _Type] = {}
+    for own, hint in _hints(kind).items():
+        inside = dataclasses.is_dataclass(hint)
+        types_of |= _setting_types(hint, f"{where}{own}.") if inside else {where + own: _Type.of(hint)}
+    return types_of
+
+
+def with_plain_texts(arguments: Sequence[str]) -> list[str]:
+    """Command line arguments in which every value of a setting that lists texts stands for itself.
+
+    ml_collections reads values of tuples as Python: `/data/x y` would be a mistake and `2020` a number. Only a quoted
+    text, or a tuple or list of quoted texts, is still read so.
+    """
+    kinds = (PretrainingSettings, FinetuningSettings)
+    lists = {f"config.{name}" for kind in kinds for name, part in _setting_types(kind).items() if part.part is str}
+    plain, rest = [], iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name.startswith("-") and name.lstrip("-") in lists:
+            given = value if equals else next(rest, None)
+            argument = name if given is None else f"{name}={_quoted(given)}"
+        plain.append(argument)
+    return plain
+
+
+def _quoted(text: str) -> str:
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return repr(text)
+    parts = value if isinstance(value, tuple | list) else [value]
+    return text if all(isinstance(part, str) for part in parts) else repr(text)
 
 
 def unknown_setting(arguments: Sequence[str]) -> str | None:

@@ -74,7 +74,7 @@ class DataSettings:
 class ValidationSettings:
     """Held-out records: which, and how often they are evaluated."""
 
-    split: str | None = None  # unset: none
+    split: str | None = None  # unset: none; if_any: "validation" where every record set has it
     every_epochs: Positive[float] = 1.0
 
 
@@ -208,7 +208,7 @@ class LabelledDataSettings(DataSettings):
 class SelectionSettings(ValidationSettings):
     """Held-out samples, on which the best checkpoints are selected."""
 
-    split: str | None = "validation"  # held_out: acquisitions or sequences of data.split, which then lacks them
+    split: str | None = "validation"  # as above; held_out: acquisitions or sequences taken out of data.split
     share: Share[float] = 0.1  # of the acquisitions or sequences, for held_out
     patience: Positive[int] | None = None  # validations without a better one after which the run ends; unset: never
 

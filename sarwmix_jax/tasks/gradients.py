@@ -4,9 +4,10 @@ The devices form one mesh with a single axis, over which a batch is spread. A st
 batch alone: what is random belongs to a place in it, never to a device or process.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from sarwmix_jax.data.records import Expectation
+from sarwmix_jax.data.records import Expectation, read_contract
 from sarwmix_jax.data.sources import check_contract
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
@@ -25,12 +26,30 @@ from sarwmix_jax.settings.sections import DataSettings, RunSettings
 from sarwmix_jax.tasks.task import Batch, Metrics, Task
 
 DATA_AXIS = "data"
+IF_ANY = "if_any"
+"""`validation.split` by this name is the split `validation` where every record set has one, else none."""
+VALIDATION = "validation"
+Run = TypeVar("Run", bound=RunSettings)
 
 
 def reading(settings: DataSettings) -> dict[str, int]:
     """How this process reads, for `pipeline.Reading`."""
     own = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     return own | {name: getattr(settings, name) for name in ("threads", "workers", "prefetch")}
+
+
+def find_validation(settings: Run) -> tuple[Run, tuple[str, ...]]:
+    """Settings that name the validation split itself where it is to be taken if there is any, and what to report.
+
+    Raises:
+        UserError: A record set is missing or cannot be understood.
+    """
+    if settings.validation.split != IF_ANY:
+        return settings, ()
+    lacking = [folder for folder in settings.data.records if VALIDATION not in read_contract(Path(folder)).records]
+    split = None if lacking else VALIDATION
+    found = dataclasses.replace(settings, validation=dataclasses.replace(settings.validation, split=split))
+    return found, tuple(f"no validation: {folder} has no split {VALIDATION!r}" for folder in lacking[:1])
 
 
 def open_all(open_split: Callable[..., Any], settings: RunSettings, split: str) -> tuple[Any, ...]:

@@ -25,10 +25,11 @@ def plan_text(run: Run) -> str:
     devices, batch, micro_batch = run.mesh.size, settings.batch.global_batch, task.settings.batch.micro_batch or 1
     sets = [f"{len(source):,} of {folder}" for folder, source in zip(settings.data.records, run.sources, strict=True)]
     peak_epoch = min(settings.optimizer.warmup_epochs, schedule.epoch(schedule.total_steps))
-    state = abstract_state(run)
+    state, held_out = abstract_state(run), sum(map(len, run.held_out))
     lines = [
+        *run.notes,
         f"records:     {', '.join(sets)}, split {settings.data.split}",
-        f"validation:  {settings.validation.split or 'none'}",
+        f"validation:  {f'{held_out:,} records' if held_out else 'none'}",
         f"steps:       {schedule.steps_per_epoch:,} an epoch, {schedule.total_steps:,} until epoch "
         f"{schedule.epoch(schedule.total_steps):g} (schedule {settings.optimizer.schedule_epochs:g})",
         f"batch:       {batch} = {devices} x {batch // devices // micro_batch} x {micro_batch} "

@@ -84,8 +84,8 @@ def train(settings: RunSettings, workdir: Path, *, override: bool = False) -> Pr
     changed = restore.check_same(previous, settings, workdir, override=override)
     run = set_up(settings, previous)
     with open_output(run, workdir, anew=previous is None or bool(changed)) as output:
-        for line in changed:
-            output.log.say(f"changed by --override: {line}")
+        for line in (*(f"changed by --override: {line}" for line in changed), *run.notes):
+            output.log.say(line)
         return iterate(run, output, begin(run, output))
 
 

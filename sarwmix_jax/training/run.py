@@ -27,6 +27,7 @@ from sarwmix_jax.settings.sections import FinetuningSettings, MixedBatchSettings
 from sarwmix_jax.tasks.gradients import (
     TrainState,
     TrainStep,
+    find_validation,
     make_mesh,
     make_train_step,
     open_all,
@@ -58,6 +59,7 @@ class Run:
         train_step: Compiled.
         validate: Function (params, fixed) -> figures on the validation records, where there are some.
         probe: Function (params, fixed) -> scores of frozen features on labelled records, where there are some.
+        notes: What the user should know of it, in lines.
     """
 
     settings: RunSettings
@@ -71,6 +73,7 @@ class Run:
     train_step: TrainStep
     validate: Callable[[Tree, Tree], dict[str, Any]] | None
     probe: Callable[[Tree, Tree], dict[str, float]] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def stacked(self) -> bool:
@@ -97,7 +100,8 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
         settings, model=settings.model.on(platform), batch=cut_batch(settings.batch, mesh.size, mix_group)
     )
     check_kernel(cut.model, platform)
-    samples = labelled_samples(settings) if isinstance(settings, FinetuningSettings) else pretraining_samples(settings)
+    found, notes = find_validation(settings)
+    samples = labelled_samples(found) if isinstance(found, FinetuningSettings) else pretraining_samples(found)
     sources, held_out, make_task = samples
     task: Task = make_task(cut, band_statistics(settings, sources))
     schedule = Schedule(steps_per_epoch(sum(map(len, sources)), settings.batch.global_batch), settings)
@@ -111,7 +115,8 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
         from sarwmix_jax.training.probing import make_probe  # scikit-learn takes a second to import
 
         probe = make_probe(settings.probe, settings.probe.records, task, graphdef, mesh)
-    return Run(settings, task, mesh, sources, held_out, schedule, optimizer, graphdef, train_step, validate, probe)
+    built = (graphdef, train_step, validate, probe)
+    return Run(settings, task, mesh, sources, held_out, schedule, optimizer, *built, notes)
 
 
 def pretraining_samples(settings: RunSettings) -> Samples:

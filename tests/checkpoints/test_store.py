@@ -134,3 +134,14 @@ def test_unfinished_checkpoint_does_not_count(tmp_path):
     (tmp_path / "2").rename(tmp_path / "2.orbax-checkpoint-tmp-0")
     assert locate(tmp_path) == (tmp_path, 1)
     assert Checkpoints(tmp_path).restore_latest(make_state()).step == 1
+
+
+def test_a_run_may_be_named_by_a_number(tmp_path):
+    for folder in ("runs/2020/checkpoints/7", "runs/2021/checkpoints/3", "kept/5/params", "kept/2022"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert locate(tmp_path / "runs" / "2020") == (tmp_path / "runs" / "2020" / "checkpoints", 7)
+    assert locate(tmp_path / "runs" / "2021" / "3") == (tmp_path / "runs" / "2021" / "checkpoints", 3)
+    assert locate(tmp_path / "kept" / "5") == (tmp_path / "kept", 5)
+    for name in ("4", "kept/2022"):
+        with pytest.raises(UserError, match=f"no checkpoint in {tmp_path}/{name}; "):
+            locate(tmp_path / name)

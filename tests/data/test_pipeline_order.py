@@ -90,7 +90,11 @@ def test_the_order_of_a_seed_never_changes():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (([5], None, 8, 0), "5 records are fewer than one global batch of 8; use a smaller batch"),
+        (
+            ([5], None, 8, 0),
+            "5 records are fewer than one global batch of 8; use a smaller batch, such as --config.batch."
+            "global_batch=4, or more records",
+        ),
         (([5], None, 0, 0), "global batch 0: it must be at least 1"),
         (([50], None, 8, -1), "seed -1: it must be from 0 to 4294967295"),
         (([50, 50], None, 8, 0), "2 record sets, 0 weights"),

@@ -55,7 +55,7 @@ def records_of(folder, split="train") -> dict[str, dict]:
 
 @needs_shared_data
 def test_opera_samples_become_records_that_pretraining_reads(run_here, tmp_path):
-    done = run_here(SCRIPT, "--inputs", OPERA, "--tile=64", "--overlap=28", "--out", tmp_path / "out")
+    done = run_here(SCRIPT, "--inputs", OPERA, "--tile=64", "--overlap=28", "--validation=0", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
     source = open_records(tmp_path / "out", "train")
     assert (source.contract.quantity, source.contract.unit, len(source)) == ("gamma0", "dB", 10 * 4)
@@ -212,6 +212,27 @@ def test_labels_and_splits(run_here, refusal, tmp_path):
     labels.write_text(f"name,labels\ngamma0_0,{CLASSES[4]}\n")
     assert run_here(SCRIPT, *fixed, "--out", tmp_path / "b").returncode == 0
     assert open_records(tmp_path / "b", "train").contract.classes == CLASSES
+
+
+def test_a_tenth_of_the_places_is_held_out_by_default(run_here, refusal, tmp_path):
+    """Five places of two dates each, 15 tiles a date; then one of them alone."""
+    for number in range(10):
+        values, crs = 10 ** (scene_db(64, number) / 10), f"EPSG:{32630 + number % 5}"
+        path = write_raster(tmp_path / "in" / f"gamma0_{number}.tif", values[:, :, :40], crs=crs)
+        with rasterio.open(path, "r+") as file:
+            file.descriptions = ("VH", "VV")
+    fixed = ["--tile=16", "--overlap=4", "--min-valid=0"]
+    done = run_here(SCRIPT, "--inputs", tmp_path / "in", *fixed, "--out", tmp_path / "out")
+    assert done.returncode == 0 and done.stdout.startswith(f"wrote {tmp_path / 'out'}: train 120, validation 30\n")
+    held_out = {record["s1_name"][-1] for record in records_of(tmp_path / "out", "validation").values()}
+    first, second = sorted(map(int, held_out))
+    assert second == first + 5
+    alone = ["--inputs", tmp_path / "in" / "gamma0_3.tif", tmp_path / "in" / "gamma0_8.tif", *fixed]
+    done = run_here(SCRIPT, *alone, "--out", tmp_path / "alone")
+    assert done.stdout.startswith("no validation split: all scenes lie in one place, and neighbouring tiles are too ")
+    assert open_records(tmp_path / "alone", "train").contract.records == {"train": 30}
+    assert "--validation=0.1: all scenes lie in one place" in refusal(*alone, "--validation=0.1")
+    assert "--validation=1: give a share of the places" in refusal(*alone, "--validation=1")
 
 
 def test_damaged_scenes_stop_or_are_skipped_and_dry_runs_write_nothing(run_here, refusal, tmp_path):

@@ -188,6 +188,50 @@ def test_wrong_input(classifier, case):
             method(images)
 
 
+def patches_db(count: int) -> np.ndarray:
+    """Land whose VV lies 7 dB above VH, as between the published means."""
+    levels_db = np.array([-19.2, -12.2])[:, None, None]
+    return (levels_db + 2 * np.random.default_rng(0).standard_normal((count, 2, 128, 128))).astype(np.float32)
+
+
+def uses(pretrained, classifier, flood, **check):
+    """Every method that takes images, by name, as a function of two images."""
+    return {
+        "encode": lambda db: classifier.encode(db, **check),
+        "encode_pyramid": lambda db: classifier.encode_pyramid(db, **check)[-1],
+        "classify": lambda db: classifier.classify(db, **check),
+        "flood before": lambda db: flood.flood(db, patches_db(2), **check),
+        "flood after": lambda db: flood.flood(patches_db(2), db, **check),
+        "reconstruct": lambda db: pretrained.reconstruct(db, **check).prediction,
+    }
+
+
+def test_swapped_bands_are_refused_unless_the_user_knows_better(pretrained, classifier, flood):
+    swapped, unchecked = patches_db(2)[:, ::-1], uses(pretrained, classifier, flood, check=False)
+    for name, use in uses(pretrained, classifier, flood).items():
+        why = r"VH lies (6|7)\.. dB above VV .*the bands are swapped; swap them, or give check=False"
+        with pytest.raises(UserError, match=why) as refusal:
+            use(swapped)
+        assert "before" not in name or "before_db" in str(refusal.value)
+        assert "after" not in name or "after_db" in str(refusal.value)
+        np.testing.assert_array_equal(unchecked[name](patches_db(2)), use(patches_db(2)))
+        assert not np.allclose(unchecked[name](swapped), use(patches_db(2)), atol=1e-3)
+        for fault, words in ((np.nan, "not finite"), (np.inf, "not finite")):
+            with pytest.raises(UserError, match=words):
+                unchecked[name](np.where(np.arange(128) == 3, fault, swapped))
+        with pytest.raises(UserError, match="give"):
+            unchecked[name](swapped[0])
+
+
+def test_one_image_is_judged_as_a_record_among_others_is(classifier):
+    """A calm sea and a bright town by themselves are no swapped and no standardised bands."""
+    for levels_db in ((-23.5, -25.0), (-1.5, 3.0), (-30.0, -30.0)):
+        image = patches_db(1) + np.array(levels_db)[:, None, None] - np.array([-19.2, -12.2])[:, None, None]
+        assert np.isfinite(classifier.encode(image)).all()
+    with pytest.raises(UserError, match="the bands are swapped"):
+        classifier.encode(patches_db(1)[:, ::-1])
+
+
 def test_wrong_use(pretrained, classifier, flood):
     pair = np.full((1, 2, 200, 300), -15.0)
     for call, why in [

@@ -33,7 +33,7 @@ class Reader:
         if row["patch_id"] in self.missing:
             raise RecordError("no such file")
         number = int(row["patch_id"].split("_")[1])
-        image = np.random.default_rng(number).normal(-15, 3, (2, 4, 4)).astype(np.float32)
+        image = np.random.default_rng(number).normal([[[-19]], [[-12]]], 3, (2, 4, 4)).astype(np.float32)
         if row["patch_id"] in self.broken:
             image[0, 0, 0] = np.nan
         return Record(image, row["patch_id"], labels=("water",))
@@ -159,6 +159,61 @@ def test_a_whole_shard_or_split_may_be_unreadable(tmp_path):
     everything = frozenset(work.rows["patch_id"].to_pylist())
     with pytest.raises(UserError, match="not one of 40 records could be read: no such file"):
         prepare(work, Reader(missing=everything), tmp_path / "none", on_error="skip")
+
+
+def sparse(count: int, *kept: int) -> tuple[Plan, Reader, list[str]]:
+    """A plan of files of two records, of which few records can be read: those at the places `kept`."""
+    work = plan(count, 2)
+    planned = work.rows["patch_id"].to_pylist()
+    there = [planned[place] for place in kept]
+    return work, Reader(missing=frozenset(planned).difference(there)), there
+
+
+def test_few_records_of_a_long_plan_make_few_files(tmp_path):
+    work, reader, there = sparse(400, 0, 4, 5, 17, 130, 260, 300, 301, 399)  # the last 133 are those of test
+    assert len(work.shards) == 201
+    prepare(work, reader, tmp_path / "out", on_error="skip")
+    described = {"contract.json", "dataset_info.json", "features.json", "labels.labels.txt", "preparation.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} - described == {
+        *(f"toy-train.array_record-0000{n}-of-00004" for n in range(4)),
+        *(f"toy-test.array_record-0000{n}-of-00002" for n in range(2)),
+    }
+    for split, expected in {"train": there[:6], "test": there[6:]}.items():
+        assert names(tmp_path / "out", split) == expected
+        source = open_records(tmp_path / "out", split)
+        for number, name in enumerate(expected):
+            image = Reader()({"patch_id": name}).image.astype(np.float16)
+            np.testing.assert_array_equal(source[number]["image"], image)
+        plain = tfds.builder_from_directory(tmp_path / "out").as_data_source(split=split)
+        assert [r["patch_id"].decode() for r in plain] == expected
+    values = np.stack([Reader()({"patch_id": name}).image.astype(np.float16) for name in there[:6]])
+    means = open_records(tmp_path / "out", "train").contract.statistics.mean_db
+    np.testing.assert_allclose(means, values.astype(np.float64).mean((0, 2, 3)), rtol=1e-12)
+
+
+@pytest.mark.parametrize("steps", range(16))
+def test_stopped_while_files_are_put_together_it_goes_on(tmp_path, monkeypatch, steps):
+    """Stopped before any of the 14 file operations that put 12 files, 6 of them empty, together to 4."""
+    work, reader, _ = sparse(24, 0, 4, 5, 9, 11, 17, 19)
+    prepare(work, reader, tmp_path / "whole", on_error="skip")
+    prepare(work, reader, tmp_path / "out", part=(1, 1), on_error="skip")
+    left = iter(range(steps))
+
+    def stopping(original):
+        def operation(*arguments, **options):
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return original(*arguments, **options)
+
+        return operation
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        for name in ("unlink", "replace"):
+            patch.setattr(Path, name, stopping(getattr(Path, name)))
+        prepare(work, reader, tmp_path / "out", merge=True, on_error="skip")
+    assert not (tmp_path / "out").exists()
+    prepare(work, reader, tmp_path / "out", merge=True, on_error="skip")
+    assert digests(tmp_path / "whole") == digests(tmp_path / "out")
 
 
 def test_other_work_in_the_same_place_is_refused(tmp_path):

@@ -3,8 +3,11 @@ import pytest
 
 from sarwmix_jax.checkpoints.restore import Previous, changes
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.settings.config import as_json, pretraining_config, resolve
 from sarwmix_jax.settings.sections import MixedBatchSettings, PretrainingSettings
+from sarwmix_jax.training.logs import read_log
+from sarwmix_jax.training.loop import train
 from sarwmix_jax.training.run import cut_batch, set_up
 
 
@@ -101,3 +104,20 @@ def test_a_kernel_that_this_machine_lacks_is_refused_at_the_start(run_settings):
 def test_a_run_may_go_on_with_another_kernel():
     old, new = (resolved(model__kernel=kernel) for kernel in ("xla", "fused"))
     assert changes(Previous(1, "pretraining", as_json(old), {}), new) == []
+
+
+def test_validation_where_there_is_any(run_settings, tmp_path, capsys):
+    run = set_up(run_settings(validation__split="if_any"))
+    assert ([len(source) for source in run.held_out], run.notes) == ([6], ())
+    write_synthetic_records(tmp_path / "one place", train=9, side=64)
+    changes = {"data__records": (str(tmp_path / "one place"),), "optimizer__stop_after_steps": 1}
+    train(run_settings(validation__split="if_any", **changes), tmp_path / "run")
+    assert f"no validation: {tmp_path}/one place has no split 'validation'\n" in capsys.readouterr().err
+    assert [entry["event"] for entry in read_log(tmp_path / "run") if entry["event"] == "validation"] == []
+    with pytest.raises(UserError, match="no split 'validation' in"):
+        set_up(run_settings(validation__split="validation", **changes))
+    with pytest.raises(UserError, match=r"9 records are fewer .* such as --config\.batch\.global_batch=8, or more"):
+        set_up(run_settings(validation__split="if_any", batch__global_batch=16, **changes))
+    both = {"data__records": (run_settings().data.records[0], str(tmp_path / "one place"))}
+    statistics = {"data__mix_weights": (1.0, 1.0), "data__statistics": "bigearthnet_v2"}
+    assert set_up(run_settings(validation__split="if_any", **both, **statistics)).held_out == ()
