@@ -108,9 +108,10 @@ def test_places_that_cannot_be_written_are_refused_before_anything_is_computed(
     def computed(*_):
         raise AssertionError("computed first")
 
-    monkeypatch.setattr("sarwmix_jax.tasks.gradients.over_devices", computed)
-    monkeypatch.setattr("sarwmix_jax.tasks.labelled.over_devices", computed)
+    # from top to bottom: a module that is imported here takes the function from those not yet patched
     monkeypatch.setattr("sarwmix_jax.evaluation.features.over_devices", computed)
+    monkeypatch.setattr("sarwmix_jax.tasks.labelled.over_devices", computed)
+    monkeypatch.setattr("sarwmix_jax.tasks.gradients.over_devices", computed)
     (tmp_path / "file").write_text("kept")
     if command == "finetune":
         monkeypatch.undo()
