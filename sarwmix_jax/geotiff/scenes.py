@@ -167,13 +167,10 @@ def _inspect(
     try:
         with rasterio.Env(**WITH_SIDECARS), rasterio.open(path) as file:
             check_sidecars(path, file, sidecars)
-            called = [description or "" for description in file.descriptions]
-            if order is not None and len(order) == len(called):
-                called = [text or band for text, band in zip(called, order, strict=True)]
-            masks = mask_bands(file, called)
+            masks = mask_bands(path, file, order)
             numbers = [number for number in file.indexes if number not in masks]
             for number in masks:
-                if called[number - 1].upper() in bands or _stated_polarisation(file, number, bands) is not None:
+                if _stated_polarisation(file, number, bands) is not None:
                     raise RecordError(f"{path}: band {number} is an alpha band, but called a polarisation; correct one")
             if len(numbers) == 1:
                 names = {numbers[0]: _stated_polarisation(file, numbers[0], bands) or ""}

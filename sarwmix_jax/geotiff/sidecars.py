@@ -2,6 +2,7 @@
 
 import os
 import stat
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from xml.etree import ElementTree
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
-from rasterio.errors import CRSError
+from rasterio.errors import CRSError, NotGeoreferencedWarning
 
 from sarwmix_jax.data.records import RecordError
 
@@ -91,7 +92,11 @@ def check_sidecars(path: Path, file: rasterio.DatasetReader, sidecars: Mapping[s
     if METADATA in sidecars:
         _check_xml(sidecars[METADATA])
     if METADATA in sidecars or MASK in sidecars:
-        with rasterio.Env(**WITHOUT_SIDECARS), rasterio.open(path) as alone:
+        with warnings.catch_warnings(), rasterio.Env(**WITHOUT_SIDECARS):
+            # Its place may be in the side-car.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+            alone = rasterio.open(path)
+        with alone:
             _check_contradiction(alone, file, sidecars)
     for end in _WORLD:
         if end in sidecars:

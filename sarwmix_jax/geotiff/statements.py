@@ -20,8 +20,8 @@ def _words(pattern: str) -> re.Pattern[str]:
 
 
 _QUANTITIES = {
-    quantity: re.compile(rf"{quantity[:-1]}[ _-]?(0(?!\.?\d)|zero|nought|naught)", re.IGNORECASE)
-    for quantity in ("gamma0", "sigma0", "beta0")
+    quantity: re.compile(rf"({name}|{letter})[ _-]?(0(?!\.?\d)|⁰|zero|nought|naught)", re.IGNORECASE)
+    for quantity, name, letter in (("gamma0", "gamma", "γ"), ("sigma0", "sigma", "σ"), ("beta0", "beta", "β"))  # noqa: RUF001
 }
 _RTC = re.compile(r"(?<![A-Za-z0-9])rtc(?![A-Za-z0-9])", re.IGNORECASE)
 _AMPLITUDE = _words("amplitudes?|amp|magnitudes?")
@@ -38,7 +38,8 @@ _FORMER = re.compile(r"(?<![A-Za-z])(from|not|non|without)[ _.-]+(in[ _.-]+)?[A-
 """What the values were, or are not."""
 _KEY_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _STATING = frozenset(
-    "unit units quantity calibration backscatter radiometry radiometric normalization normalisation product scale "
+    "unit units unittype quantity calibration backscatter radiometry radiometric normalization normalisation product "
+    "scale scaling value values type kind content "
     "expression convention coefficient description imagedescription name title measurement polarization polarisation "
     "polarizations polarisations".split()
 )

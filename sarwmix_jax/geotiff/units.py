@@ -106,7 +106,10 @@ def find_unit(scene: Scene, unit: str | None) -> str:
     judge = plausibility.judge_db if found == "dB" else plausibility.judge_power
     problem = judge(values, scene.polarisations, seen)
     if problem is not None:
-        raise RecordError(f"{path}: called {found}, but {problem.reason}; {_REMEDIES[problem.kind]}")
+        remedy = _REMEDIES[problem.kind]
+        if stated and problem.kind in (plausibility.LINEAR, plausibility.DECIBEL):
+            remedy = f"correct {next(iter(stated.values()))}"
+        raise RecordError(f"{path}: called {found}, but {problem.reason}; {remedy}")
     return found
 
 

@@ -1,7 +1,7 @@
 """Values of a band with NaN where it is not valid: nodata, masks, alpha, scale and offset."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,7 @@ Zeros = Literal["outside", "nodata", "floor"]
 """Zeros as stored are nodata where all bands are zero (`outside`), wherever they are (`nodata`), or measured."""
 _FILL_TAGS = {"_fillvalue", "missing_value", "nodata", "nodata_value", "no_data", "no_data_value"}
 _SCALE_TAGS = {"scale_factor": 1.0, "add_offset": 0.0}
-_MASK_NAMES = {"datamask", "valid", "validmask", "validity", "validpixels", "validdatamask", "alpha"}
+_MASK_NAMES = {"datamask", "valid", "validmask", "validity", "validitymask", "validpixels", "validdatamask", "alpha"}
 _USUAL_FILL = -9999
 
 
@@ -123,15 +123,34 @@ def refusal(place: BandPlace, row: int, column: int, value: float, why: str) -> 
     """Why a value is refused, where it lies, and what to do."""
     return (
         f"{place.path}: {value:.9g} at row {row}, column {column} ({place.polarisation}): such {why}; "
-        f"give --nodata={value:.9g} if it is no measurement, or --unit if it is one"
+        f"give --nodata={value:.9g} if it is no measurement"
     )
 
 
-def mask_bands(file: rasterio.DatasetReader, names: list[str]) -> tuple[int, ...]:
-    """Numbers of the bands that say where others are valid: alpha, or called `dataMask` or alike."""
-    called = ["".join(filter(str.isalpha, name.lower())) in _MASK_NAMES for name in names]
-    alpha = [interpretation == ColorInterp.alpha for interpretation in file.colorinterp]
-    return tuple(n for n, is_mask in enumerate(np.logical_or(called, alpha).tolist(), start=1) if is_mask)
+def mask_bands(path: Path, file: rasterio.DatasetReader, order: Sequence[str] | None) -> tuple[int, ...]:
+    """Numbers of the bands that say where others are valid: alpha, or called `dataMask` or alike.
+
+    Args:
+        path: The file.
+        file: It, opened.
+        order: What the user calls its bands.
+
+    Raises:
+        RecordError: A band is called a mask in other words: its zeros may mean either.
+    """
+    found = []
+    named = order if order is not None and len(order) == file.count else [""] * file.count
+    for number, name in enumerate(named, start=1):
+        texts = [file.descriptions[number - 1] or "", name]
+        words = {"".join(filter(str.isalpha, text.lower())) for text in texts}
+        if file.colorinterp[number - 1] == ColorInterp.alpha or words & _MASK_NAMES:
+            found.append(number)
+        elif any(word in text for text in words for word in ("mask", "nodata")):
+            raise RecordError(
+                f"{path}: band {number} is called {texts[0] or name}, which may mean either; call it dataMask if 0 is "
+                "no data, else leave it out"
+            )
+    return tuple(found)
 
 
 def band_place(

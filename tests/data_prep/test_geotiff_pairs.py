@@ -1,5 +1,6 @@
 """Hundreds of drawn pairs of GeoTIFFs: what states enough is read rightly, what contradicts itself is refused."""
 
+import re
 from collections import Counter
 
 import numpy as np
@@ -11,6 +12,26 @@ from tests.data_prep.geotiff_pairs import FAULTS, SIDE, Pair
 
 SCRIPT = "geotiff.py"
 WITHIN_DB = 0.02
+REASONS = {
+    "unit of the values": r"called (dB, but .*: linear power, not dB|linear, but .*% of the values are negative)",
+    "unit stated twice": r"says it is (dB|linear) \(.*\) and (dB|linear) \(.*\); .*--unit",
+    "quantity stated twice": r"says it is (gamma0|sigma0) \(.*\) and (gamma0|sigma0) \(.*\); .*--quantity",
+    "unit option": "says it is (dB|linear), expected (dB|linear)",
+    "quantity option": "says it is (gamma0|sigma0), expected (gamma0|sigma0)",
+    "amplitude": "says it is amplitude",
+    "swapped": "the bands are swapped",
+    "undeclared fill": r"-\d.* at row 10, column 0 .*give --nodata=-\d",
+    "polarisation stated twice": "is named V[HV], but its band says V[HV]",
+    "side-car link": "is a link",
+    "side-car damaged": r"aux.xml cannot be read \(",
+    "side-car nodata": "nodatavals -8888.0 contradicts -7777.0",
+    "world file elsewhere": "places the raster elsewhere",
+    "odd mask": "is called a mask, but holds other values",
+    "unapplied scale": "tag scale_factor=0.5 is not applied",
+    "no quantity": "does not say whether it is sigma0 or gamma0; give --quantity",
+    "no polarisation": "no VH is found",
+    "infinite": "inf at row 10, column 0 ",
+}
 
 
 def check_read(pair: Pair, out) -> None:
@@ -42,6 +63,7 @@ def check_pairs(run_here, tmp_path, seeds) -> Counter:
         else:
             assert done.returncode == 2 and done.stderr.startswith("error: "), about
             assert done.stderr.count("\n") == 1 and str(pair.folder) in done.stderr, about
+            assert re.search(REASONS[pair.fault], done.stderr), about
             assert not out.exists(), about
         counts[pair.fault] += 1
     return counts
