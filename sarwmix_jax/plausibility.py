@@ -112,17 +112,17 @@ def judge_range(values_db: Float[np.ndarray, "..."]) -> Finding | None:
     return None
 
 
-def first_outside(values: Float[np.ndarray, "..."], unit: str | None) -> tuple[int, ...] | None:
+def first_outside(values: Float[np.ndarray, "band height width"], unit: str | None) -> tuple[int, ...] | None:
     """Where the first value is that is no backscatter in a unit (`dB`, `linear`; None: in neither), if there is one.
 
-    Infinite values are outside, NaN is not.
+    Infinite values are outside. Pixels that are NaN in a band are not looked at.
     """
     ranges = list(_RANGES.values()) if unit is None else [_RANGES[unit]]
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    # A look at the extremes is quick, and nearly always enough.
-    if not values.size or (np.fmin.reduce(values, None) >= low and np.fmax.reduce(values, None) <= high):
+    # A look at the extremes is quick, and enough where nothing is NaN.
+    if values.min() >= low and values.max() <= high:
         return None
-    places = np.argwhere((values < low) | (values > high))
+    places = np.argwhere(((values < low) | (values > high)) & ~np.isnan(values).any(axis=0))
     return tuple(map(int, places[0])) if len(places) else None
 
 

@@ -78,7 +78,7 @@ def check_range(
     Raises:
         RecordError: With file, value and place.
     """
-    found = plausibility.first_outside(np.where(np.isnan(values).any(axis=0), np.nan, values), unit)
+    found = plausibility.first_outside(values, unit)
     if found is not None:
         band, down, right = found
         raise RecordError(refusal(scene.bands[band], row + down, column + right, values[found], _NO_BACKSCATTER[unit]))

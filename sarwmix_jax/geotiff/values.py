@@ -64,30 +64,32 @@ def read_band(
     """
     try:
         status = place.path.stat()
-        with rasterio.Env(**WITH_SIDECARS):
-            file = _opened(place.path, status.st_mtime_ns, status.st_size)
-            stored: np.ndarray = file.read(place.number, window=window)
-            valid = file.read_masks(place.number, window=window) > 0 if place.masked else np.ones(stored.shape, bool)
-            masks = [file.read(number, window=window) for number in place.mask_bands]
+        file = _opened(place.path, status.st_mtime_ns, status.st_size)
+        stored: np.ndarray = file.read(place.number, window=window)
+        masks = [file.read(number, window=window) for number in place.mask_bands]
+        hidden = [file.read_masks(place.number, window=window) == 0] if place.masked else []
     except (RasterioError, OSError) as error:
         raise RecordError(f"{place.path} cannot be read ({str(error).splitlines()[0]})") from None
     if not np.issubdtype(stored.dtype, np.floating) and not (place.scaled and np.issubdtype(stored.dtype, np.integer)):
         raise RecordError(f"{place.path} holds {stored.dtype}: not calibrated backscatter; calibrate it first")
     for number, mask in zip(place.mask_bands, masks, strict=True):
-        valid &= _from_mask(place.path, number, mask, file.colorinterp[number - 1] == ColorInterp.alpha)
-    for value in place.nodata:
-        valid &= ~holds(stored, value)
+        hidden.append(_hidden_by(place.path, number, mask, file.colorinterp[number - 1] == ColorInterp.alpha))
+    hidden += [holds(stored, value) for value in place.nodata]
     values = stored
     if place.scaled:
-        _check_usual_fills(place, stored, valid, window)
+        _check_usual_fills(place, stored, hidden, window)
         values = (stored * np.float64(place.scale) + place.offset).astype(np.float32)
-    return np.where(valid, values, np.nan), stored == 0
+    return np.where(np.logical_or.reduce(hidden), np.nan, values) if hidden else values, stored == 0
 
 
 @functools.lru_cache(maxsize=8)
 def _opened(path: Path, _mtime_ns: int, _size: int) -> rasterio.DatasetReader:
     """An open file; kept, so that GDAL keeps the blocks that neighbouring tiles share."""
-    return rasterio.open(path)
+    with rasterio.Env(**WITH_SIDECARS):
+        file = rasterio.open(path)
+        # GDAL opens a mask beside the file when it is first asked for masks: here, where its settings hold.
+        _ = file.mask_flag_enums
+        return file
 
 
 def holds(stored: np.ndarray, value: float) -> Bool[np.ndarray, "..."]:
@@ -100,18 +102,20 @@ def holds(stored: np.ndarray, value: float) -> Bool[np.ndarray, "..."]:
         return stored == np.asarray(value, stored.dtype)
 
 
-def _from_mask(path: Path, number: int, mask: np.ndarray, alpha: bool) -> Bool[np.ndarray, "..."]:
+def _hidden_by(path: Path, number: int, mask: np.ndarray, alpha: bool) -> Bool[np.ndarray, "..."]:
     if not alpha and not np.isin(mask[np.isfinite(mask)], (0, 1, 255)).all():
         raise RecordError(f"{path}: band {number} is called a mask, but holds other values than 0 and 1; leave it out")
-    return mask > 0
+    return ~(mask > 0)
 
 
-def _check_usual_fills(place: BandPlace, stored: np.ndarray, valid: np.ndarray, window: Window | None) -> None:
+def _check_usual_fills(place: BandPlace, stored: np.ndarray, hidden: list[np.ndarray], window: Window | None) -> None:
     """A fill such as -9999 is plausible once it is scaled: look for it before."""
     fills = {_USUAL_FILL}
     if np.issubdtype(stored.dtype, np.integer):
         fills |= {np.iinfo(stored.dtype).min, np.iinfo(stored.dtype).max} - {0}
-    found = valid & np.logical_or.reduce([holds(stored, fill) for fill in fills])
+    found = np.logical_or.reduce([holds(stored, fill) for fill in fills])
+    for mask in hidden:
+        found &= ~mask
     if found.any():
         row, column = map(int, np.argwhere(found)[0])
         corner = (0, 0) if window is None else (int(window.row_off), int(window.col_off))

@@ -58,7 +58,7 @@ def record_from_power(
     low = observed & (power <= 0)
     if np.count_nonzero(observed & (power < 0)) > 0.5 * np.count_nonzero(observed) > 0:
         raise RecordError("most values are negative: they are dB, not linear power")
-    outside = first_outside(np.where(observed.all(axis=0), power, np.nan), "linear")
+    outside = first_outside(power if observed.all() else np.where(observed, power, np.nan), "linear")
     if outside is not None:
         raise RecordError(f"{power[outside]:.9g} at band, row, column {outside} is no linear power; give it as nodata")
     if zeros == "nodata":
