@@ -86,10 +86,7 @@ def read_band(
 def _opened(path: Path, _mtime_ns: int, _size: int) -> rasterio.DatasetReader:
     """An open file; kept, so that GDAL keeps the blocks that neighbouring tiles share."""
     with rasterio.Env(**WITH_SIDECARS):
-        file = rasterio.open(path)
-        # GDAL opens a mask beside the file when it is first asked for masks: here, where its settings hold.
-        _ = file.mask_flag_enums
-        return file
+        return rasterio.open(path)
 
 
 def holds(stored: np.ndarray, value: float) -> Bool[np.ndarray, "..."]:
