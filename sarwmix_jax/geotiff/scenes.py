@@ -17,7 +17,7 @@ from sarwmix_jax.data.records import RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.geotiff import statements
-from sarwmix_jax.geotiff.sidecars import WITH_SIDECARS, check_sidecars, list_folder, sidecars_of
+from sarwmix_jax.geotiff.sidecars import check_sidecars, list_folder, open_raster, sidecars_of
 from sarwmix_jax.geotiff.statements import Statements
 from sarwmix_jax.geotiff.values import BandPlace, Zeros, band_place, mask_bands, read_band
 
@@ -165,7 +165,7 @@ def _inspect(
 ) -> _File:
     sidecars = sidecars_of(path, listing)
     try:
-        with rasterio.Env(**WITH_SIDECARS), rasterio.open(path) as file:
+        with open_raster(path) as file:
             check_sidecars(path, file, sidecars)
             masks = mask_bands(path, file, order)
             numbers = [number for number in file.indexes if number not in masks]

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import rasterio
 from affine import Affine
 from rasterio.crs import CRS
+from rasterio.enums import MaskFlags
 from rasterio.errors import CRSError, NotGeoreferencedWarning
 
 from sarwmix_jax.data.records import RecordError
@@ -20,10 +21,11 @@ _WORLD = (".tfw", ".tifw", ".tiffw", ".wld")
 _CRS = ".prj"
 _UNREAD = (METADATA, MASK, ".tab", ".aux")
 """What GDAL may or may not read after the name without `.tif`."""
+_NUMBERS = ("NoDataValue", "Scale", "Offset")
 _SLACK = 1e-3
 """World files are rounded; a thousandth of a pixel is the same place."""
-WITH_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "FALSE", "GDAL_PAM_ENABLED": "YES"}
-WITHOUT_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
+_WITH_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "FALSE", "GDAL_PAM_ENABLED": "YES"}
+_WITHOUT_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
 """Settings of GDAL, whatever the environment has."""
 
 
@@ -59,8 +61,9 @@ def sidecars_of(path: Path, listing: Callable[[Path], Mapping[str, Path]]) -> di
 
 def _plain_sidecars(path: Path, beside: Mapping[str, Path]) -> dict[str, Path]:
     full, stem = path.name.lower(), path.stem.lower()
-    for name in (full + ".aux", *(stem + end for end in _UNREAD)):
-        if name in beside:
+    for name in (full + ".aux", full + METADATA, *(stem + end for end in _UNREAD)):
+        # GDAL reads metadata of this very name only, the others also in capitals.
+        if name in beside and beside[name].name != path.name + METADATA:
             raise RecordError(
                 f"{beside[name]} lies beside {path.name} and is not read; put what it states into the raster "
                 "(gdal_translate), or move it away"
@@ -77,12 +80,31 @@ def _plain_sidecars(path: Path, beside: Mapping[str, Path]) -> dict[str, Path]:
     return sidecars
 
 
+def open_raster(path: Path, *, alone: bool = False) -> rasterio.DatasetReader:
+    """A raster with its side-cars, or alone, whatever the environment has set; GDAL remembers it while it is open.
+
+    Raises:
+        RasterioError: It cannot be opened.
+    """
+    with warnings.catch_warnings(), rasterio.Env(**(_WITHOUT_SIDECARS if alone else _WITH_SIDECARS)):
+        if alone:  # Its place may be in the side-car.
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        return rasterio.open(path)
+
+
+def has_mask(file: rasterio.DatasetReader, number: int) -> bool:
+    """Whether GDAL has a mask of a band that is neither its nodata value nor an alpha band."""
+    flags = file.mask_flag_enums[number - 1]
+    nodata = MaskFlags.nodata in flags and MaskFlags.per_dataset not in flags
+    return not nodata and MaskFlags.all_valid not in flags and MaskFlags.alpha not in flags
+
+
 def check_sidecars(path: Path, file: rasterio.DatasetReader, sidecars: Mapping[str, Path]) -> None:
     """Refuse side-cars that GDAL has not applied.
 
     Args:
         path: The raster.
-        file: It, opened with its side-cars.
+        file: It, from `open_raster`.
         sidecars: From `sidecars_of`.
 
     Raises:
@@ -91,12 +113,10 @@ def check_sidecars(path: Path, file: rasterio.DatasetReader, sidecars: Mapping[s
     """
     if METADATA in sidecars:
         _check_xml(sidecars[METADATA])
+    if MASK in sidecars and not all(has_mask(file, number) for number in file.indexes):
+        raise RecordError(f"{sidecars[MASK]} is no mask of {path.name} that GDAL can read; repair it or move it away")
     if METADATA in sidecars or MASK in sidecars:
-        with warnings.catch_warnings(), rasterio.Env(**WITHOUT_SIDECARS):
-            # Its place may be in the side-car.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-            alone = rasterio.open(path)
-        with alone:
+        with open_raster(path, alone=True) as alone:
             _check_contradiction(alone, file, sidecars)
     for end in _WORLD:
         if end in sidecars:
@@ -108,6 +128,8 @@ def check_sidecars(path: Path, file: rasterio.DatasetReader, sidecars: Mapping[s
 def _check_xml(sidecar: Path) -> None:
     try:
         root = ElementTree.parse(sidecar).getroot()
+        for each in (each for name in _NUMBERS for each in root.iter(name)):
+            float(each.text or "")
     except (ElementTree.ParseError, OSError, ValueError) as error:
         raise RecordError(f"{sidecar} cannot be read ({error}); repair it or move it away") from None
     if root.tag != "PAMDataset":
@@ -118,8 +140,7 @@ def _check_contradiction(
     alone: rasterio.DatasetReader, file: rasterio.DatasetReader, sidecars: Mapping[str, Path]
 ) -> None:
     """GDAL lets one of the two win; a value that is stated twice must be the same."""
-    masked = any(rasterio.enums.MaskFlags.per_dataset in flags for flags in alone.mask_flag_enums)
-    if MASK in sidecars and masked:
+    if MASK in sidecars and any(has_mask(alone, number) for number in alone.indexes):
         raise RecordError(f"{sidecars[MASK]} is a second mask of {Path(alone.name).name}; move the wrong one away")
     nothing = {"nodatavals": None, "scales": 1.0, "offsets": 0.0, "units": None, "descriptions": None}
     pairs: list[tuple[str, Any, Any, Any]] = [

@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 import rasterio
 from jaxtyping import Bool, Float
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from sarwmix_jax.data.records import RecordError
-from sarwmix_jax.geotiff.sidecars import WITH_SIDECARS
+from sarwmix_jax.geotiff.sidecars import has_mask, open_raster
 
 Zeros = Literal["outside", "nodata", "floor"]
 """Zeros as stored are nodata where all bands are zero (`outside`), wherever they are (`nodata`), or measured."""
@@ -34,7 +34,8 @@ class BandPlace:
         number: The band's number, from 1.
         nodata: Values that stand for nodata, as stored.
         masked: Whether GDAL has a mask of the dataset: internal, `.msk`, or of nodata in all bands.
-        mask_bands: Numbers of bands that are zero where no band is valid (alpha, `dataMask`).
+        mask_bands: Numbers of bands that are zero where no band is valid: `dataMask`, and alpha, which GDAL takes as a
+            mask only of some types and rescales.
         scale: Factor of stored values.
         offset: Added to them after that.
     """
@@ -85,8 +86,7 @@ def read_band(
 @functools.lru_cache(maxsize=8)
 def _opened(path: Path, _mtime_ns: int, _size: int) -> rasterio.DatasetReader:
     """An open file; kept, so that GDAL keeps the blocks that neighbouring tiles share."""
-    with rasterio.Env(**WITH_SIDECARS):
-        return rasterio.open(path)
+    return open_raster(path)
 
 
 def holds(stored: np.ndarray, value: float) -> Bool[np.ndarray, "..."]:
@@ -168,10 +168,7 @@ def band_place(
     stated = [value for value in (file.nodatavals[number - 1], nodata) if value is not None]
     stated += _from_tags(path, file.tags() | file.tags(number), scale, offset)
     values = tuple(dict.fromkeys(value for value in stated if not np.isnan(value)))
-    # GDAL rescales wide alpha bands, so that 1 would become 0: these are read as they are.
-    flags = file.mask_flag_enums[number - 1]
-    masked = MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags
-    return BandPlace("", path, number, values, masked, masks, scale, offset)
+    return BandPlace("", path, number, values, has_mask(file, number), masks, scale, offset)
 
 
 def _from_tags(path: Path, tags: Mapping[str, str], scale: float, offset: float) -> list[float]:

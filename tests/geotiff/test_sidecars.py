@@ -87,7 +87,32 @@ def test_metadata_that_contradicts_the_raster_is_refused(tmp_path, band, dataset
     assert reason in refused(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "<PAMDataset>", "no metadata", "<Other/>"])
+@pytest.mark.parametrize("end", [".msk", ".MSK"])
+@pytest.mark.parametrize("flags, applied", [("0", True), ("2", True), (None, False)])
+def test_masks_beside_a_raster_of_one_band_or_all(pair, tmp_path, end, flags, applied):
+    """GDAL passes over masks that do not state of what they are."""
+    mask = np.full((32, 32), 255, np.uint8)
+    mask[6, 7] = 0
+    tags = {} if flags is None else {"INTERNAL_MASK_FLAGS_1": flags}
+    write_raster(tmp_path.parent / "mask.tif", mask, **tags).rename(tmp_path / f"s_gamma0_VH.tif{end}")
+    if applied:
+        assert invalid(tmp_path) == [[6, 7]]
+    else:
+        assert "is no mask of s_gamma0_VH.tif that GDAL can read" in refused(tmp_path)
+
+
+def test_a_damaged_mask_and_metadata_in_capitals_are_refused(pair, tmp_path):
+    (tmp_path / "s_gamma0_VH.tif.msk").write_text("broken")
+    assert "s_gamma0_VH.tif.msk is no mask" in refused(tmp_path)
+    (tmp_path / "s_gamma0_VH.tif.msk").unlink()
+    sidecar = aux(pair[0], "<NoDataValue>-5</NoDataValue>", end=".tif.AUX.XML")
+    assert f"{sidecar} lies beside s_gamma0_VH.tif and is not read" in refused(tmp_path)
+
+
+BAD_NUMBER = "<PAMDataset><PAMRasterBand band='1'><NoDataValue>none</NoDataValue></PAMRasterBand></PAMDataset>"
+
+
+@pytest.mark.parametrize("text", ["", "<PAMDataset>", "no metadata", "<Other/>", BAD_NUMBER])
 def test_damaged_metadata_is_refused(pair, tmp_path, text):
     sidecar = pair[0].with_name("s_gamma0_VH.tif.aux.xml")
     sidecar.write_text(text)
