@@ -19,7 +19,8 @@ from sarwmix_jax.geotiff.sidecars import has_mask, open_raster
 Zeros = Literal["outside", "nodata", "floor"]
 """Zeros as stored are nodata where all bands are zero (`outside`), wherever they are (`nodata`), or measured."""
 _FILL_TAGS = {"_fillvalue", "missing_value", "nodata", "nodata_value", "no_data", "no_data_value"}
-_SCALE_TAGS = {"scale_factor": 1.0, "add_offset": 0.0}
+_SCALE_TAGS = {"scale_factor", "scale"}
+_OFFSET_TAGS = {"add_offset", "offset"}
 _MASK_NAMES = {"datamask", "valid", "validmask", "validity", "validitymask", "validpixels", "validdatamask", "alpha"}
 _USUAL_FILL = -9999
 
@@ -108,7 +109,7 @@ def _hidden_by(path: Path, number: int, mask: np.ndarray, alpha: bool) -> Bool[n
 def _check_usual_fills(place: BandPlace, stored: np.ndarray, hidden: list[np.ndarray], window: Window | None) -> None:
     """A fill such as -9999 is plausible once it is scaled: look for it before."""
     fills = {_USUAL_FILL}
-    if np.issubdtype(stored.dtype, np.integer):
+    if np.issubdtype(stored.dtype, np.integer) and stored.itemsize > 1:  # bytes saturate
         fills |= {np.iinfo(stored.dtype).min, np.iinfo(stored.dtype).max} - {0}
     found = np.logical_or.reduce([holds(stored, fill) for fill in fills])
     for mask in hidden:
@@ -176,14 +177,16 @@ def _from_tags(path: Path, tags: Mapping[str, str], scale: float, offset: float)
     nodata = []
     for key, text in tags.items():
         name = key.rsplit("#")[-1].lower()
-        if name not in _FILL_TAGS and name not in _SCALE_TAGS:
+        if name not in _FILL_TAGS | _SCALE_TAGS | _OFFSET_TAGS:
             continue
         try:
             value = float(text)
         except ValueError:
+            if name in ("scale", "offset"):  # a word, such as decibel
+                continue
             raise RecordError(f"{path}: tag {key}={text} is no number; correct it") from None
         if name in _FILL_TAGS:
             nodata.append(value)
-        elif value != (scale if name == "scale_factor" else offset):
+        elif value != (scale if name in _SCALE_TAGS else offset):
             raise RecordError(f"{path}: tag {key}={text} is not applied; declare it as scale and offset of the bands")
     return nodata

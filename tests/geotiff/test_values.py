@@ -149,8 +149,13 @@ def test_scales_that_cannot_be_applied_are_refused(tmp_path):
     with rasterio.open(path, "r+") as file:
         file.scales = (0.0,)
     assert "scale 0.0 and offset 0.0 of band 1 cannot be applied" in refused(tmp_path)
-    write_pair(tmp_path, scene_db(32), scale_factor="0.01")
-    assert "tag scale_factor=0.01 is not applied" in refused(tmp_path)
+    for tag, text in {"scale_factor": "0.01", "VH#add_offset": "-3", "SCALE": "100", "offset": "5"}.items():
+        write_pair(tmp_path, scene_db(32), **{tag: text})
+        assert f"tag {tag}={text} is not applied" in refused(tmp_path)
+    write_pair(tmp_path, scene_db(32), scale_factor="1.0", OFFSET="0", scale="decibel")
+    assert only_scene(tmp_path).statements.units == {"dB": "tag scale"}
+    write_pair(tmp_path, scene_db(32), _FillValue="none")
+    assert "tag _FillValue=none is no number" in refused(tmp_path)
     write_pair(tmp_path, np.int16(scene_db(32)))
     with pytest.raises(RecordError, match="holds int16: not calibrated backscatter"):
         only_scene(tmp_path).read()
