@@ -229,7 +229,9 @@ class Drawing:
         ways = set()
         for way in ("tag", "option", "fill value tag", "aux.xml"):
             if fills and self.rng.random() < 0.3 and not (way == "aux.xml" and "tag" in ways):
-                fill = fills.pop(int(self.rng.integers(len(fills))))
+                usable = [fill for fill in fills if way != "option" or fill == fill]  # NaN is nodata in any case
+                fill = self.choose(usable)
+                fills.remove(fill)
                 ways.add(way)
                 self.declare(way, fill)
                 self.fill(self.hole(self.choose((None, 0, 1))), fill)
