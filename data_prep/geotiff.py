@@ -18,9 +18,10 @@ from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.command_line import Parser
 from sarwmix_jax.data.records import QUANTITIES, UNITS
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.geotiff.scenes import find_scenes
-from sarwmix_jax.geotiff.tiles import Tiling, Zeros
+from sarwmix_jax.geotiff.scenes import count_ancillary, find_scenes
+from sarwmix_jax.geotiff.tiles import Tiling
 from sarwmix_jax.geotiff.units import find_quantity
+from sarwmix_jax.geotiff.values import Zeros
 from sarwmix_jax.preparation.command import add_work_arguments, run_plan
 from sarwmix_jax.preparation.plan import Plan
 from sarwmix_jax.preparation.shards import Read
@@ -36,12 +37,14 @@ def make_plan(arguments: argparse.Namespace) -> tuple[Plan, Read]:
     tiling = Tiling(arguments.tile, arguments.overlap, arguments.zeros)
     order = None if arguments.bands is None else arguments.bands.upper().split(",")
     found, problems = find_scenes(arguments.inputs, order, arguments.nodata)
+    if passed_over := count_ancillary(arguments.inputs):
+        print(f"passed over files without backscatter: {passed_over}")
     scenes, unusable = find_units(found, arguments.unit, tiling.side)
     reasons = [reason for _, reason in problems] + unusable
     if reasons and arguments.on_error == "stop":
         raise UserError(f"{reasons[0]} ({len(reasons)} such; leave them out with --on-error=skip)")
     if not scenes:
-        raise UserError(reasons[0])
+        raise UserError(reasons[0] if reasons else "no file with backscatter in the inputs")
     quantity = find_quantity((scene for scene, _ in scenes.values()), arguments.quantity)
     labels = read_labels(arguments.labels)
     settings = {name: getattr(arguments, name) for name in ("overlap", "unit", "nodata", "zeros", "min_valid")}
@@ -67,7 +70,7 @@ def main() -> None:
     parser.add_argument("--bands", help="what the bands of a file are, such as VV,VH or VV,VH,angle")
     parser.add_argument("--unit", choices=UNITS, help="unit of the values; by default as names, tags and values say")
     parser.add_argument("--quantity", choices=QUANTITIES, help="by default as names and tags say")
-    parser.add_argument("--nodata", type=float, help="value of nodata, for files that do not say")
+    parser.add_argument("--nodata", type=float, help="value of nodata as stored, besides what the files say")
     zeros = "exact zeros: nodata where all bands are, nodata, or measured"
     parser.add_argument("--zeros", choices=get_args(Zeros), default="outside", help=zeros)
     parser.add_argument("--min-valid", type=float, default=0.5, help="smallest share of valid pixels in a tile")

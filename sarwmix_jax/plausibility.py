@@ -14,6 +14,9 @@ FLOOR_POWER = 1e-6
 LOWEST_DB, HIGHEST_DB = -200.0, 60.0
 """Sentinel-1 stays inside (single values after noise removal reach -103 dB over sea; corner reflectors +35 dB), fill
 values such as -9999 far outside."""
+LOWEST_POWER = -0.05
+"""Noise removal leaves power slightly below zero, never further below."""
+_RANGES = {"dB": (LOWEST_DB, HIGHEST_DB), "linear": (LOWEST_POWER, 10 ** (HIGHEST_DB / 10))}
 BRIGHTEST_MEDIAN_DB = -3.0
 """No set of images of land or sea has a median above this in its darkest band; standardised values do."""
 SWAPPED_DB = -1.0
@@ -123,6 +126,20 @@ def judge_range(values_db: Float[np.ndarray, "..."]) -> Finding | None:
     if -np.inf < low < LOWEST_DB or HIGHEST_DB < high < np.inf:
         return Finding(FILL, f"values from {low:.4g} to {high:.4g} are no backscatter in dB")
     return None
+
+
+def first_outside(values: Float[np.ndarray, "band height width"], unit: str | None) -> tuple[int, ...] | None:
+    """Where the first value is that is no backscatter in a unit (`dB`, `linear`; None: in neither), if there is one.
+
+    Infinite values are outside. Pixels that are NaN in a band are not looked at.
+    """
+    ranges = list(_RANGES.values()) if unit is None else [_RANGES[unit]]
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    # A look at the extremes is quick, and enough where nothing is NaN.
+    if values.min() >= low and values.max() <= high:
+        return None
+    places = np.argwhere(((values < low) | (values > high)) & ~np.isnan(values).any(axis=0))
+    return tuple(map(int, places[0])) if len(places) else None
 
 
 def judge_power(images_power: Images, bands: tuple[str, ...], valid: Valid | None = None) -> Finding | None:

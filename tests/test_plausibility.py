@@ -175,3 +175,24 @@ def test_pixels_that_are_not_valid_are_not_judged():
     assert plausibility.judge_db(images, BANDS, valid) is None
     assert plausibility.judge_db(images, BANDS).image == 3
     assert plausibility.judge_db(images, BANDS, np.zeros_like(valid)) is None
+
+
+@pytest.mark.parametrize(
+    "unit, inside, outside",
+    [
+        ("dB", (-200.0, 60.0), (-200.1, 60.1, -np.inf, np.inf)),
+        ("linear", (-0.05, 0.0, 1e6), (-0.051, 1.001e6, -np.inf, np.inf)),
+        (None, (-200.0, 1e6), (-9999.0, 1.001e6, -np.inf, np.inf)),
+    ],
+)
+def test_the_place_of_a_value_outside_of_the_range(unit, inside, outside):
+    values = np.full((2, 8, 8), -0.01, np.float32)
+    for number, value in enumerate(inside):
+        values[1, 2, number] = value
+    assert plausibility.first_outside(values, unit) is None
+    for value in outside:
+        values[1, 5, 6] = value
+        assert plausibility.first_outside(values, unit) == (1, 5, 6)
+        hidden = values.copy()
+        hidden[0, 5, 6] = np.nan
+        assert plausibility.first_outside(hidden, unit) is None

@@ -2,8 +2,8 @@
 
 import functools
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +16,12 @@ from rasterio.windows import Window
 from sarwmix_jax.data.records import RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
+from sarwmix_jax.geotiff import statements
+from sarwmix_jax.geotiff.sidecars import check_sidecars, list_folder, open_raster, sidecars_of
+from sarwmix_jax.geotiff.statements import Statements
+from sarwmix_jax.geotiff.values import BandPlace, Zeros, band_place, mask_bands, read_band
 
 SUFFIXES = (".tif", ".tiff")
-_QUANTITIES = (
-    ("gamma0", re.compile(r"gamma[ _-]?(0|nought|naught)|(?<![A-Za-z])rtc(?![A-Za-z])", re.IGNORECASE)),
-    ("sigma0", re.compile(r"sigma[ _-]?(0|nought|naught)", re.IGNORECASE)),
-    ("beta0", re.compile(r"beta[ _-]?(0|nought|naught)", re.IGNORECASE)),
-)
-_DECIBEL = re.compile(r"(?<![A-Za-z])(db|decibels?)(?![A-Za-z])", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class BandPlace:
-    """One polarisation: band `number` (from 1) of `path`, with the file's nodata value."""
-
-    polarisation: str
-    path: Path
-    number: int
-    nodata: float | None
 
 
 @dataclass(frozen=True)
@@ -47,7 +35,7 @@ class Scene:
         width: Columns.
         crs: EPSG code or WKT; empty when the file has none.
         transform: Six numbers from pixel to coordinates.
-        words: File names, descriptions, units and tags: what the files say of themselves.
+        statements: What names, descriptions and tags of the files state.
     """
 
     name: str
@@ -56,63 +44,40 @@ class Scene:
     width: int
     crs: str
     transform: tuple[float, ...]
-    words: str
+    statements: Statements
 
     @property
     def polarisations(self) -> tuple[str, ...]:
         """Names of the bands."""
         return tuple(place.polarisation for place in self.bands)
 
-    @property
-    def quantity(self) -> str | None:
-        """What the files say they hold: `sigma0`, `gamma0`, `beta0`, or None."""
-        found = [quantity for quantity, pattern in _QUANTITIES if pattern.search(self.words)]
-        return found[0] if len(found) == 1 else None
+    def read(self, window: Window | None = None, zeros: Zeros = "floor") -> Float[np.ndarray, "band height width"]:
+        """Values of a window (or all), NaN where they are not valid.
 
-    @property
-    def says_decibel(self) -> bool:
-        """Whether the files say that they are in dB."""
-        return _DECIBEL.search(self.words) is not None
-
-    def read(self, window: Window | None = None) -> Float[np.ndarray, "band height width"]:
-        """Values of a window (or all), nodata of the file as NaN.
+        Args:
+            window: What to read.
+            zeros: What zeros, as stored, stand for.
 
         Raises:
             RecordError: A file cannot be read there.
         """
-        return np.stack([_read_band(place, window) for place in self.bands])
-
-
-def _read_band(place: BandPlace, window: Window | None) -> np.ndarray:
-    try:
-        status = place.path.stat()
-        file = _opened(place.path, status.st_mtime_ns, status.st_size)
-        values: np.ndarray = file.read(place.number, window=window)
-    except (RasterioError, OSError) as error:
-        raise RecordError(f"{place.path} cannot be read ({str(error).splitlines()[0]})") from None
-    if not np.issubdtype(values.dtype, np.floating):
-        raise RecordError(f"{place.path} holds {values.dtype}: not calibrated backscatter; calibrate it first")
-    if place.nodata is not None and not np.isnan(place.nodata):
-        values = np.where(values == np.asarray(place.nodata, values.dtype), np.nan, values)
-    return values
-
-
-@functools.lru_cache(maxsize=8)
-def _opened(path: Path, _mtime_ns: int, _size: int) -> rasterio.DatasetReader:
-    """An open file; kept, so that GDAL keeps the blocks that neighbouring tiles share."""
-    return rasterio.open(path)
+        read = [read_band(place, window) for place in self.bands]
+        values, zero = np.stack([values for values, _ in read]), np.stack([zero for _, zero in read])
+        if zeros == "floor":
+            return values
+        return np.where(zero.all(axis=0) if zeros == "outside" else zero.any(axis=0), np.nan, values)
 
 
 @dataclass(frozen=True)
 class _File:
-    """What one file says of itself."""
+    """What one file states of itself; the polarisation of a single band may be known from other names only."""
 
     path: Path
     name: str
-    polarisations: tuple[str | None, ...]
+    single: bool
+    places: tuple[BandPlace, ...]
     grid: tuple[Any, ...]
-    nodata: float | None
-    words: str
+    statements: Statements
 
 
 def find_files(inputs: Iterable[Path]) -> list[tuple[Path, str]]:
@@ -147,80 +112,152 @@ def find_scenes(
         inputs: Files and folders; a scene is one file of several bands, or one file per polarisation, told apart by
             `VH` and `VV` (or what else `bands` names) in their names.
         order: What the bands of a file are, for files that do not say; names that are not in `bands` are passed over.
-        nodata: Value of nodata, for files that do not say.
+        nodata: Value of nodata as stored, besides what the files say.
         bands: The polarisations of a scene, in the order wanted.
 
     Returns:
         Scenes by name, and (file, reason) of files that make none.
     """
-    groups: dict[str, list[_File]] = {}
+    groups: dict[tuple[bool, str], list[_File]] = {}
     problems = []
+    listing = functools.cache(list_folder)
     for path, name in find_files(inputs):
+        if statements.ancillary(path.stem) is not None:
+            continue
         try:
-            file = _inspect(path, name, order, nodata, bands)
+            file = _inspect(path, name, listing, order, nodata, bands)
         except RecordError as error:
             problems.append((str(path), str(error)))
         else:
-            groups.setdefault(file.name, []).append(file)
-    scenes = []
-    for name, files in sorted(groups.items()):
+            key = statements.pattern(bands).sub("@", name) if file.single else name
+            groups.setdefault((file.single, key), []).append(file)
+    scenes: dict[str, Scene] = {}
+    for (single, name), files in sorted(groups.items()):
         try:
-            scenes.append(_scene(name, files, bands))
+            scene = _scene(_scene_name(name) if single else name, _decided(files, bands) if single else files, bands)
+            if scene.name in scenes:
+                twin = scenes[scene.name].bands[0].path
+                raise RecordError(f"{files[0].path} and {twin} are both of a scene {scene.name}; rename one")
         except RecordError as error:
             problems.append((str(files[0].path), str(error)))
-    return scenes, problems
+        else:
+            scenes[scene.name] = scene
+    return list(scenes.values()), problems
 
 
-def _inspect(path: Path, name: str, order: Sequence[str] | None, nodata: float | None, bands: tuple[str, ...]) -> _File:
+def count_ancillary(inputs: Iterable[Path]) -> str:
+    """How many files of each kind are passed over, in words; empty when none is."""
+    kinds = (statements.ancillary(path.stem) for path, _ in find_files(inputs))
+    return statements.summarise(kind for kind in kinds if kind is not None)
+
+
+def _scene_name(key: str) -> str:
+    return re.sub(r"/{2,}", "/", re.sub(r"[_.+-]{2,}", "_", key.replace("@", ""))).strip("_.-/ ") or key
+
+
+def _inspect(
+    path: Path,
+    name: str,
+    listing: Callable[[Path], Mapping[str, Path]],
+    order: Sequence[str] | None,
+    nodata: float | None,
+    bands: tuple[str, ...],
+) -> _File:
+    sidecars = sidecars_of(path, listing)
     try:
-        with rasterio.open(path) as file:
-            texts = [" ".join(map(str, file.tags(n).values())) for n in file.indexes]
-            said = [f"{d or ''} {u or ''} {t}" for d, u, t in zip(file.descriptions, file.units, texts, strict=True)]
-            tags = " ".join(map(str, file.tags().values()))
-            crs = "" if file.crs is None else file.crs.to_string()
-            grid = (file.height, file.width, crs, tuple(file.transform)[:6])
-            value = file.nodata if file.nodata is not None else nodata
+        with open_raster(path) as file:
+            check_sidecars(path, file, sidecars)
+            masks = mask_bands(path, file, order)
+            numbers = [number for number in file.indexes if number not in masks]
+            for number in masks:
+                if _stated_polarisation(file, number, bands) is not None:
+                    raise RecordError(f"{path}: band {number} is an alpha band, but called a polarisation; correct one")
+            if len(numbers) == 1:
+                names = {numbers[0]: _stated_polarisation(file, numbers[0], bands) or ""}
+            else:
+                names = _polarisations(path, file, numbers, order, bands)
+            places = [replace(band_place(path, file, n, masks, nodata), polarisation=band) for n, band in names.items()]
+            stated = _statements(path, name, file, list(names))
+            grid = (
+                file.height,
+                file.width,
+                "" if file.crs is None else file.crs.to_string(),
+                tuple(file.transform)[:6],
+            )
     except RasterioError as error:
         raise RecordError(f"{path} cannot be opened ({str(error).splitlines()[0]})") from None
-    if order is not None and len(said) > 1:
-        if len(order) != len(said):
-            raise RecordError(f"{path} has {len(said)} bands, --bands names {len(order)}")
-        names: list[str | None] = [band if band in bands else None for band in order]
-    elif len(said) > 1:
-        names = [_polarisation(text, bands) for text in said]
-    else:
-        names = [next(filter(None, (_polarisation(text, bands) for text in (name, said[0], tags))), None)]
-        name = re.sub(r"[_.-]{2,}", "_", _pattern(bands).sub("", name)).strip("_.- ") or name
-    return _File(path, name, tuple(names), grid, value, " ".join([path.name, *said, tags]))
+    return _File(path, name, len(numbers) == 1, tuple(places), grid, stated)
 
 
-def _polarisation(text: str, bands: tuple[str, ...]) -> str | None:
-    found = {match.upper() for match in _pattern(bands).findall(text)}
-    return found.pop() if len(found) == 1 else None
+def _polarisations(
+    path: Path,
+    file: rasterio.DatasetReader,
+    numbers: Sequence[int],
+    order: Sequence[str] | None,
+    bands: tuple[str, ...],
+) -> dict[int, str]:
+    """The bands of a file that hold a polarisation, by number."""
+    stated = {number: _stated_polarisation(file, number, bands) for number in numbers}
+    if order is not None:
+        if len(order) not in (len(numbers), file.count):
+            raise RecordError(f"{path} has {len(numbers)} bands, --bands names {len(order)}")
+        named = dict(zip(numbers if len(order) == len(numbers) else file.indexes, order, strict=True))
+        for number in numbers:
+            if named[number] in bands and stated[number] not in (None, named[number]):
+                raise RecordError(
+                    f"{path} says that band {number} is {stated[number]}, --bands says {named[number]}; correct one"
+                )
+        stated = {number: named[number] if named[number] in bands else None for number in numbers}
+    return {number: band for number, band in stated.items() if band is not None}
 
 
-@functools.cache
-def _pattern(bands: tuple[str, ...]) -> re.Pattern[str]:
-    return re.compile(rf"(?<![A-Za-z0-9])({'|'.join(bands)})(?![A-Za-z0-9])", re.IGNORECASE)
+def _stated_polarisation(file: rasterio.DatasetReader, number: int, bands: tuple[str, ...]) -> str | None:
+    # Tags of the file may be those of one band of several, so that they count for single ones only.
+    tags = file.tags(number) | (file.tags() if file.count == 1 else {})
+    return statements.stated_polarisation([file.descriptions[number - 1] or ""], tags, bands)
+
+
+def _statements(path: Path, name: str, file: rasterio.DatasetReader, numbers: Sequence[int]) -> Statements:
+    """What a file states of the bands that are read."""
+    own = [("its name", path.stem), *statements.stating_tags(file.tags())]
+    for number in numbers:
+        texts = (("description", file.descriptions[number - 1]), ("unit", file.units[number - 1]))
+        own += [(f"{what} of band {number}", text) for what, text in texts if text]
+        own += statements.stating_tags(file.tags(number))
+    folders = [(f"folder {folder}", folder) for folder in reversed(Path(name).parts[:-1])]
+    return statements.read_statements(own, folders)
+
+
+def _decided(files: Sequence[_File], bands: tuple[str, ...]) -> list[_File]:
+    """Files of one band each with their polarisation, from the names that differ in polarisations alone."""
+    decided = []
+    tokens = [statements.tokens(file.name, bands) for file in files]
+    for file, named in zip(files, statements.deciding_tokens(tokens), strict=True):
+        stated = file.places[0].polarisation
+        if named and stated and named != stated:
+            raise RecordError(f"{file.path} is named {named}, but its band says {stated}; correct one")
+        decided.append(replace(file, places=(replace(file.places[0], polarisation=named or stated),)))
+    return decided
 
 
 def _scene(name: str, files: Sequence[_File], bands: tuple[str, ...]) -> Scene:
     places: dict[str, BandPlace] = {}
     for file in files:
-        for number, band in enumerate(file.polarisations, start=1):
-            if band in places:
-                raise RecordError(f"{file.path} holds {band} of scene {name}, which {places[band].path} holds too")
-            if band is not None:
-                places[band] = BandPlace(band, file.path, number, file.nodata)
+        for place in file.places:
+            if place.polarisation in places:
+                other = places[place.polarisation].path
+                raise RecordError(f"{file.path} holds {place.polarisation} of scene {name}, which {other} holds too")
+            if place.polarisation:
+                places[place.polarisation] = place
     missing = [band for band in bands if band not in places]
     if missing:
         raise RecordError(
             f"{files[0].path} is of scene {name}, for which no {missing[0]} is found; have {' and '.join(bands)} in "
             "the file names or band descriptions, or name the bands of the files with --bands"
         )
-    other = next((file for file in files if file.grid != files[0].grid), None)
-    if other is not None:
-        raise RecordError(f"{other.path} lies on another grid than {files[0].path}; resample them to one")
+    apart = next((file for file in files if file.grid != files[0].grid), None)
+    if apart is not None:
+        raise RecordError(f"{apart.path} lies on another grid than {files[0].path}; resample them to one")
     height, width, crs, transform = files[0].grid
-    words = " ".join(file.words for file in files)
-    return Scene(name, tuple(places[band] for band in bands), height, width, crs, transform, words)
+    stated = functools.reduce(Statements.__or__, (file.statements for file in files))
+    return Scene(name, tuple(places[band] for band in bands), height, width, crs, transform, stated)

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from affine import Affine
@@ -11,8 +10,7 @@ from rasterio.windows import Window
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.geotiff.scenes import Scene
-
-Zeros = Literal["outside", "nodata", "floor"]
+from sarwmix_jax.geotiff.values import Zeros
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,7 @@ class Tiling:
         Raises:
             RecordError: A file cannot be read.
         """
-        values = scene.read(Window(column, row, self.side, self.side))
-        if self.zeros == "floor":
-            return values
-        zero = values == 0
-        return np.where(zero.all(axis=0) if self.zeros == "outside" else zero.any(axis=0), np.nan, values)
+        return scene.read(Window(column, row, self.side, self.side), self.zeros)
 
     @staticmethod
     def transform(scene: Scene, row: int, column: int) -> tuple[float, ...]:

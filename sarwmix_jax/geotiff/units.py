@@ -1,6 +1,6 @@
 """Unit and quantity of scenes: what their files say of themselves, checked against samples of their values."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -10,9 +10,16 @@ from sarwmix_jax import plausibility
 from sarwmix_jax.data.records import RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.geotiff.scenes import Scene
+from sarwmix_jax.geotiff.statements import AMPLITUDE
+from sarwmix_jax.geotiff.values import refusal
 
-_WINDOWS, _SIDE = 4, 64
+_WINDOWS, _SIDE, _BLOCK = 4, 64, 1024
 _MOSTLY = 0.5
+_NO_BACKSCATTER = {
+    "dB": "values are no backscatter in dB",
+    "linear": "values are no linear power",
+    None: "values are no linear power and are no backscatter in dB",
+}
 _REMEDIES = {
     plausibility.LINEAR: "use --unit=linear",
     plausibility.DECIBEL: "use --unit=dB",
@@ -26,16 +33,55 @@ _REMEDIES = {
 def sample(scene: Scene) -> tuple[Float[np.ndarray, "window band row column"], Bool[np.ndarray, "window row column"]]:
     """Values of up to sixteen windows spread over a scene, and where they are: not nodata, not zero in all bands.
 
+    Where none of these holds a valid pixel, it is the first block of the scene that does.
+
     Raises:
-        RecordError: A file cannot be read.
+        RecordError: A file cannot be read, or values are backscatter in no unit.
     """
     sides = (min(_SIDE, scene.height), min(_SIDE, scene.width))
-    rows = np.unique(np.linspace(0, scene.height - sides[0], _WINDOWS).astype(int))
-    columns = np.unique(np.linspace(0, scene.width - sides[1], _WINDOWS).astype(int))
-    windows = (Window(column, row, sides[1], sides[0]) for row in rows for column in columns)
-    values = np.stack([scene.read(window) for window in windows])
-    seen = np.isfinite(values).all(axis=1) & (values != 0).any(axis=1)
-    return np.where(seen[:, None], values, 0), seen
+    rows = np.unique(np.linspace(0, scene.height - sides[0], _WINDOWS).astype(int)).tolist()
+    columns = np.unique(np.linspace(0, scene.width - sides[1], _WINDOWS).astype(int)).tolist()
+    windows = [Window(column, row, sides[1], sides[0]) for row in rows for column in columns]
+    values = np.stack([_read(scene, window) for window in windows])
+    if np.isnan(values).any(axis=1).all():
+        seen = (block for block in _blocks(scene) if not np.isnan(block).any(axis=0).all())
+        values = next(seen, values[0])[None]
+    valid = ~np.isnan(values).any(axis=1)
+    return np.where(valid[:, None], values, 0), valid
+
+
+def _blocks(scene: Scene) -> Iterator[Float[np.ndarray, "band row column"]]:
+    for row in range(0, scene.height, _BLOCK):
+        for column in range(0, scene.width, _BLOCK):
+            sides = min(_BLOCK, scene.width - column), min(_BLOCK, scene.height - row)
+            yield _read(scene, Window(column, row, *sides))
+
+
+def _read(scene: Scene, window: Window) -> Float[np.ndarray, "band row column"]:
+    values = scene.read(window, "outside")
+    check_range(scene, values, None, int(window.row_off), int(window.col_off))
+    return values
+
+
+def check_range(
+    scene: Scene, values: Float[np.ndarray, "band height width"], unit: str | None, row: int, column: int
+) -> None:
+    """Refuse values that are no backscatter in a unit, at pixels that are valid in all bands.
+
+    Args:
+        scene: The scene.
+        values: Some of its values, NaN where not valid.
+        unit: Their unit, or None where it is not known yet.
+        row: Row of the first of them.
+        column: Column of the first of them.
+
+    Raises:
+        RecordError: With file, value and place.
+    """
+    found = plausibility.first_outside(values, unit)
+    if found is not None:
+        band, down, right = found
+        raise RecordError(refusal(scene.bands[band], row + down, column + right, values[found], _NO_BACKSCATTER[unit]))
 
 
 def find_unit(scene: Scene, unit: str | None) -> str:
@@ -48,16 +94,38 @@ def find_unit(scene: Scene, unit: str | None) -> str:
     Raises:
         RecordError: The values contradict the name or the files, or cannot be backscatter of these bands.
     """
+    path, stated = scene.bands[0].path, scene.statements.units
+    if AMPLITUDE in stated:
+        raise RecordError(f"{path} says it is amplitude ({stated[AMPLITUDE]}); square it to power, and name it so")
+    unit = _agreed(scene, stated, unit, "unit")
     values, seen = sample(scene)
     if not seen.any():
         return unit or "linear"
     negative = (values < 0).sum() / (seen.sum() * len(scene.bands))
-    found = unit or ("dB" if scene.says_decibel or negative > _MOSTLY else "linear")
+    found = unit or ("dB" if negative > _MOSTLY else "linear")
     judge = plausibility.judge_db if found == "dB" else plausibility.judge_power
     problem = judge(values, scene.polarisations, seen)
     if problem is not None:
-        raise RecordError(f"{scene.bands[0].path}: called {found}, but {problem.reason}; {_REMEDIES[problem.kind]}")
+        remedy = _REMEDIES[problem.kind]
+        if stated and problem.kind in (plausibility.LINEAR, plausibility.DECIBEL):
+            remedy = f"correct {next(iter(stated.values()))}"
+        raise RecordError(f"{path}: called {found}, but {problem.reason}; {remedy}")
     return found
+
+
+def _agreed(scene: Scene, stated: Mapping[str, str], named: str | None, what: str) -> str | None:
+    """What the user names and the files state, if they agree; the user decides between several statements.
+
+    Raises:
+        RecordError: They do not.
+    """
+    path = scene.bands[0].path
+    said = " and ".join(f"{value} ({where})" for value, where in stated.items())
+    if named is not None and stated and named not in stated:
+        raise RecordError(f"{path} says it is {', '.join(stated)}, expected {named}; it is stated by {said}")
+    if named is None and len(stated) > 1:
+        raise RecordError(f"{path} says it is {said}; correct one, or give --{what}")
+    return named or next(iter(stated), None)
 
 
 def find_quantity(scenes: Iterable[Scene], named: str | None) -> str:
@@ -68,11 +136,14 @@ def find_quantity(scenes: Iterable[Scene], named: str | None) -> str:
     """
     known = named
     for scene in scenes:
-        said = scene.quantity
-        if said is None and named is None:
+        try:
+            said = _agreed(scene, scene.statements.quantities, named, "quantity")
+        except RecordError as error:
+            raise UserError(str(error)) from None
+        if said is None:
             raise UserError(f"{scene.bands[0].path} does not say whether it is sigma0 or gamma0; give --quantity")
-        if said is not None and known is not None and said != known:
+        if known is not None and said != known:
             raise UserError(f"{scene.bands[0].path} says it is {said}, expected {known}; prepare them apart")
-        known = known or said
+        known = said
     assert known is not None
     return known

@@ -15,8 +15,8 @@ from sarwmix_jax.facts.labels import CLASSES
 from sarwmix_jax.geotiff.places import grid_name, held_out_places, places_of
 from sarwmix_jax.geotiff.scenes import Scene
 from sarwmix_jax.geotiff.tiles import Tiling
-from sarwmix_jax.geotiff.units import find_unit
-from sarwmix_jax.plausibility import FLOOR_POWER, power_to_db
+from sarwmix_jax.geotiff.units import check_range, find_unit
+from sarwmix_jax.plausibility import FLOOR_POWER, first_outside, power_to_db
 from sarwmix_jax.preparation.plan import Row
 
 Units = Mapping[str, tuple[Scene, str]]
@@ -49,7 +49,8 @@ def record_from_power(
         valid ones.
 
     Raises:
-        RecordError: No pixel is valid, or most values are negative (then they are in dB already).
+        RecordError: No pixel is valid, most values are negative (then they are in dB already), or one lies outside of
+            the range of power.
     """
     observed = np.isfinite(power)
     if nodata is not None:
@@ -57,6 +58,9 @@ def record_from_power(
     low = observed & (power <= 0)
     if np.count_nonzero(observed & (power < 0)) > 0.5 * np.count_nonzero(observed) > 0:
         raise RecordError("most values are negative: they are dB, not linear power")
+    outside = first_outside(power if observed.all() else np.where(observed, power, np.nan), "linear")
+    if outside is not None:
+        raise RecordError(f"{power[outside]:.9g} at band, row, column {outside} is no linear power; give it as nodata")
     if zeros == "nodata":
         observed &= ~low
     image_db = power_to_db(np.where(observed, power, FLOOR_POWER))
@@ -103,14 +107,15 @@ def read_tile(scenes: Units, tiling: Tiling, min_valid: float, row: Row) -> Reco
         row: The row.
 
     Raises:
-        RecordError: A file cannot be read.
+        RecordError: A file cannot be read, or holds what is no backscatter in the unit.
         ExcludedError: Too few pixels of the tile are valid.
     """
     scene, unit = scenes[row["s1_name"]]
     place = row["row"], row["column"]
     values = tiling.read(scene, *place)
-    if np.isfinite(values).all(axis=0).mean() < max(min_valid, 1 / tiling.side**2):
+    if (~np.isnan(values).any(axis=0)).mean() < max(min_valid, 1 / tiling.side**2):
         raise ExcludedError(f"less than {min_valid:.0%} valid pixels")
+    check_range(scene, values, unit, *place)
     names: dict[str, Any] = {"s1_name": scene.name, "labels": tuple(row["labels"])}
     names |= {"crs": scene.crs, "transform": tiling.transform(scene, *place)}
     return (record_from_db if unit == "dB" else record_from_power)(values, row["patch_id"], **names)
