@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import rasterio
 from jaxtyping import Float
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from sarwmix_jax.data.records import RecordError
-from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
+from sarwmix_jax.geotiff.files import find_files
+from sarwmix_jax.geotiff.opening import open_geotiff, reading
 
-SUFFIXES = (".tif", ".tiff")
 _QUANTITIES = (
     ("gamma0", re.compile(r"gamma[ _-]?(0|nought|naught)|(?<![A-Za-z])rtc(?![A-Za-z])", re.IGNORECASE)),
     ("sigma0", re.compile(r"sigma[ _-]?(0|nought|naught)", re.IGNORECASE)),
@@ -45,7 +44,7 @@ class Scene:
         bands: Where the polarisations lie, in the order wanted.
         height: Rows.
         width: Columns.
-        crs: EPSG code or WKT; empty when the file has none.
+        crs: EPSG code or WKT.
         transform: Six numbers from pixel to coordinates.
         words: File names, descriptions, units and tags: what the files say of themselves.
     """
@@ -84,12 +83,10 @@ class Scene:
 
 
 def _read_band(place: BandPlace, window: Window | None) -> np.ndarray:
-    try:
+    with reading(place.path, "cannot be read"):
         status = place.path.stat()
         file = _opened(place.path, status.st_mtime_ns, status.st_size)
         values: np.ndarray = file.read(place.number, window=window)
-    except (RasterioError, OSError) as error:
-        raise RecordError(f"{place.path} cannot be read ({str(error).splitlines()[0]})") from None
     if not np.issubdtype(values.dtype, np.floating):
         raise RecordError(f"{place.path} holds {values.dtype}: not calibrated backscatter; calibrate it first")
     if place.nodata is not None and not np.isnan(place.nodata):
@@ -100,7 +97,7 @@ def _read_band(place: BandPlace, window: Window | None) -> np.ndarray:
 @functools.lru_cache(maxsize=8)
 def _opened(path: Path, _mtime_ns: int, _size: int) -> rasterio.DatasetReader:
     """An open file; kept, so that GDAL keeps the blocks that neighbouring tiles share."""
-    return rasterio.open(path)
+    return open_geotiff(path)
 
 
 @dataclass(frozen=True)
@@ -113,26 +110,6 @@ class _File:
     grid: tuple[Any, ...]
     nodata: float | None
     words: str
-
-
-def find_files(inputs: Iterable[Path]) -> list[tuple[Path, str]]:
-    """GeoTIFFs among files and folders: path, and name below the folder given.
-
-    Raises:
-        UserError: An input does not exist, or there is no GeoTIFF.
-    """
-    found = []
-    for given in inputs:
-        if given.is_dir():
-            paths = sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES)
-            found += [(path, str(path.relative_to(given).with_suffix(""))) for path in paths]
-        elif given.is_file():
-            found.append((given, given.stem))
-        else:
-            raise UserError(f"no file or folder {given}")
-    if not found:
-        raise UserError("no GeoTIFF (.tif, .tiff) in the inputs; give files or the folder that holds them")
-    return found
 
 
 def find_scenes(
@@ -154,8 +131,8 @@ def find_scenes(
         Scenes by name, and (file, reason) of files that make none.
     """
     groups: dict[str, list[_File]] = {}
-    problems = []
-    for path, name in find_files(inputs):
+    found, problems = find_files(inputs)
+    for path, name in found:
         try:
             file = _inspect(path, name, order, nodata, bands)
         except RecordError as error:
@@ -172,16 +149,13 @@ def find_scenes(
 
 
 def _inspect(path: Path, name: str, order: Sequence[str] | None, nodata: float | None, bands: tuple[str, ...]) -> _File:
-    try:
-        with rasterio.open(path) as file:
-            texts = [" ".join(map(str, file.tags(n).values())) for n in file.indexes]
-            said = [f"{d or ''} {u or ''} {t}" for d, u, t in zip(file.descriptions, file.units, texts, strict=True)]
-            tags = " ".join(map(str, file.tags().values()))
-            crs = "" if file.crs is None else file.crs.to_string()
-            grid = (file.height, file.width, crs, tuple(file.transform)[:6])
-            value = file.nodata if file.nodata is not None else nodata
-    except RasterioError as error:
-        raise RecordError(f"{path} cannot be opened ({str(error).splitlines()[0]})") from None
+    with open_geotiff(path) as file, reading(path, "cannot be opened"):
+        _check_reference(file, path)
+        texts = [" ".join(map(str, file.tags(n).values())) for n in file.indexes]
+        said = [f"{d or ''} {u or ''} {t}" for d, u, t in zip(file.descriptions, file.units, texts, strict=True)]
+        tags = " ".join(map(str, file.tags().values()))
+        grid = (file.height, file.width, file.crs.to_string(), tuple(file.transform)[:6])
+        value = file.nodata if file.nodata is not None else nodata
     if order is not None and len(said) > 1:
         if len(order) != len(said):
             raise RecordError(f"{path} has {len(said)} bands, --bands names {len(order)}")
@@ -192,6 +166,16 @@ def _inspect(path: Path, name: str, order: Sequence[str] | None, nodata: float |
         names = [next(filter(None, (_polarisation(text, bands) for text in (name, said[0], tags))), None)]
         name = re.sub(r"[_.-]{2,}", "_", _pattern(bands).sub("", name)).strip("_.- ") or name
     return _File(path, name, tuple(names), grid, value, " ".join([path.name, *said, tags]))
+
+
+def _check_reference(file: rasterio.DatasetReader, path: Path) -> None:
+    """Refuse a file that does not say where its pixels lie: every record keeps its reference system and transform."""
+    if file.crs is None or file.transform.is_identity:
+        points = ", only ground control points" if file.gcps[0] else ""
+        lacking = "coordinate reference system" if file.crs is None else "transform from pixels to coordinates"
+        raise RecordError(
+            f"{path} has no {lacking}{points}; warp it to a map projection first, as with gdalwarp -t_srs EPSG:326xx"
+        )
 
 
 def _polarisation(text: str, bands: tuple[str, ...]) -> str | None:

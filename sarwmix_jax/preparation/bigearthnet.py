@@ -16,7 +16,7 @@ import tensorstore as ts
 from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES, ORIGINAL_TO_CLASS
-from sarwmix_jax.geotiff.patches import check_band, read_band
+from sarwmix_jax.geotiff.patches import check_finite, check_form, read_band
 from sarwmix_jax.preparation.plan import Row
 
 CONTRACT_V1 = Contract(
@@ -268,13 +268,19 @@ def _read_arrays(folder: Path, patch: Path) -> np.ndarray:
     image = []
     for path in (patch / band for band in CONTRACT_V1.bands):
         driver = "zarr" if (folder / path / ".zarray").is_file() else "zarr3"
-        store = {"driver": driver, "kvstore": {"driver": "file", "path": str(folder / path)}}
+        place = {"driver": "file", "path": str(folder / path)}
+        # Else a chunk that is missing would be read as zeros.
+        store = {"driver": driver, "kvstore": place, "fill_missing_data_reads": False}
         try:
-            values = np.asarray(ts.open(store, open=True, read=True, context=_CONTEXT).result().read().result())
+            array = ts.open(store, open=True, read=True, context=_CONTEXT).result()
+            check_form(array.shape, array.dtype.numpy_dtype, path, SHAPE)
+            values = np.asarray(array.read().result())
+        except RecordError:
+            raise
         except ValueError as error:
             fault = f"is damaged ({str(error).splitlines()[0]})" if (folder / path).is_dir() else "is missing"
             raise RecordError(f"{path} {fault}") from None
-        image.append(check_band(values, path, SHAPE))
+        image.append(check_finite(values, path))
     return np.stack(image)
 
 
