@@ -14,7 +14,7 @@ from absl import flags
 
 from sarwmix_jax import huge_pages
 from sarwmix_jax.command_line import flags_help
-from sarwmix_jax.errors import UserError
+from sarwmix_jax.errors import UserError, one_line
 
 FAILED = 1
 """Exit code when the work was done and its result is not good enough."""
@@ -67,7 +67,7 @@ def guarded(work: Callable[[], int | None]) -> int:
     try:
         return work() or 0
     except (UserError, flags.Error) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt as stop:
         print(*stop.args or ("interrupted; the same command goes on from what is finished",), file=sys.stderr)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sarwmix_jax.data.records import STORED_DTYPE, ExcludedError, RecordError, read_contract
-from sarwmix_jax.errors import UserError
+from sarwmix_jax.errors import UserError, one_line
 from sarwmix_jax.preparation.plan import Plan, Row
 from sarwmix_jax.preparation.shards import Finish, Read, Reasons, prepare
 from sarwmix_jax.preparation.workers import REPORT
@@ -124,4 +124,4 @@ def print_outcome(out: Path, skipped: Reasons | None) -> None:
     if skipped:
         print(f"skipped {len(skipped)} records (all in {out / REPORT}):")
         for name, reason in itertools.islice(skipped.items(), _SHOWN_PROBLEMS):
-            print(f"  {name}: {reason}")
+            print(f"  {one_line(name)}: {one_line(reason)}")
