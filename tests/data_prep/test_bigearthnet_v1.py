@@ -14,7 +14,7 @@ from sarwmix_jax.data.records import Expectation
 from sarwmix_jax.data.sources import check_contract, open_records
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.facts.labels import CLASSES, ORIGINAL_TO_CLASS
-from sarwmix_jax.preparation.bigearthnet import read_lists
+from sarwmix_jax.preparation.patch_lists import read_lists
 
 from .conftest import SHARED_DATA, needs_shared_data
 
