@@ -37,9 +37,11 @@ def work_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of `preparation.prepare` from the command line.
 
     Raises:
-        UserError: `--shard` is not like 1/3, or given together with `--merge`.
+        UserError: `--shard` is not like 1/3, or given together with `--merge`; or either with `--dry-run`.
     """
     part = None
+    if arguments.dry_run and (arguments.shard is not None or arguments.merge):
+        raise UserError("--dry-run shows the plan of all parts: leave out --shard and --merge")
     if arguments.shard is not None:
         match = re.fullmatch(r"(\d+)/(\d+)", arguments.shard)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
