@@ -13,6 +13,7 @@ from jaxtyping import Float
 from rasterio.windows import Window
 
 from sarwmix_jax.data.records import RecordError
+from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.geotiff.files import find_files
 from sarwmix_jax.geotiff.opening import open_geotiff, reading
@@ -129,6 +130,9 @@ def find_scenes(
 
     Returns:
         Scenes by name, and (file, reason) of files that make none.
+
+    Raises:
+        UserError: No input is a GeoTIFF, or `order` names bands where every file has one.
     """
     groups: dict[str, list[_File]] = {}
     found, problems = find_files(inputs)
@@ -139,6 +143,12 @@ def find_scenes(
             problems.append((str(path), str(error)))
         else:
             groups.setdefault(file.name, []).append(file)
+    counts = {len(file.polarisations) for files in groups.values() for file in files}
+    if order is not None and counts == {1}:
+        raise UserError(
+            f"--bands={','.join(order)} names the bands of files of several bands, and there is none; leave it out: "
+            f"files of one band are told apart by {' and '.join(bands)} in their names"
+        )
     scenes = []
     for name, files in sorted(groups.items()):
         try:

@@ -8,6 +8,8 @@ import rasterio
 from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning
 
+from sarwmix_jax.data.records import read_contract
+
 from .test_geotiff import SCRIPT, records_of, refusal, scene_db, write_raster  # noqa: F401
 
 
@@ -69,3 +71,40 @@ def test_linked_folders_are_read_and_cycles_are_said(run_here, refusal, tmp_path
     np.testing.assert_array_equal(record["image"], scene_db(64).astype(np.float16))
     (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "in")
     assert "back is " in refusal("--inputs", tmp_path / "in", "--tile=64")
+
+
+def test_options_without_effect_are_refused(run_here, refusal, tmp_path):  # noqa: F811
+    pair(tmp_path / "said", "gamma0_a", nodata=-9999)
+    pair(tmp_path / "in", "gamma0_a")
+    said, fixed = (["--inputs", tmp_path / name, "--tile=48"] for name in ("said", "in"))
+    assert "--bands=VV,VH names the bands of files of several bands" in refusal(*fixed, "--bands=vv,vh")
+    assert "--nodata=-32768: it is for files that do not say, and all do" in refusal(*said, "--nodata=-32768")
+    assert "--nodata=nan: NaN is nodata always" in refusal(*fixed, "--nodata=nan")
+    assert "--overlap=31: no scene has room for a second tile of 48" in refusal(*fixed, "--overlap=31")
+    assert "--validation=0.5: all scenes fall into " in refusal(*fixed, "--validation=0.5")
+    assert "--validation=1.0: all scenes fall into validation" in refusal(*fixed, "--validation=1")
+    assert "--validation=-0.1: a share is 0 to 1" in refusal(*fixed, "--validation=-0.1")
+    assert "--min-valid=50.0: a share is 0 to 1" in refusal(*fixed, "--min-valid=50")
+    assert "--min-valid=nan: a share is 0 to 1" in refusal(*fixed, "--min-valid=nan")
+    write_raster(tmp_path / "both" / "gamma0.tif", scene_db(64), descriptions=["VH", "VV"])
+    command = ["--inputs", tmp_path / "both", tmp_path / "in", "--tile=64", "--bands=VH,VV"]
+    done = run_here(SCRIPT, *command, "--out", tmp_path / "mixed")
+    assert done.returncode == 0 and len(records_of(tmp_path / "mixed")) == 2, done.stderr
+
+
+def test_lists_of_labels_are_utf8_and_give_labels(run_here, refusal, tmp_path):  # noqa: F811
+    pair(tmp_path / "in", "gamma0_a")
+    labels = tmp_path / "labels.csv"
+    fixed = ["--inputs", tmp_path / "in", "--tile=48", "--labels", labels]
+    for text, reason in (("name,labels\n", "names nothing"), ("name,labels\ngamma0_a,\n", "gives no label to any")):
+        labels.write_text(text)
+        assert reason in refusal(*fixed)
+    labels.write_bytes("name,labels\ngamma0_a,Stra\u00dfe\n".encode("latin-1"))
+    assert "labels.csv is not UTF-8 (byte 25 is 0xdf)" in refusal(*fixed)
+    labels.write_text("\ufeffname,labels\ngamma0_a,Stra\u00dfe", encoding="utf-8")
+    done = run_here(SCRIPT, *fixed, "--overlap=32", "--nodata=-9999", "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    records = records_of(tmp_path / "out")
+    assert len(records) == 4  # 64 - 48 = 16 = 48 - 32: two tiles in each direction
+    assert all(list(record["labels"]) == [1] for record in records.values())
+    assert read_contract(tmp_path / "out").classes == ("Stra\u00dfe",)
