@@ -123,6 +123,11 @@ def print_outcome(out: Path, skipped: Reasons | None) -> None:
     report = json.loads((out / REPORT).read_text())
     for reason, count in report["excluded"].items():
         print(f"excluded {count} records: {reason}")
+    for reason, count in report.get("excluded by lists", {}).items():
+        print(f"excluded {count} records: {one_line(reason)} (list)")
+    if left_out := report.get("skipped scenes"):
+        print(f"skipped {len(left_out)} scenes, files or folders (all in {out / REPORT}):")
+        print("\n".join(f"  {one_line(reason)}" for reason in left_out[:_SHOWN_PROBLEMS]))
     if skipped:
         print(f"skipped {len(skipped)} records (all in {out / REPORT}):")
         for name, reason in itertools.islice(skipped.items(), _SHOWN_PROBLEMS):

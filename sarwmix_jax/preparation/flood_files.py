@@ -72,10 +72,17 @@ class RawFiles:
             raise RecordError(f"{name} in {self.archive} is damaged ({error})") from None
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files of a folder, ascending."""
+        """Names of the files of a folder, ascending.
+
+        Raises:
+            RecordError: The folder cannot be read.
+        """
         if self.archive is None:
             path = self.base / folder
-            return sorted(each.name for each in path.iterdir()) if path.is_dir() else []
+            try:
+                return sorted(each.name for each in path.iterdir()) if path.is_dir() else []
+            except OSError as error:
+                raise RecordError(f"{folder} cannot be read ({error.strerror})") from None
         return _by_folder(self.archive).get(str(PurePosixPath(self.base) / folder), [])
 
 

@@ -150,6 +150,7 @@ def test_patches_without_class_and_with_snow_are_excluded_and_counted(run_here, 
     done = run_here(SCRIPT, *command, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "excluded 1 records: none of the 19 classes" in done.stdout
+    assert "excluded 1 records: snow (list)" in done.stdout
     report = json.loads((tmp_path / "out" / "preparation.json").read_text())
     assert report["excluded"] == {"none of the 19 classes": 1} and report["skipped"] == []
     assert report["excluded by lists"] == {"snow": 1, "cloud or shadow": 0, "cloud": 1}

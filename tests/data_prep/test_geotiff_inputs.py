@@ -52,6 +52,8 @@ def test_names_that_are_not_utf8_are_one_line_that_shows_their_bytes(run_here, r
     assert r"(2 such; leave them out with --on-error=skip)" in refusal("--inputs", folder, "--tile=64")
     done = run_here(SCRIPT, "--inputs", folder, "--tile=64", "--on-error=skip", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
+    assert "skipped 2 scenes, files or folders" in done.stdout
+    assert done.stdout.count(r"Z\xfcrich_gamma0_b_V") == 2
     report = (tmp_path / "out" / "preparation.json").read_text()
     assert report.count(r"Z\\xfcrich_gamma0_b_V") == 2
     given = os.fsdecode(os.fsencode(folder) + b"/Z\xfcrich_gamma0_b_VH.tif")
