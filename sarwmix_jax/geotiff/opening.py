@@ -26,6 +26,8 @@ LARGEST_EXPANSION = 2_000
 """How many times as large as the file its values may be; deflate at its best has 1,032."""
 _SMALL_BYTES = 2**28
 _DRIVER = "GTiff"
+_ITEM_BYTES = {"complex_int16": 4}
+"""Of types that NumPy does not know; single-look complex scenes have it."""
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -43,7 +45,7 @@ def open_geotiff(path: Path, shown: Path | None = None) -> rasterio.DatasetReade
     size = _size_of(path, shown)
     absolute = str(path.absolute())
     place = f"/.{absolute}" if absolute.startswith("/vsi") else absolute
-    _check_mask_file(path)
+    _check_companions(path)
     with reading(shown, "cannot be opened: it is damaged or no GeoTIFF"):
         file = _quietly_opened(rasterio.open, place)
         try:
@@ -56,7 +58,7 @@ def open_geotiff(path: Path, shown: Path | None = None) -> rasterio.DatasetReade
 
 @contextlib.contextmanager
 def opened_bytes(content: bytes, path: object) -> Iterator[rasterio.DatasetReader]:
-    """The same for the content of a file, named `path` in messages, until the end of the context.
+    """`open_geotiff` for the content of a file, named `path` in messages, until the end of the context.
 
     Raises:
         RecordError: It is empty, damaged or no GeoTIFF, or claims more than its size can hold.
@@ -115,19 +117,19 @@ def _size_of(path: Path, shown: Path) -> int:
     return status.st_size
 
 
-def _check_mask_file(path: Path) -> None:
-    """GDAL opens a mask beside the file, `<name>.msk`, with any of its drivers."""
-    for mask in (f"{path}.msk", f"{path}.MSK"):
-        if os.path.lexists(mask):
-            _size_of(Path(mask), Path(mask))
-            with reading(mask, "cannot be opened"), Path(mask).open("rb") as file:
-                if file.read(4) not in _TIFF_STARTS:
-                    raise RecordError(f"{mask} is no TIFF; remove this mask or make it anew")
+def _check_companions(path: Path) -> None:
+    """GDAL opens a mask or overviews beside the file with any of its drivers, and waits for metadata out of a pipe."""
+    for companion in (f"{path}.msk", f"{path}.MSK", f"{path}.ovr", f"{path}.OVR", f"{path}.aux.xml"):
+        if os.path.lexists(companion):
+            _size_of(Path(companion), Path(companion))
+            with reading(companion, "cannot be opened"), Path(companion).open("rb") as file:
+                if not companion.endswith(".xml") and file.read(4) not in _TIFF_STARTS:
+                    raise RecordError(f"{companion} is no TIFF; remove it or make it anew")
 
 
 def _check_claims(file: rasterio.DatasetReader, path: object, size: int) -> None:
     """Judge width, height, bands and blocks of the header before anything of that size is asked for."""
-    item = max(np.dtype(dtype).itemsize for dtype in file.dtypes)
+    item = max(_ITEM_BYTES.get(dtype) or np.dtype(dtype).itemsize for dtype in file.dtypes)
     values = file.width * file.height * file.count * item
     shape = f"{file.count}x{file.height}x{file.width} values"
     if file.width * file.height > LARGEST_PIXELS:

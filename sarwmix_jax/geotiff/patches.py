@@ -23,14 +23,14 @@ def read_band(folder: Path, path: Path, shape: tuple[int, int]) -> Float[np.ndar
         return check_finite(file.read(1), path)
 
 
-def check_form(found: tuple[int, ...], dtype: np.typing.DTypeLike, path: Path, shape: tuple[int, int]) -> None:
+def check_form(found: tuple[int, ...], dtype: str, path: Path, shape: tuple[int, int]) -> None:
     """Refuse a band by its header, before its values are read.
 
     Raises:
         RecordError: It is not float32 of the shape.
     """
-    if tuple(found) != shape or np.dtype(dtype) != np.float32:
-        raise RecordError(f"{path} holds {np.dtype(dtype)} {tuple(found)}, expected float32 {shape}")
+    if tuple(found) != shape or dtype != "float32":
+        raise RecordError(f"{path} holds {dtype} {tuple(found)}, expected float32 {shape}")
 
 
 def check_finite(values: Float[np.ndarray, "height width"], path: Path) -> Float[np.ndarray, "height width"]:

@@ -115,7 +115,7 @@ def _read_arrays(folder: Path, patch: Path) -> np.ndarray:
         store = {"driver": driver, "kvstore": place, "fill_missing_data_reads": False}
         try:
             array = ts.open(store, open=True, read=True, context=_CONTEXT).result()
-            check_form(array.shape, array.dtype.numpy_dtype, path, SHAPE)
+            check_form(array.shape, array.dtype.name, path, SHAPE)
             values = np.asarray(array.read().result())
         except RecordError:
             raise

@@ -33,6 +33,8 @@ def make_other(path, kind):
             os.mkfifo(path)
         case "giant":
             sparse(path, 100_000, 100_000, tiled=True)
+        case "complex":
+            sparse(path, 512, 512, crs="EPSG:4326", dtype="complex_int16")
         case "large":
             sparse(path, 12_000, 12_000, crs="EPSG:4326", compress="deflate")
             with path.open("ab") as file:
@@ -47,6 +49,7 @@ def make_other(path, kind):
         ("empty", "is empty"),
         ("pipe", "is no regular file"),
         ("giant", "all but empty"),
+        ("complex", "holds complex_int16: not calibrated"),
         ("large", "12000x12000 pixels, more than any scene"),
     ],
 )

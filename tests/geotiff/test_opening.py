@@ -32,7 +32,7 @@ def write(path, values=VALUES, **more):
 
 def sparse(path, height, width, **more):
     """A file that claims this size and holds nothing."""
-    profile = {"driver": "GTiff", "count": 1, "height": height, "width": width, "dtype": "float32", **GRID, **more}
+    profile = {"driver": "GTiff", "count": 1, "height": height, "width": width, "dtype": "float32"} | GRID | more
     with rasterio.open(path, "w", SPARSE_OK=True, BIGTIFF="YES", **profile):
         pass
     return path
@@ -111,17 +111,32 @@ def test_names_that_gdal_takes_for_places_elsewhere_are_names_of_files(asked, mo
         np.testing.assert_array_equal(file.read(1), VALUES)
 
 
-def test_a_mask_beside_the_file_is_a_tiff(tmp_path):
+@pytest.mark.parametrize("suffix", [".msk", ".ovr", ".MSK"])
+def test_masks_and_overviews_beside_the_file_are_tiffs(tmp_path, suffix):
     path = write(tmp_path / "a.tif")
-    mask = tmp_path / "a.tif.msk"
-    mask.write_text(VRT.format(tmp_path / "a.tif"))
-    with pytest.raises(RecordError, match=r"a\.tif\.msk is no TIFF"):
+    companion = tmp_path / f"a.tif{suffix}"
+    companion.write_text(VRT.format(tmp_path / "a.tif"))
+    with pytest.raises(RecordError, match=rf"a\.tif\{suffix} is no TIFF"):
         open_geotiff(path)
-    mask.unlink()
+    companion.unlink()
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as file:
         file.write_mask(np.full(VALUES.shape, 255, np.uint8))
-    assert mask.is_file()
+    assert (tmp_path / "a.tif.msk").is_file()
     open_geotiff(path).close()
+    os.mkfifo(tmp_path / "a.tif.aux.xml")
+    with pytest.raises(RecordError, match=r"a\.tif\.aux\.xml is no regular file"):
+        open_geotiff(path)
+
+
+def test_complex_scenes_are_opened_and_refused_as_not_calibrated(tmp_path):
+    for band in ("VH", "VV"):
+        sparse(tmp_path / f"a_{band}.tif", 3, 4, dtype="complex_int16")
+    (scene,), problems = find_scenes([tmp_path])
+    assert not problems
+    with pytest.raises(RecordError, match="not calibrated backscatter"):
+        scene.read()
+    with pytest.raises(RecordError, match=r"holds complex_int16 \(3, 4\), expected float32"):
+        read_band(tmp_path, Path("a_VH.tif"), (3, 4))
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "link to nothing"])
