@@ -41,10 +41,8 @@ def check_effects(arguments: argparse.Namespace, tiling: Tiling, scenes: Sequenc
         value = getattr(arguments, name)
         if not 0 <= value <= 1:
             raise UserError(f"--{name.replace('_', '-')}={value}: a share is 0 to 1")
-    nodata = arguments.nodata
-    if nodata is not None and all(place.nodata != nodata for scene in scenes for place in scene.bands):
-        known = "NaN is nodata always" if math.isnan(nodata) else "it is for files that do not say, and all do"
-        raise UserError(f"--nodata={nodata:g}: {known}; leave it out, or correct the tag of the files")
+    if arguments.nodata is not None and math.isnan(arguments.nodata):
+        raise UserError("--nodata=nan: NaN is nodata always; leave it out")
     step = tiling.side - tiling.overlap
     if tiling.overlap and all(max(scene.height, scene.width) < tiling.side + step for scene in scenes):
         raise UserError(

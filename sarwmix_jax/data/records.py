@@ -104,7 +104,7 @@ def read_contract(folder: Path) -> Contract:
     except FileNotFoundError:
         hint = "not a record set, or its preparation has not finished"
         raise UserError(f"{folder} holds no {CONTRACT_FILE}: {hint}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); prepare the records again") from None
     schema = fields.pop("schema", None) if isinstance(fields, dict) else None
     if schema != SCHEMA:

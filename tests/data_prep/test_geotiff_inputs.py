@@ -76,11 +76,9 @@ def test_linked_folders_are_read_and_cycles_are_said(run_here, refusal, tmp_path
 
 
 def test_options_without_effect_are_refused(run_here, refusal, tmp_path):  # noqa: F811
-    pair(tmp_path / "said", "gamma0_a", nodata=-9999)
     pair(tmp_path / "in", "gamma0_a")
-    said, fixed = (["--inputs", tmp_path / name, "--tile=48"] for name in ("said", "in"))
+    fixed = ["--inputs", tmp_path / "in", "--tile=48"]
     assert "--bands=VV,VH names the bands of files of several bands" in refusal(*fixed, "--bands=vv,vh")
-    assert "--nodata=-32768: it is for files that do not say, and all do" in refusal(*said, "--nodata=-32768")
     assert "--nodata=nan: NaN is nodata always" in refusal(*fixed, "--nodata=nan")
     assert "--overlap=31: no scene has room for a second tile of 48" in refusal(*fixed, "--overlap=31")
     assert "--validation=0.5: all scenes fall into " in refusal(*fixed, "--validation=0.5")
