@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command is known, so that `--help` answers at once and touches no device.
 """
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], int | None]) -> int:
     """Do the work of a command; gives its exit code, after a mistake or Ctrl-C with one line on the standard error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
     try:
         return work() or 0
     except (UserError, flags.Error) as error:

@@ -1,6 +1,7 @@
 """What `--inputs` may name, and what is refused of it."""
 
 import os
+import subprocess
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from rasterio.errors import NotGeoreferencedWarning
 
 from sarwmix_jax.data.records import read_contract
 
+from .conftest import ENVIRONMENT, command_line
 from .test_geotiff import SCRIPT, records_of, refusal, scene_db, write_raster  # noqa: F401
 
 
@@ -108,3 +110,13 @@ def test_lists_of_labels_are_utf8_and_give_labels(run_here, refusal, tmp_path): 
     assert len(records) == 4  # 64 - 48 = 16 = 48 - 32: two tiles in each direction
     assert all(list(record["labels"]) == [1] for record in records.values())
     assert read_contract(tmp_path / "out").classes == ("Stra\u00dfe",)
+
+
+def test_a_terminal_that_cannot_show_a_name_stops_nothing(tmp_path):
+    pair(tmp_path / "in", "gamma0_Gda\u0144sk")
+    options = ["--inputs", tmp_path / "in", "--tile=64", "--out", tmp_path / "\u0144"]
+    environment = ENVIRONMENT | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command_line(SCRIPT, *options), capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"wrote {tmp_path}/\\u0144: train 1" in done.stdout
+    assert [record["s1_name"] for record in records_of(tmp_path / "\u0144").values()] == ["gamma0_Gda\u0144sk"]
