@@ -107,7 +107,7 @@ def read_statements(own: Sequence[Text], folders: Sequence[Text] = ()) -> Statem
     """
     levels = [own, *([folder] for folder in folders)]
     quantities, units = (
-        next(filter(None, ({v: where for where, text in level for v in find(text)} for level in levels)), {})
+        next(filter(None, ({v: where for where, text in level for v in sorted(find(text))} for level in levels)), {})
         for find in (quantities_in, units_in)
     )
     if not quantities:

@@ -52,7 +52,8 @@ def test_metadata_and_world_files_place_a_raster_that_has_no_place(tmp_path):
 @pytest.mark.parametrize("end", [".tif.aux.xml", ".tif.msk", ".tfw", ".TFW", ".wld", ".prj"])
 def test_links_and_what_cannot_be_read_are_refused(pair, tmp_path, end):
     sidecar = pair[1].with_name(pair[1].stem + end)
-    sidecar.symlink_to(tmp_path / "nothing")
+    (tmp_path.parent / "elsewhere").write_text("")
+    sidecar.symlink_to(tmp_path.parent / "elsewhere")
     assert f"{sidecar} is a link, or no file that can be read" in refused(tmp_path)
     sidecar.unlink()
     sidecar.mkdir()
