@@ -114,10 +114,16 @@ def find_scenes(
             key = statements.pattern(bands).sub("@", name) if file.single else name
             groups.setdefault((file.single, key), []).append(file)
     if order is not None and groups and all(single for single, _ in groups):
-        raise UserError(
-            f"--bands={','.join(order)} names the bands of files of several bands, and there is none; leave it out: "
-            f"files of one band are told apart by {' and '.join(bands)} in their names"
-        )
+        _refuse_order(order, bands)
+    scenes, unusable = _assembled(groups, bands)
+    return scenes, problems + unusable
+
+
+def _assembled(
+    groups: Mapping[tuple[bool, str], Sequence[_File]], bands: tuple[str, ...]
+) -> tuple[list[Scene], list[tuple[str, str]]]:
+    """Scenes of files that belong together, and (file, reason) of those that make none."""
+    problems = []
     scenes: dict[str, Scene] = {}
     for (single, name), files in sorted(groups.items()):
         try:
@@ -130,6 +136,13 @@ def find_scenes(
         else:
             scenes[scene.name] = scene
     return list(scenes.values()), problems
+
+
+def _refuse_order(order: Sequence[str], bands: tuple[str, ...]) -> None:
+    raise UserError(
+        f"--bands={','.join(order)} names the bands of files of several bands, and there is none; leave it out: "
+        f"files of one band are told apart by {' and '.join(bands)} in their names"
+    )
 
 
 def count_ancillary(inputs: Iterable[Path]) -> str:
