@@ -228,7 +228,12 @@ class Drawing:
         fills = [fill for fill in FILLS if not integer or fill in (-9999.0, 32767.0)]
         ways = set()
         for way in ("tag", "option", "fill value tag", "aux.xml"):
-            if fills and self.rng.random() < 0.3 and not (way == "aux.xml" and "tag" in ways):
+            if (
+                self.pair.fault != "infinite"
+                and fills
+                and self.rng.random() < 0.3
+                and not (way == "aux.xml" and "tag" in ways)
+            ):
                 usable = [fill for fill in fills if way != "option" or fill == fill]  # NaN is nodata in any case
                 fill = self.choose(usable)
                 fills.remove(fill)
@@ -244,9 +249,6 @@ class Drawing:
             self.stored[:, 10:12] = self.choose((-9999, lowest)) if -9999.0 in fills else lowest
         if self.pair.fault == "infinite":
             self.stored[:, 10] = np.inf
-            self.nodata = None
-            self.drop_options("nodata")
-            self.tags = {key: text for key, text in self.tags.items() if "alue" not in key}
         self.pair.drawn["nodata by"] = ", ".join(sorted(ways))
 
     def fill(self, where, value: float) -> None:
