@@ -17,7 +17,7 @@ from pathlib import Path
 from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.command_line import Parser
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation import bigearthnet
+from sarwmix_jax.preparation import bigearthnet, patch_lists
 from sarwmix_jax.preparation.command import add_work_arguments, run_plan
 from sarwmix_jax.preparation.plan import Plan
 
@@ -43,8 +43,8 @@ def main() -> None:
         folder = arguments.zarr / bigearthnet.ZARR_GROUP
         if not folder.is_dir():
             raise UserError(f"no group sentinel1 in {arguments.zarr}; give the Zarr store that holds it as --zarr")
-    rows = bigearthnet.read_lists(arguments.splits, arguments.names, arguments.s1_column)
-    rows, counts = bigearthnet.exclude(rows, bigearthnet.read_exclusions(arguments.exclude))
+    rows = patch_lists.read_lists(arguments.splits, arguments.names, arguments.s1_column)
+    rows, counts = patch_lists.exclude(rows, patch_lists.read_exclusions(arguments.exclude, rows))
     notes = {"patches without class": arguments.without_class, "excluded by lists": counts}
     plan = Plan(bigearthnet.CONTRACT_V1, rows, arguments.records_per_shard, notes)
     run_plan(arguments, plan, partial(bigearthnet.read_v1, folder, arguments.zarr is not None, arguments.without_class))

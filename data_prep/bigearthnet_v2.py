@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.command_line import Parser
-from sarwmix_jax.preparation import bigearthnet
+from sarwmix_jax.preparation import bigearthnet, patch_lists
 from sarwmix_jax.preparation.command import add_work_arguments, run_plan
 from sarwmix_jax.preparation.plan import Plan
 
@@ -26,7 +26,7 @@ def main() -> None:
     add_work_arguments(parser)
     arguments = parser.parse_args()
     folder = bigearthnet.find_folder(arguments.root, bigearthnet.FOLDER_V2)
-    rows = bigearthnet.read_metadata(arguments.metadata)
+    rows = patch_lists.read_metadata(arguments.metadata)
     plan = Plan(bigearthnet.CONTRACT_V2, rows, arguments.records_per_shard)
     run_plan(arguments, plan, partial(bigearthnet.read_v2, folder))
 

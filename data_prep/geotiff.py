@@ -9,7 +9,9 @@ A stopped run goes on where it was.
 """
 
 import argparse
+import math
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -18,7 +20,7 @@ from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.command_line import Parser
 from sarwmix_jax.data.records import QUANTITIES, UNITS
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.geotiff.scenes import count_ancillary, find_scenes
+from sarwmix_jax.geotiff.scenes import Scene, count_ancillary, find_scenes
 from sarwmix_jax.geotiff.tiles import Tiling
 from sarwmix_jax.geotiff.units import find_quantity
 from sarwmix_jax.geotiff.values import Zeros
@@ -26,6 +28,23 @@ from sarwmix_jax.preparation.command import add_work_arguments, run_plan
 from sarwmix_jax.preparation.plan import Plan
 from sarwmix_jax.preparation.shards import Read
 from sarwmix_jax.preparation.to_db import find_units, read_labels, read_tile, tile_contract, tile_rows
+
+
+def check_effects(arguments: argparse.Namespace, tiling: Tiling, scenes: Sequence[Scene]) -> None:
+    """Refuse what would change nothing: whoever gives an option expects something of it.
+
+    Raises:
+        UserError: A share lies outside of 0 to 1, or an option has no effect on these scenes.
+    """
+    if not 0 <= arguments.min_valid <= 1:
+        raise UserError(f"--min-valid={arguments.min_valid}: a share is 0 to 1")
+    if arguments.nodata is not None and math.isnan(arguments.nodata):
+        raise UserError("--nodata=nan: NaN is nodata always; leave it out")
+    step = tiling.side - tiling.overlap
+    if tiling.overlap and all(max(scene.height, scene.width) < tiling.side + step for scene in scenes):
+        raise UserError(
+            f"--overlap={tiling.overlap}: no scene has room for a second tile of {tiling.side}; leave it out"
+        )
 
 
 def make_plan(arguments: argparse.Namespace) -> tuple[Plan, Read]:
@@ -45,6 +64,7 @@ def make_plan(arguments: argparse.Namespace) -> tuple[Plan, Read]:
         raise UserError(f"{reasons[0]} ({len(reasons)} such; leave them out with --on-error=skip)")
     if not scenes:
         raise UserError(reasons[0] if reasons else "no file with backscatter in the inputs")
+    check_effects(arguments, tiling, [scene for scene, _ in scenes.values()])
     quantity = find_quantity((scene for scene, _ in scenes.values()), arguments.quantity)
     labels = read_labels(arguments.labels)
     settings = {name: getattr(arguments, name) for name in ("overlap", "unit", "nodata", "zeros", "min_valid")}

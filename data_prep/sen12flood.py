@@ -74,6 +74,9 @@ def main() -> None:
     arguments = parse()
     if (arguments.train_csv is None) != (arguments.test_csv is None):
         raise UserError("--train-csv and --test-csv belong together: give both or none")
+    if arguments.layout == "npy" and arguments.records_per_shard != SCENES_PER_SHARD:
+        number = arguments.records_per_shard
+        raise UserError(f"--records-per-shard={number} is of the layout records; leave it out with --layout=npy")
     raw = open_zip(arguments.zip, flood.INDEX) if arguments.zip else open_folder(arguments.raw_root, flood.INDEX)
     lists = None if arguments.train_csv is None else {"train": arguments.train_csv, "test": arguments.test_csv}
     sequences, left_out_sequences = flood.read_index(raw, lists)

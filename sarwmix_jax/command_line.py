@@ -1,12 +1,13 @@
 """What all command lines share: mistakes in one line, and help that tells every default."""
 
 import argparse
+import sys
 import textwrap
 from typing import Any, NoReturn
 
 from absl import flags
 
-from sarwmix_jax.errors import UserError
+from sarwmix_jax.errors import UNPRINTABLE, UserError, one_line
 
 _WIDTH = 100
 
@@ -16,6 +17,19 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(formatter_class=_Defaults, **options)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Called by argparse for every command line.
+
+        Raises:
+            UserError: A mistake, or an argument that is not UTF-8 (as Python reads it: lone surrogates).
+        """
+        for argument in sys.argv[1:] if args is None else args:
+            if not argument.isprintable() and UNPRINTABLE.search(argument):
+                self.error(
+                    f"argument {one_line(argument)} has bytes that are not UTF-8, or control characters: rename it"
+                )
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse at a mistake.

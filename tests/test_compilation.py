@@ -43,6 +43,17 @@ def test_a_folder_that_cannot_be_made_is_an_error_only_when_asked_for(own_settin
     assert keep_compiled() is None
 
 
+def test_a_user_without_a_home_goes_on_without(own_settings, monkeypatch):
+    def nobody(_):
+        raise KeyError("no such user")
+
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)
+    assert default_place() is None and keep_compiled() is None
+    assert jax.config.jax_compilation_cache_dir is None
+
+
 PROGRAM = """
 import sys, jax, jax.numpy as jnp
 from sarwmix_jax.training.resources import keep_compiled

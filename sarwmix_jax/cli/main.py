@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command is known, so that `--help` answers at once and touches no device.
 """
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from absl import flags
 
 from sarwmix_jax import huge_pages
 from sarwmix_jax.command_line import flags_help
-from sarwmix_jax.errors import UserError
+from sarwmix_jax.errors import UserError, one_line
 
 FAILED = 1
 """Exit code when the work was done and its result is not good enough."""
@@ -64,10 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], int | None]) -> int:
     """Do the work of a command; gives its exit code, after a mistake or Ctrl-C with one line on the standard error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
     try:
         return work() or 0
     except (UserError, flags.Error) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt as stop:
         print(*stop.args or ("interrupted; the same command goes on from what is finished",), file=sys.stderr)

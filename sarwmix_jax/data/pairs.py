@@ -114,14 +114,16 @@ def open_pairs(path: str | Path, split: str) -> PairSource:
     chosen = [pair for part in ranges for pair in by_split[part.name][part.start : part.stop]]
     sources = {name: open_records(folder, name) for name in dict.fromkeys(pair.split for pair in chosen)}
     for pair in chosen:
-        if max(pair.first, pair.second) >= len(sources[pair.split]):
+        if not 0 <= min(pair.first, pair.second) <= max(pair.first, pair.second) < len(sources[pair.split]):
             raise UserError(f"{folder / FILE_NAME} names a record that is not there ({pair.name}); prepare it again")
+        if pair.label not in (0, 1):
+            raise UserError(f"{folder / FILE_NAME} labels {pair.name} as {pair.label}, not 0 or 1; prepare it again")
     return PairSource(sources, chosen)
 
 
 def _read_index(folder: Path) -> list[IndexedPair]:
     try:
-        with (folder / FILE_NAME).open(newline="") as file:
+        with (folder / FILE_NAME).open(newline="", encoding="utf-8-sig") as file:
             lines = csv.DictReader(file)
             return [
                 IndexedPair(line["name"], line["split"], int(line["first"]), int(line["second"]), int(line["label"]))
@@ -129,5 +131,5 @@ def _read_index(folder: Path) -> list[IndexedPair]:
             ]
     except FileNotFoundError:
         raise UserError(f"{folder} holds no {FILE_NAME}: no record set of pairs") from None
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{folder / FILE_NAME} cannot be understood ({error}); prepare it again") from None

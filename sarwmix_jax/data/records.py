@@ -100,11 +100,11 @@ def read_contract(folder: Path) -> Contract:
     if not folder.is_dir():
         raise UserError(f"no record set at {folder}: the folder does not exist; prepare it with data_prep/")
     try:
-        fields: dict[str, Any] = json.loads(path.read_text())
+        fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         hint = "not a record set, or its preparation has not finished"
         raise UserError(f"{folder} holds no {CONTRACT_FILE}: {hint}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError, OSError) as error:
         raise UserError(f"{path} cannot be read ({error}); prepare the records again") from None
     schema = fields.pop("schema", None) if isinstance(fields, dict) else None
     if schema != SCHEMA:

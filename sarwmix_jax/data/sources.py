@@ -176,9 +176,9 @@ def _shard_lengths(folder: Path) -> dict[str, list[int]]:
     """Records of every shard by split, from the metadata that TFDS reads too."""
     path = folder / "dataset_info.json"
     try:
-        splits = json.loads(path.read_text())["splits"]
+        splits = json.loads(path.read_text(encoding="utf-8-sig"))["splits"]
         return {split["name"]: [int(length) for length in split["shardLengths"]] for split in splits}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); prepare or copy the records again") from None
 
 

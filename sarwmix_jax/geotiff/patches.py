@@ -3,39 +3,42 @@
 from pathlib import Path
 
 import numpy as np
-import rasterio
 from jaxtyping import Float
-from rasterio.errors import RasterioError
 
 from sarwmix_jax.data.records import RecordError
+from sarwmix_jax.geotiff.opening import check_filled, open_geotiff, reading
 
 
 def read_band(folder: Path, path: Path, shape: tuple[int, int]) -> Float[np.ndarray, "height width"]:
     """One band of a patch, (rows, columns) float32 in dB, from `path` in `folder`.
 
     Raises:
-        RecordError: The file is missing, damaged, or no single band of finite float32 of that shape.
+        RecordError: The file is missing, damaged or sparse, or no single band of finite float32 of that shape.
     """
-    if not (folder / path).is_file():
-        raise RecordError(f"{path} is missing")
-    try:
-        with rasterio.open(folder / path) as file:
-            values = file.read()
-    except RasterioError as error:
-        raise RecordError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
-    if len(values) != 1:
-        raise RecordError(f"{path} holds {len(values)} bands, expected one")
-    return check_band(values[0], path, shape)
+    with open_geotiff(folder / path, path) as file, reading(path, "is damaged"):
+        if file.count != 1:
+            raise RecordError(f"{path} holds {file.count} bands, expected one")
+        check_form(file.shape, file.dtypes[0], path, shape)
+        check_filled(file, path)
+        return check_finite(file.read(1), path)
 
 
-def check_band(values: np.ndarray, path: Path, shape: tuple[int, int]) -> Float[np.ndarray, "height width"]:
-    """The band itself, if it is finite float32 of the shape.
+def check_form(found: tuple[int, ...], dtype: str, path: Path, shape: tuple[int, int]) -> None:
+    """Refuse a band by its header, before its values are read.
 
     Raises:
-        RecordError: It is not.
+        RecordError: It is not float32 of the shape.
     """
-    if values.shape != shape or values.dtype != np.float32:
-        raise RecordError(f"{path} holds {values.dtype} {values.shape}, expected float32 {shape}")
+    if tuple(found) != shape or dtype != "float32":
+        raise RecordError(f"{path} holds {dtype} {tuple(found)}, expected float32 {shape}")
+
+
+def check_finite(values: Float[np.ndarray, "height width"], path: Path) -> Float[np.ndarray, "height width"]:
+    """The band itself.
+
+    Raises:
+        RecordError: Values are not finite.
+    """
     if not np.isfinite(values).all():
         raise RecordError(f"{path} holds {int((~np.isfinite(values)).sum())} values that are not finite")
     return values

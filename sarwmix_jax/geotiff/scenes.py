@@ -10,18 +10,17 @@ from typing import Any
 import numpy as np
 import rasterio
 from jaxtyping import Float
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from sarwmix_jax.data.records import RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.geotiff import statements
+from sarwmix_jax.geotiff.files import find_files
+from sarwmix_jax.geotiff.opening import reading
 from sarwmix_jax.geotiff.sidecars import check_sidecars, list_folder, open_raster, sidecars_of
 from sarwmix_jax.geotiff.statements import Statements
 from sarwmix_jax.geotiff.values import BandPlace, Zeros, band_place, mask_bands, read_band
-
-SUFFIXES = (".tif", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Scene:
         bands: Where the polarisations lie, in the order wanted.
         height: Rows.
         width: Columns.
-        crs: EPSG code or WKT; empty when the file has none.
+        crs: EPSG code or WKT.
         transform: Six numbers from pixel to coordinates.
         statements: What names, descriptions and tags of the files state.
     """
@@ -80,26 +79,6 @@ class _File:
     statements: Statements
 
 
-def find_files(inputs: Iterable[Path]) -> list[tuple[Path, str]]:
-    """GeoTIFFs among files and folders: path, and name below the folder given.
-
-    Raises:
-        UserError: An input does not exist, or there is no GeoTIFF.
-    """
-    found = []
-    for given in inputs:
-        if given.is_dir():
-            paths = sorted(path for path in given.rglob("*") if path.suffix.lower() in SUFFIXES)
-            found += [(path, str(path.relative_to(given).with_suffix(""))) for path in paths]
-        elif given.is_file():
-            found.append((given, given.stem))
-        else:
-            raise UserError(f"no file or folder {given}")
-    if not found:
-        raise UserError("no GeoTIFF (.tif, .tiff) in the inputs; give files or the folder that holds them")
-    return found
-
-
 def find_scenes(
     inputs: Iterable[Path],
     order: Sequence[str] | None = None,
@@ -117,11 +96,14 @@ def find_scenes(
 
     Returns:
         Scenes by name, and (file, reason) of files that make none.
+
+    Raises:
+        UserError: No input is a GeoTIFF, or `order` names bands where every file has one.
     """
     groups: dict[tuple[bool, str], list[_File]] = {}
-    problems = []
     listing = functools.cache(list_folder)
-    for path, name in find_files(inputs):
+    found, problems = find_files(inputs)
+    for path, name in found:
         if statements.ancillary(path.stem) is not None:
             continue
         try:
@@ -131,6 +113,17 @@ def find_scenes(
         else:
             key = statements.pattern(bands).sub("@", name) if file.single else name
             groups.setdefault((file.single, key), []).append(file)
+    if order is not None and groups and all(single for single, _ in groups):
+        _refuse_order(order, bands)
+    scenes, unusable = _assembled(groups, bands)
+    return scenes, problems + unusable
+
+
+def _assembled(
+    groups: Mapping[tuple[bool, str], Sequence[_File]], bands: tuple[str, ...]
+) -> tuple[list[Scene], list[tuple[str, str]]]:
+    """Scenes of files that belong together, and (file, reason) of those that make none."""
+    problems = []
     scenes: dict[str, Scene] = {}
     for (single, name), files in sorted(groups.items()):
         try:
@@ -145,9 +138,16 @@ def find_scenes(
     return list(scenes.values()), problems
 
 
+def _refuse_order(order: Sequence[str], bands: tuple[str, ...]) -> None:
+    raise UserError(
+        f"--bands={','.join(order)} names the bands of files of several bands, and there is none; leave it out: "
+        f"files of one band are told apart by {' and '.join(bands)} in their names"
+    )
+
+
 def count_ancillary(inputs: Iterable[Path]) -> str:
     """How many files of each kind are passed over, in words; empty when none is."""
-    kinds = (statements.ancillary(path.stem) for path, _ in find_files(inputs))
+    kinds = (statements.ancillary(path.stem) for path, _ in find_files(inputs)[0])
     return statements.summarise(kind for kind in kinds if kind is not None)
 
 
@@ -164,29 +164,37 @@ def _inspect(
     bands: tuple[str, ...],
 ) -> _File:
     sidecars = sidecars_of(path, listing)
-    try:
-        with open_raster(path) as file:
-            check_sidecars(path, file, sidecars)
-            masks = mask_bands(path, file, order)
-            numbers = [number for number in file.indexes if number not in masks]
-            for number in masks:
-                if _stated_polarisation(file, number, bands) is not None:
-                    raise RecordError(f"{path}: band {number} is an alpha band, but called a polarisation; correct one")
-            if len(numbers) == 1:
-                names = {numbers[0]: _stated_polarisation(file, numbers[0], bands) or ""}
-            else:
-                names = _polarisations(path, file, numbers, order, bands)
-            places = [replace(band_place(path, file, n, masks, nodata), polarisation=band) for n, band in names.items()]
-            stated = _statements(path, name, file, list(names))
-            grid = (
-                file.height,
-                file.width,
-                "" if file.crs is None else file.crs.to_string(),
-                tuple(file.transform)[:6],
-            )
-    except RasterioError as error:
-        raise RecordError(f"{path} cannot be opened ({str(error).splitlines()[0]})") from None
+    with open_raster(path) as file, reading(path, "cannot be opened"):
+        check_sidecars(path, file, sidecars)
+        _check_reference(file, path)
+        masks = mask_bands(path, file, order)
+        numbers = [number for number in file.indexes if number not in masks]
+        for number in masks:
+            if _stated_polarisation(file, number, bands) is not None:
+                raise RecordError(f"{path}: band {number} is an alpha band, but called a polarisation; correct one")
+        if len(numbers) == 1:
+            names = {numbers[0]: _stated_polarisation(file, numbers[0], bands) or ""}
+        else:
+            names = _polarisations(path, file, numbers, order, bands)
+        places = [replace(band_place(path, file, n, masks, nodata), polarisation=band) for n, band in names.items()]
+        stated = _statements(path, name, file, list(names))
+        grid = (
+            file.height,
+            file.width,
+            file.crs.to_string(),
+            tuple(file.transform)[:6],
+        )
     return _File(path, name, len(numbers) == 1, tuple(places), grid, stated)
+
+
+def _check_reference(file: rasterio.DatasetReader, path: Path) -> None:
+    """Refuse a file that does not say where its pixels lie: every record keeps its reference system and transform."""
+    if file.crs is None or file.transform.is_identity:
+        points = ", only ground control points" if file.gcps[0] else ""
+        lacking = "coordinate reference system" if file.crs is None else "transform from pixels to coordinates"
+        raise RecordError(
+            f"{path} has no {lacking}{points}; warp it to a map projection first, as with gdalwarp -t_srs EPSG:326xx"
+        )
 
 
 def _polarisations(

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,10 @@ import rasterio
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import MaskFlags
-from rasterio.errors import CRSError, NotGeoreferencedWarning
+from rasterio.errors import CRSError
 
 from sarwmix_jax.data.records import RecordError
+from sarwmix_jax.geotiff.opening import open_geotiff
 
 METADATA, MASK = ".aux.xml", ".msk"
 _WORLD = (".tfw", ".tifw", ".tiffw", ".wld")
@@ -84,12 +84,10 @@ def open_raster(path: Path, *, alone: bool = False) -> rasterio.DatasetReader:
     """A raster with its side-cars, or alone, whatever the environment has set; GDAL remembers it while it is open.
 
     Raises:
-        RasterioError: It cannot be opened.
+        RecordError: It cannot be opened.
     """
-    with warnings.catch_warnings(), rasterio.Env(**(_WITHOUT_SIDECARS if alone else _WITH_SIDECARS)):
-        if alone:  # Its place may be in the side-car.
-            warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        return rasterio.open(path)
+    with rasterio.Env(**(_WITHOUT_SIDECARS if alone else _WITH_SIDECARS)):
+        return open_geotiff(path)
 
 
 def has_mask(file: rasterio.DatasetReader, number: int) -> bool:
@@ -109,7 +107,6 @@ def check_sidecars(path: Path, file: rasterio.DatasetReader, sidecars: Mapping[s
 
     Raises:
         RecordError: One is damaged, or contradicts the raster.
-        RasterioError: The raster cannot be opened alone.
     """
     if METADATA in sidecars:
         _check_xml(sidecars[METADATA])

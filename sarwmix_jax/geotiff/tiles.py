@@ -29,7 +29,9 @@ class Tiling:
     zeros: Zeros = "outside"
 
     def __post_init__(self) -> None:
-        if self.side < 1 or not 0 <= self.overlap < self.side:
+        if self.side < 1:
+            raise UserError(f"--tile={self.side}: at least 1 is needed")
+        if not 0 <= self.overlap < self.side:
             raise UserError(f"--overlap={self.overlap}: give 0 to {self.side - 1}, less than --tile")
 
     def places(self, scene: Scene) -> Iterator[tuple[int, int]]:

@@ -10,10 +10,10 @@ import numpy as np
 import rasterio
 from jaxtyping import Bool, Float
 from rasterio.enums import ColorInterp
-from rasterio.errors import RasterioError
 from rasterio.windows import Window
 
 from sarwmix_jax.data.records import RecordError
+from sarwmix_jax.geotiff.opening import reading
 from sarwmix_jax.geotiff.sidecars import has_mask, open_raster
 
 Zeros = Literal["outside", "nodata", "floor"]
@@ -64,14 +64,12 @@ def read_band(
     Raises:
         RecordError: It cannot be read there, or holds no calibrated backscatter.
     """
-    try:
+    with reading(place.path, "cannot be read"):
         status = place.path.stat()
         file = _opened(place.path, status.st_mtime_ns, status.st_size)
         stored: np.ndarray = file.read(place.number, window=window)
         masks = [file.read(number, window=window) for number in place.mask_bands]
         hidden = [file.read_masks(place.number, window=window) == 0] if place.masked else []
-    except (RasterioError, OSError) as error:
-        raise RecordError(f"{place.path} cannot be read ({str(error).splitlines()[0]})") from None
     if not np.issubdtype(stored.dtype, np.floating) and not (place.scaled and np.issubdtype(stored.dtype, np.integer)):
         raise RecordError(f"{place.path} holds {stored.dtype}: not calibrated backscatter; calibrate it first")
     for number, mask in zip(place.mask_bands, masks, strict=True):

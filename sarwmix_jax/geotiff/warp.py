@@ -9,11 +9,14 @@ import rasterio
 from affine import Affine
 from jaxtyping import Float
 from rasterio.crs import CRS
-from rasterio.errors import CRSError, RasterioError
-from rasterio.io import MemoryFile
 from rasterio.warp import Resampling, reproject
 
 from sarwmix_jax.data.records import RecordError
+from sarwmix_jax.geotiff.opening import opened_bytes
+
+LARGEST_BYTES = 2**29
+"""Values of a band that is warped, which is read as a whole, if they were of the widest type."""
+_WIDEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -28,13 +31,10 @@ class Grid:
 
 @contextlib.contextmanager
 def _opened(content: bytes, path: str) -> Iterator[rasterio.DatasetReader]:
-    try:
-        with MemoryFile(content) as memory, memory.open() as file:
-            if file.crs is None:
-                raise RecordError(f"{path} has no coordinate reference system")
-            yield file
-    except (RasterioError, CRSError) as error:
-        raise RecordError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+    with opened_bytes(content, path) as file:
+        if file.crs is None:
+            raise RecordError(f"{path} has no coordinate reference system")
+        yield file
 
 
 def grid_of(content: bytes, path: str) -> Grid:
@@ -51,10 +51,14 @@ def warp(content: bytes, grid: Grid, path: str) -> Float[np.ndarray, "height wid
     """The first band of a GeoTIFF on a grid by nearest neighbour, float32; zero outside of its coverage.
 
     Raises:
-        RecordError: The file is damaged or has no georeference.
+        RecordError: The file is damaged, too large or complex, or has no georeference.
     """
     target = np.zeros((grid.height, grid.width), np.float32)
     with _opened(content, path) as file:
+        if file.height * file.width * _WIDEST_BYTES > LARGEST_BYTES:
+            raise RecordError(f"{path} has {file.height}x{file.width} pixels, more than any scene of such a set")
+        if "complex" in file.dtypes[0]:
+            raise RecordError(f"{path} holds {file.dtypes[0]}: not calibrated backscatter; calibrate it first")
         reproject(
             source=file.read(1).astype(np.float32),
             destination=target,

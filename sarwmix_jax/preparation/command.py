@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sarwmix_jax.data.records import STORED_DTYPE, ExcludedError, RecordError, read_contract
-from sarwmix_jax.errors import UserError
+from sarwmix_jax.errors import UserError, one_line
 from sarwmix_jax.preparation.plan import Plan, Row
 from sarwmix_jax.preparation.shards import Finish, Read, Reasons, prepare
 from sarwmix_jax.preparation.workers import REPORT
@@ -37,9 +37,11 @@ def work_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     """Keyword arguments of `preparation.prepare` from the command line.
 
     Raises:
-        UserError: `--shard` is not like 1/3, or given together with `--merge`.
+        UserError: `--shard` is not like 1/3, or given together with `--merge`; or either with `--dry-run`.
     """
     part = None
+    if arguments.dry_run and (arguments.shard is not None or arguments.merge):
+        raise UserError("--dry-run shows the plan of all parts: leave out --shard and --merge")
     if arguments.shard is not None:
         match = re.fullmatch(r"(\d+)/(\d+)", arguments.shard)
         if match is None or not 1 <= int(match[1]) <= int(match[2]):
@@ -121,7 +123,12 @@ def print_outcome(out: Path, skipped: Reasons | None) -> None:
     report = json.loads((out / REPORT).read_text())
     for reason, count in report["excluded"].items():
         print(f"excluded {count} records: {reason}")
+    for reason, count in report.get("excluded by lists", {}).items():
+        print(f"excluded {count} records: {one_line(reason)} (list)")
+    if left_out := report.get("skipped scenes"):
+        print(f"skipped {len(left_out)} scenes, files or folders (all in {out / REPORT}):")
+        print("\n".join(f"  {one_line(reason)}" for reason in left_out[:_SHOWN_PROBLEMS]))
     if skipped:
         print(f"skipped {len(skipped)} records (all in {out / REPORT}):")
         for name, reason in itertools.islice(skipped.items(), _SHOWN_PROBLEMS):
-            print(f"  {name}: {reason}")
+            print(f"  {one_line(name)}: {one_line(reason)}")

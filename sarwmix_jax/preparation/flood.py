@@ -7,7 +7,6 @@
 import dataclasses
 import hashlib
 import io
-import json
 import re
 from collections import ChainMap, Counter
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ import pyarrow as pa
 
 from sarwmix_jax.data import pairs
 from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError
+from sarwmix_jax.data.tables import parse_json, read_text
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.plausibility import FLOOR_POWER
 from sarwmix_jax.preparation.flood_files import (
@@ -41,6 +41,8 @@ INDEX = "S1list.json"
 SPLITS = ("train", "test")
 PUBLISHED_PAIRS = {"train": 11_078, "test": 2_662}
 FLOODING = "flooding"
+_LARGEST_INDEX = 2**26
+_PLAIN_NAME = r"[A-Za-z0-9_-]{1,200}"
 CONTRACT = Contract(
     name="sen12flood",
     version="1.0.0",
@@ -72,13 +74,14 @@ def read_index(raw: RawFiles, lists: Mapping[str, Path] | None = None) -> tuple[
         UserError: The index or a list is missing or cannot be understood.
     """
     try:
-        index = json.loads(raw.read(INDEX))
+        index = parse_json(raw.read(INDEX, _LARGEST_INDEX))
         scenes = {folder: _scenes(entry) for folder, entry in index.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{INDEX} of {raw.archive or raw.base} cannot be understood ({error!r})") from None
+        raise UserError(f"{INDEX} of {raw.archive or raw.base} cannot be understood ({error!r:.300})") from None
     for folder in scenes:
-        if not re.fullmatch(r"[\w-]+", folder):
-            raise UserError(f"{INDEX} of {raw.archive or raw.base} names the folder {folder!r}, which is no plain name")
+        if not re.fullmatch(_PLAIN_NAME, folder):
+            place = raw.archive or raw.base
+            raise UserError(f"{INDEX} of {place} names the folder {folder!r:.100}, which is no plain name")
     splits = {folder: split_by_id(folder) for folder in scenes} if lists is None else _read_lists(lists, scenes)
     found = [FloodSequence(folder, splits[folder], scenes[folder]) for folder in sorted(scenes) if folder in splits]
     return found, len(scenes) - len(found)
@@ -89,8 +92,10 @@ def _scenes(entry: Mapping[str, Any]) -> tuple[FloodScene, ...]:
     scenes: dict[str, FloodScene] = {}
     for key in sorted(int(key) for key in entry if key.isdigit()):
         fields = entry[str(key)]
-        if not isinstance(fields["FLOODING"], bool) or not re.fullmatch(r"[\w-]+", fields["filename"]):
-            raise ValueError(f"scene {key} of {entry.get('folder')}: {fields}")
+        if not isinstance(fields["FLOODING"], bool):
+            raise ValueError(f"scene {key} has FLOODING {fields['FLOODING']!r:.50}, expected true or false")
+        if not re.fullmatch(_PLAIN_NAME, fields["filename"]):
+            raise ValueError(f"scene {key} has the filename {fields['filename']!r:.100}, which is no plain name")
         scenes.setdefault(fields["filename"], FloodScene(key, fields["filename"], fields["FLOODING"]))
     return tuple(scenes.values())
 
@@ -111,17 +116,14 @@ def split_by_id(folder: str) -> str:
 def _read_lists(lists: Mapping[str, Path], known: Mapping[str, Any]) -> dict[str, str]:
     splits: dict[str, str] = {}
     for split, path in lists.items():
-        try:
-            lines = [line.strip().strip(",").strip('"') for line in path.read_text().splitlines()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path} cannot be read ({error})") from None
+        lines = [line.strip().strip(",").strip('"') for line in read_text(path).splitlines()]
+        if not any(lines):
+            raise UserError(f"{path} names no sequence")
         for folder in filter(None, lines):
             if folder not in known:
                 raise UserError(f"{path} names the sequence {folder}, which {INDEX} does not hold")
             if splits.setdefault(folder, split) != split:
                 raise UserError(f"{path} names the sequence {folder}, which is in another split too")
-    if not splits:
-        raise UserError(f"{', '.join(map(str, lists.values()))} name no sequence")
     return splits
 
 

@@ -50,28 +50,54 @@ class RawFiles:
     base: Path
     archive: Path | None = None
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str, largest: int = LARGEST_BYTES) -> bytes:
         """Content of a file.
 
         Raises:
             FileNotFoundError: There is none.
-            RecordError: It is damaged or too large.
+            RecordError: It is damaged, no regular file, or larger than `largest` bytes.
         """
         if self.archive is None:
-            return (self.base / name).read_bytes()
+            return _read_file(self.base / name, name, largest)
         try:
-            return _opened(self.archive).read(str(PurePosixPath(self.base) / name))
+            entry = _opened(self.archive).getinfo(str(PurePosixPath(self.base) / name))
+            if entry.file_size > largest:
+                raise RecordError(f"{name} in {self.archive} is too large")
+            return _opened(self.archive).read(entry)
         except KeyError:
             raise FileNotFoundError(name) from None
+        except RecordError:
+            raise
         except (zipfile.BadZipFile, OSError, ValueError, EOFError, NotImplementedError) as error:
             raise RecordError(f"{name} in {self.archive} is damaged ({error})") from None
 
     def names(self, folder: str) -> list[str]:
-        """Names of the files of a folder, ascending."""
+        """Names of the files of a folder, ascending.
+
+        Raises:
+            RecordError: The folder cannot be read.
+        """
         if self.archive is None:
             path = self.base / folder
-            return sorted(each.name for each in path.iterdir()) if path.is_dir() else []
+            try:
+                return sorted(each.name for each in path.iterdir()) if path.is_dir() else []
+            except OSError as error:
+                raise RecordError(f"{folder} cannot be read ({error.strerror})") from None
         return _by_folder(self.archive).get(str(PurePosixPath(self.base) / folder), [])
+
+
+def _read_file(path: Path, name: str, largest: int) -> bytes:
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise RecordError(f"{name} is no regular file")
+        if status.st_size > largest:
+            raise RecordError(f"{name} is too large ({status.st_size / 2**20:,.0f} MiB)")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RecordError(f"{name} cannot be read ({error.strerror})") from None
 
 
 @functools.lru_cache(maxsize=2)
@@ -168,7 +194,11 @@ def sequence_grid(raw: RawFiles, folder: str) -> Grid | None:
     name = next((name for name in raw.names(folder) if name.startswith("S2_") and name.endswith("_B04.tif")), None)
     if name is None:
         return None
-    return grid_of(raw.read(f"{folder}/{name}"), f"{folder}/{name}")
+    path = f"{folder}/{name}"
+    try:
+        return grid_of(raw.read(path), path)
+    except FileNotFoundError:
+        raise RecordError(f"{path} is a link that leads nowhere") from None
 
 
 def aligned_scene(raw: RawFiles, folder: str, filename: str, bands: tuple[str, ...]) -> AlignedScene:

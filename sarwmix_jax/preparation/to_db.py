@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv
 from jaxtyping import Bool, Float
 
 from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError
+from sarwmix_jax.data.tables import read_csv
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES
 from sarwmix_jax.geotiff.places import grid_name, held_out_places, places_of
@@ -147,25 +147,22 @@ def read_labels(path: Path | None) -> Labels:
     """Labels by scene or tile, from a CSV with the columns `name` and `labels` (separated by `;`).
 
     Raises:
-        UserError: The file is missing or has other columns, or names something twice.
+        UserError: The file is missing or has other columns, names something twice, or gives no label.
     """
     if path is None:
         return {}
-    if not path.is_file():
-        raise UserError(f"no file {path}")
-    texts = pyarrow.csv.ConvertOptions(column_types={"name": pa.string(), "labels": pa.string()})
-    try:
-        table = pyarrow.csv.read_csv(path, convert_options=texts)
-    except pa.ArrowException as error:
-        raise UserError(f"{path} cannot be read as CSV ({str(error).splitlines()[0]})") from None
+    table = read_csv(path)
     if not {"name", "labels"} <= set(table.column_names):
         raise UserError(f"{path} has the columns {table.column_names}; it needs name and labels")
     names = table["name"].to_pylist()
     twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
     if twice is not None:
         raise UserError(f"{path} names {twice} twice")
-    split = (filter(None, map(str.strip, (text or "").split(";"))) for text in table["labels"].to_pylist())
-    return dict(zip(names, map(tuple, split), strict=True))
+    split = (filter(None, map(str.strip, text.split(";"))) for text in table["labels"].to_pylist())
+    labels = dict(zip(names, map(tuple, split), strict=True))
+    if not any(labels.values()):
+        raise UserError(f"{path} gives no label to any name; fill the column labels, or leave out --labels")
+    return labels
 
 
 def class_names(labels: Labels) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ may share the work (`part`); one of them then merges.
 """
 
 import contextlib
+import errno
 import fcntl
 import functools
 import itertools
@@ -27,7 +28,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -36,6 +37,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.writer import check_absent, publish, write_file, writing_errors
 
 REPORT = "preparation.json"
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 Result = TypeVar("Result")
 Task = tuple[Callable[[], Result], int]
 """Something to do, and how many steps it is for the progress bar."""
@@ -90,6 +92,7 @@ def run(
     Raises:
         UserError: Unreadable sources, other work in the same place, a full disk, missing parts.
     """
+    _check_counts(workers, part)
     folder = out.with_name(out.name + ".partial")
     report = _report_if_complete(out, work.fingerprint)
     if report is None:
@@ -109,10 +112,17 @@ def run(
     return report
 
 
+def _check_counts(workers: int, part: tuple[int, int] | None = None) -> None:
+    if workers < 1:
+        raise UserError(f"workers {workers}: at least 1 is needed")
+    if part is not None and not 1 <= part[0] <= part[1]:
+        raise UserError(f"part {part[0]}/{part[1]}: parts count from 1 to {part[1]}")
+
+
 def _report_if_complete(out: Path, fingerprint: str) -> dict[str, Any] | None:
     """The report of the run that finished this very work; None if none has."""
     try:
-        report: dict[str, Any] = json.loads((out / REPORT).read_text())
+        report: dict[str, Any] = json.loads((out / REPORT).read_bytes())
         return report if report["plan"] == fingerprint else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -120,20 +130,44 @@ def _report_if_complete(out: Path, fingerprint: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
-    """Make the folder of work in progress; one run at a time: alone in it, or alone with its part of it."""
+    """Make the folder of work in progress; one run at a time: alone in it, or alone with its part of it.
+
+    A run that is refused before it has made anything leaves no folder.
+    """
+    new = not folder.exists()
     with writing_errors(folder), contextlib.ExitStack() as stack:
         for name in ("records", "progress"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         locks = {"lock": fcntl.LOCK_EX if part is None else fcntl.LOCK_SH}
         if part is not None:
             locks[f"lock-{part[0]}-of-{part[1]}"] = fcntl.LOCK_EX
-        for name, kind in locks.items():
-            file = stack.enter_context((folder / name).open("w"))
-            try:
-                fcntl.flock(file, kind | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"another run is preparing records in {folder}; wait for it or stop it") from None
-        yield
+        files = {name: stack.enter_context((folder / name).open("w")) for name in locks}
+        free = [_lock(files[name], kind) for name, kind in locks.items()]
+        if False in free:
+            raise UserError(f"another run is preparing records in {folder}; wait for it or stop it")
+        if None in free:
+            print(f"{folder}: no locks on this file system; let no other run write there", file=sys.stderr)
+        try:
+            yield
+        except UserError:
+            made = (path for name in ("records", "progress") for path in (folder / name).rglob("*") if path.is_file())
+            alone = part is None or _lock(files["lock"], fcntl.LOCK_EX)
+            if new and alone and next(made, None) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _lock(file: IO[str], kind: int) -> bool | None:
+    """Lock a file; gives False where another run has it, None where the file system has no locks."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return None
+    return True
 
 
 def _check_same_work(folder: Path, work: Work) -> None:
@@ -144,13 +178,22 @@ def _check_same_work(folder: Path, work: Work) -> None:
     if not path.exists():
         write_file(path, json.dumps(wanted) + "\n")
         return
-    found = json.loads(path.read_text())
+    found = _read_note(path)
     if found != wanted:
+        begun = found if isinstance(found, dict) else {}
         raise UserError(
-            f"{folder} was begun with other metadata, version or --records-per-shard ({found.get('records')} records "
-            f"in {found.get('files')} files, now {wanted['records']} in {wanted['files']}); remove it to begin anew, "
+            f"{folder} was begun with other metadata, version or --records-per-shard ({begun.get('records')} records "
+            f"in {begun.get('files')} files, now {wanted['records']} in {wanted['files']}); remove it to begin anew, "
             "or repeat the first command"
         )
+
+
+def _read_note(path: Path) -> Any:
+    """What was noted in a file of the work in progress."""
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError:
+        raise UserError(f"{path} is damaged; remove it and run again") from None
 
 
 def _make_and_note(make: Make, folder: Path, progress: Path) -> None:
@@ -164,8 +207,6 @@ def _progress(folder: Path, unit: Unit) -> Path:
 
 def _run_part(work: Work, part: tuple[int, int], folder: Path, workers: int, title: str) -> None:
     index, count = part
-    if not 1 <= index <= count:
-        raise UserError(f"part {index}/{count}: parts count from 1 to {count}")
     mine = work.units[index - 1 :: count]
     todo = [unit for unit in mine if not _progress(folder, unit).exists()]
     tasks = (
@@ -187,7 +228,7 @@ def _outcomes(work: Work, folder: Path) -> dict[str, Any]:
             f"{len(missing)} of {len(work.units)} shards are not in {folder} yet (first {missing[0]}); "
             "finish all parts before merging"
         )
-    return {unit.name: json.loads(_progress(folder, unit).read_text()) for unit in work.units}
+    return {unit.name: _read_note(_progress(folder, unit)) for unit in work.units}
 
 
 def run_tasks(
@@ -207,8 +248,7 @@ def run_tasks(
         UserError: A worker was killed, for example for lack of memory, or `workers` is below 1.
         Exception: The first one a task raised; tasks not begun are dropped.
     """
-    if workers < 1:
-        raise UserError(f"workers {workers}: at least 1 is needed")
+    _check_counts(workers)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, disable=not sys.stderr.isatty()) as bar:
         row = bar.add_task(title, total=total, completed=done)

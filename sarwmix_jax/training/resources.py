@@ -158,9 +158,13 @@ OFF = "off"
 """Says that nothing is to be kept."""
 
 
-def default_place() -> Path:
-    """`$XDG_CACHE_HOME/sarwmix_jax/compiled`, by default below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sarwmix_jax" / "compiled"
+def default_place() -> Path | None:
+    """`$XDG_CACHE_HOME/sarwmix_jax/compiled`, by default below `~/.cache`; None for a user without a home."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # neither HOME nor an entry among the users
+        return None
+    return cache / "sarwmix_jax" / "compiled"
 
 
 def keep_compiled(place: str | None = None) -> Path | None:
@@ -168,7 +172,7 @@ def keep_compiled(place: str | None = None) -> Path | None:
 
     Args:
         place: A folder, or "off". Unless given: what the environment tells JAX (`JAX_COMPILATION_CACHE_DIR`), else
-            `default_place()`, or nothing where that cannot be written.
+            `default_place()`, or nothing where there is none or it cannot be written.
 
     Returns:
         The folder, or None where nothing is kept.
@@ -180,6 +184,8 @@ def keep_compiled(place: str | None = None) -> Path | None:
         return None
     asked = place or jax.config.values["jax_compilation_cache_dir"]
     folder = Path(asked) if asked else default_place()
+    if folder is None:
+        return None
     writable = False
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)

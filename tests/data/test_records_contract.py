@@ -32,6 +32,7 @@ def test_bad_values_are_refused(field, value, message):
     [
         (None, "holds no contract.json: not a record set, or its preparation has not finished"),
         ("{", "cannot be read"),
+        pytest.param("[" * 100_000, "cannot be read", id="deep"),
         ("[]", "has schema None"),
         ('{"schema": 99}', "has schema 99, this version reads 1"),
         ('{"schema": 1}', "is not a contract"),

@@ -14,7 +14,7 @@ from sarwmix_jax.data.records import Expectation
 from sarwmix_jax.data.sources import check_contract, open_records
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.facts.labels import CLASSES, ORIGINAL_TO_CLASS
-from sarwmix_jax.preparation.bigearthnet import read_lists
+from sarwmix_jax.preparation.patch_lists import read_lists
 
 from .conftest import SHARED_DATA, needs_shared_data
 
@@ -150,6 +150,7 @@ def test_patches_without_class_and_with_snow_are_excluded_and_counted(run_here, 
     done = run_here(SCRIPT, *command, tmp_path / "out")
     assert done.returncode == 0, done.stderr
     assert "excluded 1 records: none of the 19 classes" in done.stdout
+    assert "excluded 1 records: snow (list)" in done.stdout
     report = json.loads((tmp_path / "out" / "preparation.json").read_text())
     assert report["excluded"] == {"none of the 19 classes": 1} and report["skipped"] == []
     assert report["excluded by lists"] == {"snow": 1, "cloud or shadow": 0, "cloud": 1}

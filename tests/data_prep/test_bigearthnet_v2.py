@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from sarwmix_jax.data.pipeline import TrainingInput
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.facts.labels import CLASSES
-from sarwmix_jax.preparation import bigearthnet
+from sarwmix_jax.preparation import bigearthnet, patch_lists
 from sarwmix_jax.preparation.plan import Plan
 
 from .conftest import SHARED_DATA, copy_as_v2, needs_shared_data
@@ -112,7 +112,7 @@ def test_official_metadata_with_a_tree_of_v1_patches(prepare, tmp_path):
 def test_planning_all_official_rows_takes_seconds(run_here):
     """549,488 rows: about five seconds on one core; the bound leaves room for a busy machine."""
     begin = time.perf_counter()
-    rows = bigearthnet.read_metadata([str(OFFICIAL), str(SNOW)])
+    rows = patch_lists.read_metadata([str(OFFICIAL), str(SNOW)])
     plan = Plan(bigearthnet.CONTRACT_V2, rows)
     seconds = time.perf_counter() - begin
     assert plan.rows.num_rows == 549_488

@@ -54,7 +54,7 @@ def flood(folder: Path) -> tuple[str, list]:
 
 
 def flood_npy(folder: Path) -> tuple[str, list]:
-    script, fixed = flood(folder)
+    script, (*fixed, _) = flood(folder)
     return script, [*fixed, "--layout=npy"]
 
 

@@ -1,0 +1,72 @@
+"""Where the work in progress lies: file systems without locks, refusals that leave nothing, damaged notes."""
+
+import errno
+import fcntl
+
+import pytest
+
+from sarwmix_jax.errors import UserError
+from sarwmix_jax.preparation.workers import Work, run
+
+from .test_workers_sets import prepare, units
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_without_locks_it_works_and_says_so(monkeypatch, capsys, tmp_path, code):
+    def refuse(*_):
+        raise OSError(code, "no locks here")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert prepare(units(3), tmp_path / "out", part=(1, 1)) is None
+    assert prepare(units(3), tmp_path / "out", merge=True)["total"] == 3
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"{tmp_path}/out.partial: no locks on this file system; let no other run write there"] * 2
+
+
+def test_another_failure_of_the_lock_is_one_line(monkeypatch, tmp_path):
+    def refuse(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(UserError, match=r"cannot write .*Input/output error"):
+        prepare(units(3), tmp_path / "out")
+
+
+@pytest.mark.parametrize("options", [{}, {"workers": 2}, {"part": (1, 1)}, {"merge": True}, {"workers": 0}])
+def test_refused_before_anything_was_made_leaves_nothing(tmp_path, options):
+    with pytest.raises(UserError):
+        prepare(units(3, broken=range(3)), tmp_path / "out", **options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_was_made_or_begun_by_others_stays(tmp_path):
+    with pytest.raises(UserError, match="source 2 is damaged"):
+        prepare(units(3, broken=[2]), tmp_path / "out")
+    assert (tmp_path / "out.partial" / "progress" / "u1.json").is_file()
+    with pytest.raises(UserError, match="begun with other metadata"):
+        prepare(units(4), tmp_path / "out")
+    assert (tmp_path / "out.partial" / "progress" / "u1.json").is_file()
+    assert prepare(units(3), tmp_path / "out")["total"] == 3
+
+
+def test_a_part_leaves_the_folder_to_the_others_that_work_in_it(tmp_path):
+    lock = tmp_path / "out.partial" / "lock"
+    others = []
+
+    def make(_):
+        others.append(lock.open("w"))  # as another part would
+        fcntl.flock(others[0], fcntl.LOCK_SH)
+        raise UserError("refused")
+
+    with pytest.raises(UserError, match="refused"):
+        run(Work("plan", units(2), make, lambda *_: {}), tmp_path / "out", part=(1, 2))
+    assert (tmp_path / "out.partial" / "plan.json").is_file()
+    others[0].close()
+
+
+@pytest.mark.parametrize("name", ["plan.json", "progress/u0.json"])
+def test_damaged_notes_are_one_line(tmp_path, name):
+    prepare(units(2), tmp_path / "out", part=(1, 2))
+    (tmp_path / "out.partial" / name).write_text('{"plan": ')
+    with pytest.raises(UserError, match=rf"{name} is damaged; remove it and run again"):
+        prepare(units(2), tmp_path / "out")
