@@ -58,6 +58,19 @@ def run_here(monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def refusal(run_here, tmp_path):
+    """The one line in which geotiff.py refuses its arguments."""
+
+    def run(*arguments) -> str:
+        done = run_here("geotiff.py", "--out", tmp_path / "refused", *arguments)
+        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done
+        assert not (tmp_path / "refused").exists()
+        return done.stderr
+
+    return run
+
+
 def write_geotiff(path: Path, values: np.ndarray) -> None:
     """One band as the original patches hold it: float32, UTM, 10 m, no nodata tag."""
     profile = {

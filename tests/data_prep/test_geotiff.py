@@ -37,17 +37,6 @@ def scene_db(side=96, seed=0) -> np.ndarray:
     return (np.array([-19, -12])[:, None, None] + 3 * rng.standard_normal((2, side, side))).astype(np.float32)
 
 
-@pytest.fixture
-def refusal(run_here, tmp_path):
-    def run(*arguments) -> str:
-        done = run_here(SCRIPT, "--out", tmp_path / "refused", *arguments)
-        assert done.returncode == 2 and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done
-        assert not (tmp_path / "refused").exists()
-        return done.stderr
-
-    return run
-
-
 def records_of(folder, split="train") -> dict[str, dict]:
     source = open_records(folder, split)
     return {record["patch_id"]: record for record in (source[n] for n in range(len(source)))}

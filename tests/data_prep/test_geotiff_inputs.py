@@ -12,7 +12,7 @@ from rasterio.errors import NotGeoreferencedWarning
 from sarwmix_jax.data.records import read_contract
 
 from .conftest import ENVIRONMENT, command_line
-from .test_geotiff import SCRIPT, records_of, refusal, scene_db, write_raster  # noqa: F401
+from .test_geotiff import SCRIPT, records_of, scene_db, write_raster
 
 
 def pair(folder, name="gamma0", **more):
@@ -23,7 +23,7 @@ def pair(folder, name="gamma0", **more):
 
 
 @pytest.mark.parametrize("kind", ["nothing", "ground control points", "a system alone"])
-def test_scenes_that_do_not_say_where_they_lie_are_refused(run_here, refusal, tmp_path, kind):  # noqa: F811
+def test_scenes_that_do_not_say_where_they_lie_are_refused(run_here, refusal, tmp_path, kind):
     pair(tmp_path / "in", "gamma0_a")
     for path in pair(tmp_path / "in", "gamma0_b"):
         with rasterio.open(path) as file:
@@ -44,7 +44,7 @@ def test_scenes_that_do_not_say_where_they_lie_are_refused(run_here, refusal, tm
     assert [record["s1_name"] for record in records_of(tmp_path / "out").values()] == ["gamma0_a"]
 
 
-def test_names_that_are_not_utf8_are_one_line_that_shows_their_bytes(run_here, refusal, tmp_path):  # noqa: F811
+def test_names_that_are_not_utf8_are_one_line_that_shows_their_bytes(run_here, refusal, tmp_path):
     folder = tmp_path / "in"
     for path in pair(folder, "gamma0_b"):
         os.rename(path, os.fsencode(folder) + b"/Z\xfcrich_" + path.name.encode())  # noqa: PTH104
@@ -64,7 +64,7 @@ def test_names_that_are_not_utf8_are_one_line_that_shows_their_bytes(run_here, r
     assert r"gamma0_\x1b[31m_VH.tif has " in refusal("--inputs", tmp_path / "coloured", "--tile=64")
 
 
-def test_linked_folders_are_read_and_cycles_are_said(run_here, refusal, tmp_path):  # noqa: F811
+def test_linked_folders_are_read_and_cycles_are_said(run_here, refusal, tmp_path):
     pair(tmp_path / "elsewhere", "gamma0_a")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
@@ -77,7 +77,7 @@ def test_linked_folders_are_read_and_cycles_are_said(run_here, refusal, tmp_path
     assert "back is " in refusal("--inputs", tmp_path / "in", "--tile=64")
 
 
-def test_options_without_effect_are_refused(run_here, refusal, tmp_path):  # noqa: F811
+def test_options_without_effect_are_refused(run_here, refusal, tmp_path):
     pair(tmp_path / "in", "gamma0_a")
     fixed = ["--inputs", tmp_path / "in", "--tile=48"]
     assert "--bands=VV,VH names the bands of files of several bands" in refusal(*fixed, "--bands=vv,vh")
@@ -94,7 +94,7 @@ def test_options_without_effect_are_refused(run_here, refusal, tmp_path):  # noq
     assert done.returncode == 0 and len(records_of(tmp_path / "mixed")) == 2, done.stderr
 
 
-def test_lists_of_labels_are_utf8_and_give_labels(run_here, refusal, tmp_path):  # noqa: F811
+def test_lists_of_labels_are_utf8_and_give_labels(run_here, refusal, tmp_path):
     pair(tmp_path / "in", "gamma0_a")
     labels = tmp_path / "labels.csv"
     fixed = ["--inputs", tmp_path / "in", "--tile=48", "--labels", labels]
