@@ -67,11 +67,16 @@ def _files_below(given: Path, seen: dict[tuple[int, int], Path], left_out: LeftO
                     (waiting.append if path.is_symlink() else waiting.appendleft)(path)
                 elif path.suffix.lower() in SUFFIXES:
                     paths.append(path)
-                elif path.is_symlink() and not path.exists():
+                elif _may_be_folder(path) and path.is_symlink() and not path.exists():
                     left_out.append((str(path), f"{path} is a link that leads nowhere; remove or repair it"))
         except OSError as error:
             left_out.append((str(folder), f"{folder} cannot be read ({error.strerror})"))
     return paths
+
+
+def _may_be_folder(path: Path) -> bool:
+    """Whether a name does not end like that of a file of another kind (`.prj`)."""
+    return not path.suffix[1:].isalpha() or path.suffix.upper() == ".SAFE"
 
 
 def _seen_before(path: Path, seen: dict[tuple[int, int], Path]) -> str | None:

@@ -118,13 +118,16 @@ def _size_of(path: Path, shown: Path) -> int:
 
 
 def _check_companions(path: Path) -> None:
-    """GDAL opens a mask or overviews beside the file with any of its drivers, and waits for metadata out of a pipe."""
-    for companion in (f"{path}.msk", f"{path}.MSK", f"{path}.ovr", f"{path}.OVR", f"{path}.aux.xml"):
+    """GDAL opens a mask beside the file with any of its drivers, and waits for metadata out of a pipe.
+
+    Overviews beside the file are opened where values are read at a coarser resolution, which nothing here does.
+    """
+    for companion in (f"{path}.msk", f"{path}.MSK", f"{path}.aux.xml"):
         if os.path.lexists(companion):
             _size_of(Path(companion), Path(companion))
             with reading(companion, "cannot be opened"), Path(companion).open("rb") as file:
                 if not companion.endswith(".xml") and file.read(4) not in _TIFF_STARTS:
-                    raise RecordError(f"{companion} is no TIFF; remove it or make it anew")
+                    raise RecordError(f"{companion} is no mask of {path.name}: no TIFF; repair it or move it away")
 
 
 def _check_claims(file: rasterio.DatasetReader, path: object, size: int) -> None:

@@ -111,12 +111,12 @@ def test_names_that_gdal_takes_for_places_elsewhere_are_names_of_files(asked, mo
         np.testing.assert_array_equal(file.read(1), VALUES)
 
 
-@pytest.mark.parametrize("suffix", [".msk", ".ovr", ".MSK"])
-def test_masks_and_overviews_beside_the_file_are_tiffs(tmp_path, suffix):
+@pytest.mark.parametrize("suffix", [".msk", ".MSK"])
+def test_masks_beside_the_file_are_tiffs(tmp_path, suffix):
     path = write(tmp_path / "a.tif")
     companion = tmp_path / f"a.tif{suffix}"
     companion.write_text(VRT.format(tmp_path / "a.tif"))
-    with pytest.raises(RecordError, match=rf"a\.tif\{suffix} is no TIFF"):
+    with pytest.raises(RecordError, match=rf"a\.tif\{suffix} is no mask of a\.tif: no TIFF"):
         open_geotiff(path)
     companion.unlink()
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as file:
@@ -216,12 +216,13 @@ def test_links_are_followed_once_and_the_rest_is_named(tmp_path):
     (root / "link").symlink_to(elsewhere)
     (elsewhere / "back").symlink_to(root)
     (root / "0again").symlink_to(root / "a")
-    (root / "gone").symlink_to(tmp_path / "nothing")
+    for name in ("gone", "gone.SAFE", "x.prj"):
+        (root / name).symlink_to(tmp_path / "nothing")
     (root / "z.tif").symlink_to(root / "a" / "x.tif")
     found, left_out = find_files([root])
     assert found == [(root / "a" / "x.tif", "a/x"), (root / "link" / "b" / "y.TIFF", "link/b/y")]
     reasons = dict(left_out)
-    assert reasons.keys() == {str(root / name) for name in ("0again", "gone", "z.tif", "link/back")}
+    assert reasons.keys() == {str(root / name) for name in ("0again", "gone", "gone.SAFE", "z.tif", "link/back")}
     assert f"is {root} again" in reasons[str(root / "link" / "back")]
     assert f"is {root / 'a'} again" in reasons[str(root / "0again")]
     assert f"is {root / 'a' / 'x.tif'} again" in reasons[str(root / "z.tif")]
