@@ -98,7 +98,7 @@ def find_scenes(
         Scenes by name, and (file, reason) of files that make none.
 
     Raises:
-        UserError: No input is a GeoTIFF, or `order` names bands where every file has one.
+        UserError: No input is a GeoTIFF, or every file has one band and `order` names others than `bands`.
     """
     groups: dict[tuple[bool, str], list[_File]] = {}
     listing = functools.cache(list_folder)
@@ -113,7 +113,7 @@ def find_scenes(
         else:
             key = statements.pattern(bands).sub("@", name) if file.single else name
             groups.setdefault((file.single, key), []).append(file)
-    if order is not None and groups and all(single for single, _ in groups):
+    if order is not None and set(order) != set(bands) and groups and all(single for single, _ in groups):
         _refuse_order(order, bands)
     scenes, unusable = _assembled(groups, bands)
     return scenes, problems + unusable
@@ -140,8 +140,8 @@ def _assembled(
 
 def _refuse_order(order: Sequence[str], bands: tuple[str, ...]) -> None:
     raise UserError(
-        f"--bands={','.join(order)} names the bands of files of several bands, and there is none; leave it out: "
-        f"files of one band are told apart by {' and '.join(bands)} in their names"
+        f"--bands={','.join(order)} does not fit: every file has one band, told apart by {' and '.join(bands)} in the "
+        "names; leave it out"
     )
 
 

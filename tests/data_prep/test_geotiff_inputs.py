@@ -80,7 +80,9 @@ def test_linked_folders_are_read_and_cycles_are_said(run_here, refusal, tmp_path
 def test_options_without_effect_are_refused(run_here, refusal, tmp_path):
     pair(tmp_path / "in", "gamma0_a")
     fixed = ["--inputs", tmp_path / "in", "--tile=48"]
-    assert "--bands=VV,VH names the bands of files of several bands" in refusal(*fixed, "--bands=vv,vh")
+    assert "--bands=VV,VH,ANGLE does not fit: every file has one band" in refusal(*fixed, "--bands=vv,vh,angle")
+    done = run_here(SCRIPT, *fixed, "--bands=vv,vh", "--dry-run", "--out", tmp_path / "agreeing")
+    assert done.returncode == 0, done.stderr
     assert "--nodata=nan: NaN is nodata always" in refusal(*fixed, "--nodata=nan")
     assert "--overlap=31: no scene has room for a second tile of 48" in refusal(*fixed, "--overlap=31")
     assert "--validation=0.5: all scenes lie in one place" in refusal(*fixed, "--validation=0.5")
