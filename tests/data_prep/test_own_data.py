@@ -33,7 +33,11 @@ SCENES = {
 
 @pytest.mark.parametrize(
     ("scenes", "held_out"),
-    [("five places", 8), pytest.param("two places", 20, marks=pytest.mark.slow), ("one place", 0)],
+    [
+        pytest.param("five places", 8, marks=pytest.mark.slow),
+        pytest.param("two places", 20, marks=pytest.mark.slow),
+        ("one place", 0),
+    ],
 )
 def test_forty_tiles(scenes, held_out, run_here, tmp_path, monkeypatch, capsys):
     for number, (zone, rows, columns) in enumerate(SCENES[scenes]):

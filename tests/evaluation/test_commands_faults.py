@@ -96,6 +96,7 @@ def test_evaluate_refuses_checkpoints_that_cannot_be_compared(converted, labelle
     assert not out.exists()
 
 
+@pytest.mark.slow
 def test_a_run_knows_the_rules_of_its_bests(finetuned, labelled, tmp_path, refusal):
     line = refusal(evaluate_arguments(finetuned, labelled, tmp_path / "out", "--best=weighed"))
     assert "no best checkpoint by the rule 'weighed'; it has weighted, sum, most_best, lowest_loss" in line

@@ -59,9 +59,8 @@ def account(changes):
     }
 
 
-@pytest.mark.parametrize(
-    "way", ["default", pytest.param("scan", marks=pytest.mark.slow), pytest.param("plain", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["default", "scan", "plain"])
 def test_the_step_moves_no_more_than_it_did(way):
     if VERSION not in STORED:
         pytest.skip(f"no figures are stored for jax {VERSION}; measure them and add them to compiled_step.json")

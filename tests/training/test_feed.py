@@ -120,6 +120,7 @@ def test_a_validation_loss_that_is_not_finite_is_one_line(run_settings, tmp_path
     assert not list(tmp_path.glob("not_finite*"))
 
 
+@pytest.mark.slow
 def test_the_plan_counts_the_records_held_and_refuses_what_does_not_fit(run_settings, monkeypatch):
     run = set_up(run_settings(data__resident=True, validation__split=None))
     state = abstract_state(run)
