@@ -31,14 +31,8 @@ SCENES = {
 """UTM zone (after 32), rows and columns of every scene: 40 tiles of 64 pixels."""
 
 
-@pytest.mark.parametrize(
-    ("scenes", "held_out"),
-    [
-        pytest.param("five places", 8, marks=pytest.mark.slow),
-        pytest.param("two places", 20, marks=pytest.mark.slow),
-        ("one place", 0),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("scenes", "held_out"), [("five places", 8), ("two places", 20), ("one place", 0)])
 def test_forty_tiles(scenes, held_out, run_here, tmp_path, monkeypatch, capsys):
     for number, (zone, rows, columns) in enumerate(SCENES[scenes]):
         values = 10 ** (scene_db(640, number)[:, :rows, :columns] / 10)

@@ -106,6 +106,7 @@ def test_a_run_may_go_on_with_another_kernel():
     assert changes(Previous(1, "pretraining", as_json(old), {}), new) == []
 
 
+@pytest.mark.slow
 def test_validation_where_there_is_any(run_settings, tmp_path, capsys):
     run = set_up(run_settings(validation__split="if_any"))
     assert ([len(source) for source in run.held_out], run.notes) == ([6], ())
