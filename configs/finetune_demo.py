@@ -7,7 +7,10 @@ FOLDER is what `data_prep/synthetic_scenes.py` wrote, RUN a run of `configs/demo
 from scratch.
 
 Hardware: two CPU cores.
-Measured: not yet measured.
+Measured on two cores, 1,024 training scenes of another seed, 256 test scenes: 1.5 minutes a run. Macro AP 0.398 (95 %
+interval 0.385 to 0.419) from the demo's 320 steps of pretraining, 0.454 (0.441 to 0.474) from scratch, 0.448 by
+logistic regression on the frozen pretrained features, 0.457 by a linear model on eight plain statistics: pretraining
+this short does not pay.
 """
 
 from ml_collections import ConfigDict
