@@ -17,7 +17,7 @@ from sarwmix_jax.data.sources import check_contract
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings.sections import BatchSettings, FinetuningSettings, FloodSettings, PatchOp
 from sarwmix_jax.tasks.flood import Flood
-from sarwmix_jax.tasks.gradients import make_mesh, replicate
+from sarwmix_jax.tasks.gradients import make_mesh, named_split, replicate
 from sarwmix_jax.tasks.labelled import LabelledTask, make_predict
 from sarwmix_jax.tasks.multilabel import Multilabel, SingleLabel, class_numbers
 
@@ -47,7 +47,7 @@ class Candidate:
     def selected_on(self) -> str | None:
         """Split on which it was selected; None where it was not or the checkpoint does not say."""
         validation = self.loaded.description.get("settings", {}).get("validation", {})
-        return validation.get("split") if self.rules else None
+        return named_split(validation.get("split")) if self.rules else None
 
     @property
     def selection(self) -> str:

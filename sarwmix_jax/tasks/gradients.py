@@ -38,6 +38,11 @@ def reading(settings: DataSettings) -> dict[str, int]:
     return own | {name: getattr(settings, name) for name in ("threads", "workers", "prefetch")}
 
 
+def named_split(split: str | None) -> str | None:
+    """The split that `validation.split` means where there is one."""
+    return VALIDATION if split == IF_ANY else split
+
+
 def find_validation(settings: Run) -> tuple[Run, tuple[str, ...]]:
     """Settings that name the validation split itself where it is to be taken if there is any, and what to report.
 

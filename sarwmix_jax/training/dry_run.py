@@ -8,7 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from sarwmix_jax.data.sources import read_mixed
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.tasks.gradients import DATA_AXIS, TrainState
+from sarwmix_jax.tasks.gradients import DATA_AXIS, TrainState, named_split
 from sarwmix_jax.training import resources
 from sarwmix_jax.training.device_cache import bytes_per_device
 from sarwmix_jax.training.resources import GIB
@@ -29,7 +29,7 @@ def plan_text(run: Run) -> str:
     lines = [
         *run.notes,
         f"records:     {', '.join(sets)}, split {settings.data.split}",
-        f"validation:  {f'{held_out:,} records' if held_out else 'none'}",
+        f"validation:  {f'{held_out:,} records, {named_split(settings.validation.split)}' if held_out else 'none'}",
         f"steps:       {schedule.steps_per_epoch:,} an epoch, {schedule.total_steps:,} until epoch "
         f"{schedule.epoch(schedule.total_steps):g} (schedule {settings.optimizer.schedule_epochs:g})",
         f"batch:       {batch} = {devices} x {batch // devices // micro_batch} x {micro_batch} "

@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from sarwmix_jax.checkpoints.loading import Loaded
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.evaluation.predict import Candidate
 from sarwmix_jax.evaluation.results import (
     Published,
     Result,
@@ -119,3 +121,11 @@ def test_files_that_are_no_results(tmp_path, text):
         read_result(tmp_path / "a.json")
     with pytest.raises(UserError, match="not a result"):
         read_result(tmp_path / "missing.json")
+
+
+def test_the_split_of_selection_is_called_as_it_was_read():
+    best = {"lowest_loss": {"step": 3}, "sum": {"step": 2}}
+    said = {"settings": {"validation": {"split": "if_any"}}, "progress": {"best": best}}
+    candidate = Candidate("run", Loaded({}, {}, said, 3), None)
+    assert candidate.selected_on == "validation"
+    assert candidate.selection == "selected by lowest_loss on split validation"
