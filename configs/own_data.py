@@ -11,8 +11,8 @@ validation, and a line says so. The batch suits from 16 records up; with thousan
 `--config.batch.global_batch=256 --config.optimizer.base_lr=5e-4`, which keeps it busy.
 
 Hardware: sized for one GPU.
-Measured: on 32 generated tiles, two busy CPU cores, 3 tiles a second; validation loss 2.44 after 30 steps (2.60 with
-`--config.optimizer.base_lr=5e-4`).
+Measured on 40 generated tiles of five places, two CPU cores: all 200 steps in 4.5 minutes, 13 tiles a second,
+validation loss 2.658 after 10 steps, 2.405 at the end. On a GPU: not yet measured.
 """
 
 from ml_collections import ConfigDict
