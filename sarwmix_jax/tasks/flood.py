@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from sarwmix_jax.data.pairs import PairSource, open_pairs
 from sarwmix_jax.facts.labels import FLOOD_CLASSES
+from sarwmix_jax.metrics.selection import FLOOD_RULES
 from sarwmix_jax.models.flood import flood_logits
 from sarwmix_jax.models.layers import numbered
 from sarwmix_jax.preprocessing import draw_flips, prepare
@@ -28,7 +29,7 @@ class Flood(LabelledTask):
     name: ClassVar[str] = "flood"
     open: ClassVar[Callable[..., PairSource]] = open_pairs
     target: ClassVar[str] = "label"
-    rules: ClassVar[tuple[str, ...]] = ("accuracy", "lowest_loss")
+    rules: ClassVar[tuple[str, ...]] = FLOOD_RULES
 
     @property
     def description(self) -> dict[str, Any]:

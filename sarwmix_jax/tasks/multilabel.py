@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.metrics.selection import MULTILABEL_RULES
 from sarwmix_jax.models.layers import dense, numbered
 from sarwmix_jax.preprocessing import draw_flips, prepare
 from sarwmix_jax.tasks.labelled import FLIPS, NOISE, LabelledTask, Logits, check_classes
@@ -24,7 +25,7 @@ class Multilabel(LabelledTask):
 
     name: ClassVar[str] = "multilabel"
     open: ClassVar[Callable[..., RecordSource]] = open_records
-    rules: ClassVar[tuple[str, ...]] = ("weighted", "sum", "most_best", "lowest_loss")
+    rules: ClassVar[tuple[str, ...]] = MULTILABEL_RULES
 
     def __post_init__(self) -> None:
         check_classes(self.classes)
