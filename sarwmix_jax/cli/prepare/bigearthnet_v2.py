@@ -14,7 +14,7 @@ from pathlib import Path
 from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.command_line import Parser
 from sarwmix_jax.preparation import bigearthnet, patch_lists
-from sarwmix_jax.preparation.command import add_work_arguments, run_plan
+from sarwmix_jax.cli.prepare.frame import add_work_arguments, run_plan
 from sarwmix_jax.preparation.plan import Plan
 
 

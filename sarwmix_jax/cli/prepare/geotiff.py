@@ -24,7 +24,7 @@ from sarwmix_jax.geotiff.scenes import Scene, count_ancillary, find_scenes
 from sarwmix_jax.geotiff.tiles import Tiling
 from sarwmix_jax.geotiff.units import find_quantity
 from sarwmix_jax.geotiff.values import Zeros
-from sarwmix_jax.preparation.command import add_work_arguments, run_plan
+from sarwmix_jax.cli.prepare.frame import add_work_arguments, run_plan
 from sarwmix_jax.preparation.plan import Plan
 from sarwmix_jax.preparation.shards import Read
 from sarwmix_jax.preparation.to_db import find_units, read_labels, read_tile, tile_contract, tile_rows

@@ -22,7 +22,7 @@ from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.command_line import Parser
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation import flood
-from sarwmix_jax.preparation.command import add_work_arguments, print_dry_run, run_plan, work_arguments
+from sarwmix_jax.cli.prepare.frame import add_work_arguments, print_dry_run, run_plan, work_arguments
 from sarwmix_jax.preparation.flood_files import SKIPPED, FloodSequence, RawFiles, open_folder, open_zip
 from sarwmix_jax.preparation.workers import REPORT, run
 

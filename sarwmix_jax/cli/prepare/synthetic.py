@@ -9,7 +9,7 @@ import sys
 
 from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.command_line import Parser
-from sarwmix_jax.preparation.command import add_work_arguments, run_plan
+from sarwmix_jax.cli.prepare.frame import add_work_arguments, run_plan
 from sarwmix_jax.preparation.plan import SPLITS
 from sarwmix_jax.preparation.synthetic import SIDE, synthetic_plan
 

@@ -1,0 +1,1 @@
+"""Prepare records of a data set, or measure them."""
