@@ -1,6 +1,7 @@
-"""Write anyone's Sentinel-1 GeoTIFFs (GRD or RTC, calibrated) as records.
+"""The command `sarwmix prepare geotiff`.
 
-    python data_prep/geotiff.py --inputs FOLDER --out DIR --tile 128 [--overlap 16] [--labels labels.csv] [--workers 8]
+    sarwmix prepare geotiff --inputs FOLDER --out records/own --tile 128 --workers 8
+    sarwmix prepare geotiff --inputs A_VH.tif A_VV.tif --out records/own --overlap 16 --labels labels.csv
 
 A scene is one file with VH and VV among its bands, or a file for each, told apart by their names. Bands, unit and
 quantity are read from names, descriptions and tags where these say so (else: `--bands`, `--unit`, `--quantity`), and
@@ -10,21 +11,18 @@ A stopped run goes on where it was.
 
 import argparse
 import math
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import get_args
 
-from sarwmix_jax.cli.main import guarded
-from sarwmix_jax.command_line import Parser
+from sarwmix_jax.cli.prepare.frame import add_work_arguments, run_plan
 from sarwmix_jax.data.records import QUANTITIES, UNITS
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.geotiff.scenes import Scene, count_ancillary, find_scenes
 from sarwmix_jax.geotiff.tiles import Tiling
 from sarwmix_jax.geotiff.units import find_quantity
 from sarwmix_jax.geotiff.values import Zeros
-from sarwmix_jax.cli.prepare.frame import add_work_arguments, run_plan
 from sarwmix_jax.preparation.plan import Plan
 from sarwmix_jax.preparation.shards import Read
 from sarwmix_jax.preparation.to_db import find_units, read_labels, read_tile, tile_contract, tile_rows
@@ -81,9 +79,8 @@ def make_plan(arguments: argparse.Namespace) -> tuple[Plan, Read]:
     )
 
 
-def main() -> None:
-    """Parse the command line and prepare the records."""
-    parser = Parser(description="Write anyone's Sentinel-1 GeoTIFFs as records.")
+def define(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
     parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="GeoTIFFs, or folders that hold them")
     parser.add_argument("--tile", type=int, default=128, help="rows and columns of a tile")
     parser.add_argument("--overlap", type=int, default=0, help="pixels that neighbouring tiles share")
@@ -99,9 +96,12 @@ def main() -> None:
     parser.add_argument("--labels", type=Path, help="CSV: name (of scene or tile), labels (separated by ;)")
     parser.add_argument("--name", default="own", help="name of the record set")
     add_work_arguments(parser)
-    arguments = parser.parse_args()
-    run_plan(arguments, *make_plan(arguments))
 
 
-if __name__ == "__main__":
-    sys.exit(guarded(main))
+def run(options: argparse.Namespace) -> None:
+    """Prepare the records.
+
+    Raises:
+        UserError: The scenes cannot be used, or as `prepare`.
+    """
+    run_plan(options, *make_plan(options))

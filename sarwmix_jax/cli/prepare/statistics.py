@@ -1,17 +1,15 @@
-"""Statistics of a record set: mean, deviation, percentiles and nodata share of every band.
+"""The command `sarwmix prepare statistics`.
 
-    python data_prep/band_stats.py RECORDS [--split train] [--workers 4] [--out statistics.json]
+    sarwmix prepare statistics records/own --split train --workers 4 --out statistics.json
 
 One pass; exact over the stored values, and the same digits for any number of workers.
 """
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from sarwmix_jax.cli.main import guarded
-from sarwmix_jax.command_line import Parser
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.preparation.statistics import Summary, statistics_head, summarise, table
 from sarwmix_jax.preparation.writer import write_file
@@ -38,24 +36,26 @@ def as_text(source: RecordSource, summary: Summary) -> str:
     return "\n".join([head, *table([["band", *statistics_head(PERCENTILES)], *rows], 10)])
 
 
-def main() -> None:
-    """Parse the command line and print the statistics."""
-    parser = Parser(description="Mean, deviation, percentiles and nodata share of a record set.")
-    parser.add_argument("records", type=Path, help="folder of the record set")
-    parser.add_argument("--split", default="train", help="split, such as train or train+validation")
-    parser.add_argument("--workers", type=int, default=1, help="processes that read")
-    parser.add_argument("--out", type=Path, help="JSON file to write as well")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be read, and read nothing")
-    arguments = parser.parse_args()
-    source = open_records(arguments.records, arguments.split)
-    if arguments.dry_run:
-        print(f"would read {len(source)} records of {arguments.records}, split {arguments.split}")
+def define(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
+    parser.add_argument("records", type=Path, metavar="RECORDS", help="folder of a record set")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--workers")
+    parser.add_argument("--out", metavar="FILE", help="JSON file to write as well")
+    parser.add_argument("--dry-run")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the statistics.
+
+    Raises:
+        UserError: The records cannot be read.
+    """
+    source = open_records(options.records, options.split)
+    if options.dry_run:
+        print(f"would read {len(source)} records of {options.records}, split {options.split}")
         return
-    summary = summarise(source, arguments.workers)
+    summary = summarise(source, options.workers)
     print(as_text(source, summary))
-    if arguments.out is not None:
-        write_file(arguments.out, json.dumps(described(source, summary), indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))
+    if options.out is not None:
+        write_file(options.out, json.dumps(described(source, summary), indent=2) + "\n")

@@ -1,37 +1,37 @@
-"""Write synthetic dual-polarisation scenes as records.
+"""The command `sarwmix prepare synthetic`.
 
-    python data_prep/synthetic_scenes.py --out DIR --train 2000 --validation 200 --test 200 [--workers 4]
+    sarwmix prepare synthetic --out records/synthetic --train 2000 --validation 200 --test 200 --workers 4
 
 The same seed gives the same bytes for any number of workers. A stopped run goes on where it was.
 """
 
-import sys
+import argparse
 
-from sarwmix_jax.cli.main import guarded
-from sarwmix_jax.command_line import Parser
 from sarwmix_jax.cli.prepare.frame import add_work_arguments, run_plan
 from sarwmix_jax.preparation.plan import SPLITS
 from sarwmix_jax.preparation.synthetic import SIDE, synthetic_plan
 
 
-def main() -> None:
-    """Parse the command line and write the records."""
-    parser = Parser(description="Write synthetic dual-polarisation scenes as records.")
+def define(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
     parser.add_argument("--train", type=int, default=2000, help="scenes of the training split")
     parser.add_argument("--validation", type=int, default=200, help="scenes of the validation split")
     parser.add_argument("--test", type=int, default=200, help="scenes of the test split")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same records")
+    parser.add_argument("--seed")
     parser.add_argument("--side", type=int, default=SIDE, help="rows and columns of a scene")
     add_work_arguments(parser, reads_files=False)
-    arguments = parser.parse_args()
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prepare the records.
+
+    Raises:
+        UserError: As `prepare`.
+    """
     plan, draw = synthetic_plan(
-        {split: getattr(arguments, split) for split in SPLITS},
-        seed=arguments.seed,
-        side=arguments.side,
-        records_per_shard=arguments.records_per_shard,
+        {split: getattr(options, split) for split in SPLITS},
+        seed=options.seed,
+        side=options.side,
+        records_per_shard=options.records_per_shard,
     )
-    run_plan(arguments, plan, draw)
-
-
-if __name__ == "__main__":
-    sys.exit(guarded(main))
+    run_plan(options, plan, draw)
