@@ -221,14 +221,6 @@ def test_disk_full_at_checkpoint_time(records, tmp_path):
     assert "there is no complete one" in line
 
 
-def test_every_config_opens_with_its_command_hardware_and_result():
-    for path in (ROOT / "configs").glob("*.py"):
-        opening = path.read_text().split('"""')[1]
-        assert "    sarwmix " in opening, path
-        assert "Hardware" in opening, path
-        assert "easured" in opening, path
-
-
 def test_published_recipe():
     config = load_config(f"{ROOT}/configs/pretrain_bigearthnet_v2.py:large")
     assert (config.model.embed_dim, config.model.num_heads) == (192, (6, 12, 24, 48))
