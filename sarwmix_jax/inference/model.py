@@ -1,6 +1,6 @@
 """The small, stable interface to a checkpoint."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,11 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sarwmix_jax.checkpoints.loading import Loaded, load_parameters
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS, STATISTICS, BandStatistics
+from sarwmix_jax.inference.batching import batches, mirrored_chunks, padded
 from sarwmix_jax.inference.checks import checked_db
 from sarwmix_jax.models.flood import flood_logits
 from sarwmix_jax.models.mixmae import draw_mask
@@ -238,37 +239,10 @@ class LoadedModel:
         results = []
         with jax.default_matmul_precision("highest"):
             for start, stop, size in batches(len(images), limit):
-                padded = _padded(images[start:stop], size)
-                found = self._compiled(what, **options)(self._arrays, padded)
+                given = padded(images[start:stop], size)
+                found = self._compiled(what, **options)(self._arrays, given)
                 results.append(jax.tree.map(lambda part, count=stop - start: np.asarray(part)[:count], found))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
-
-
-def batches(count: int, limit: int) -> Iterator[tuple[int, int, int]]:
-    """Start, stop and padded size of each batch; sizes are powers of two, so that few programs are compiled."""
-    for start in range(0, count, limit):
-        stop = min(count, start + limit)
-        yield start, stop, min(limit, 1 << (stop - start - 1).bit_length())
-
-
-def _padded(images: np.ndarray, size: int) -> np.ndarray:
-    """Images with the last one repeated up to a number."""
-    return images if len(images) == size else np.concatenate([images, np.repeat(images[-1:], size - len(images), 0)])
-
-
-def mirrored_chunks(count: int, limit: int) -> Iterator[tuple[Int[np.ndarray, " rows"], int]]:
-    """Rows of each chunk of a batch, and how many of them count: reversing a chunk brings every image to its partner.
-
-    The partner is the image as far from the other end; the middle one of an odd batch has the first one. Some pairs may
-    be repeated so that few sizes occur; repeated rows get the same result.
-    """
-    for start in range(0, count // 2, max(1, limit // 2)):
-        front = np.arange(start, min(start + max(1, limit // 2), count // 2))
-        size = min(max(1, limit // 2), 1 << (len(front) - 1).bit_length())
-        front = np.concatenate([front, np.repeat(front[-1:], size - len(front))])
-        yield np.concatenate([front, count - 1 - front[::-1]]), 2 * size
-    if count % 2:
-        yield np.array([count // 2, 0]), 1
 
 
 def load(path: str | Path, statistics: str | None = None, step: int | None = None) -> LoadedModel:
