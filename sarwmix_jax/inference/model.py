@@ -16,6 +16,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS, STATISTICS, BandStatistics
 from sarwmix_jax.inference.batching import batches, mirrored_chunks, padded
 from sarwmix_jax.inference.checks import checked_db
+from sarwmix_jax.inference.summary import summary
 from sarwmix_jax.models.flood import flood_logits
 from sarwmix_jax.models.mixmae import draw_mask
 from sarwmix_jax.models.state import merge_model
@@ -48,22 +49,30 @@ class Reconstruction:
     mask: Float[np.ndarray, " cells"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LoadedModel:
     """A checkpoint ready for use. Images are (batch, band, height, width), VH and VV in dB, any number of them.
+
+    `print(model)` shows what it is, what it takes, which methods its kind has with the shapes that they give, and where
+    it came from.
 
     Attributes:
         kind: "pretraining", "classifier" or "flood".
         settings: Shape and arithmetic of the model.
         statistics: What standardises the input.
-        description: Everything that the checkpoint says of itself.
+        description: Everything that the checkpoint states about itself.
+        place: Folder that it was loaded from.
     """
 
     kind: str
     settings: ModelSettings
     statistics: BandStatistics
     description: dict[str, Any]
+    place: Path
     _loaded: Loaded
+
+    def __repr__(self) -> str:
+        return summary(self._loaded, self.statistics, self.place)
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -133,7 +142,7 @@ class LoadedModel:
             raise UserError(f"before_db has shape {before.shape} and after_db {after.shape}; give the same")
         chosen = tiling or self.description.get("tiling")
         if chosen is None:
-            raise UserError("the checkpoint does not say its tiling; give tiling='released' or 'two_band'")
+            raise UserError("the checkpoint does not state its tiling; give tiling='released' or 'two_band'")
         pairs = np.stack([before, after], axis=1)
         tiles = (pairs.shape[-2] // self.settings.image_size) * (pairs.shape[-1] // self.settings.image_size)
         limit = max(1, BATCH // max(2 * tiles, 1))
@@ -163,7 +172,9 @@ class LoadedModel:
             raise UserError("images_db holds one image, which would be mixed with itself; give at least 2")
         norm_pix = self.description.get("norm_pix") if norm_pix is None else norm_pix
         if norm_pix is None:
-            raise UserError("the checkpoint does not say whether its targets were standardised per cell; give norm_pix")
+            raise UserError(
+                "the checkpoint does not state whether its targets were standardised per cell; give norm_pix"
+            )
         cells = self._mask(mask, seed)
         image_db, prediction = np.empty_like(images), np.empty_like(images)
         with jax.default_matmul_precision("highest"):
@@ -246,16 +257,7 @@ class LoadedModel:
 
 
 def load(path: str | Path, statistics: str | None = None, step: int | None = None) -> LoadedModel:
-    """A model from a checkpoint: converted, or of a run.
-
-    Args:
-        path: A folder that the converter or a run wrote.
-        statistics: Name of the statistics that standardise the input; the checkpoint's own unless given.
-        step: Which checkpoint of the folder; the newest unless given.
-
-    Raises:
-        UserError: There is no checkpoint, it does not fit this version, or the statistics are unknown.
-    """
+    """What `sarwmix_jax.load` does, which describes it."""
     if statistics is not None and statistics not in STATISTICS:
         raise UserError(f"statistics {statistics!r} are unknown; use one of {', '.join(sorted(STATISTICS))}")
     loaded = load_parameters(path, step)
@@ -266,4 +268,4 @@ def load(path: str | Path, statistics: str | None = None, step: int | None = Non
         )
     _ = loaded.structure  # refuses arrays that do not fit
     chosen = STATISTICS[statistics] if statistics else loaded.statistics
-    return LoadedModel(loaded.kind, loaded.settings, chosen, loaded.description, loaded)
+    return LoadedModel(loaded.kind, loaded.settings, chosen, loaded.description, Path(path), loaded)
