@@ -4,8 +4,8 @@
     sarwmix prepare geotiff --inputs A_VH.tif A_VV.tif --out records/own --overlap 16 --labels labels.csv
 
 A scene is one file with VH and VV among its bands, or a file for each, distinguished by their names. Bands, unit and
-quantity are read from names, descriptions and tags where these state them (else: `--bands`, `--unit`, `--quantity`), and
-what they state is checked against the values. Scenes are cut into tiles; the rest at the right and bottom is left out.
+quantity are read from names, descriptions and tags where these state them (else: `--bands`, `--unit`, `--quantity`) and
+checked against the values. Scenes are cut into tiles; the rest at the right and bottom is left out.
 A stopped run goes on where it was.
 """
 
