@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import difflib
 import math
+import re
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,7 +120,13 @@ def to_dataclass(config: Any, kind: type[T], where: str = "") -> T:
     if unknown or missing:
         problem = f"unknown setting {where}{unknown[0]}" if unknown else f"missing setting {where}{missing[0]}"
         raise UserError(f"{problem}; known here: {', '.join(known)}")
-    return kind(**{name: _value(config[name], hint, where + name) for name, hint in known.items()})
+    values = {name: _value(config[name], hint, where + name) for name, hint in known.items()}
+    try:
+        return kind(**values)
+    except UserError as error:  # what does not fit together in one section; it names settings without the flag
+        raise UserError(
+            re.sub(rf"(?<![\w.]){re.escape(where)}(?=({'|'.join(known)})\b)", f"--config.{where}", str(error))
+        ) from error
 
 
 def _value(value: Any, hint: Any, name: str) -> Any:
@@ -133,11 +140,11 @@ def _value(value: Any, hint: Any, name: str) -> Any:
     if expected.kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, expected.kind) or (expected.kind is int and isinstance(value, bool)):
-        raise UserError(f"setting {name} is {value!r}, a {type(value).__name__}; give a {expected.kind.__name__}")
+        raise UserError(f"--config.{name} is {value!r}; give {expected.words}")
     if expected.range is not None:
-        allowed, words = RANGES[expected.range]
+        allowed, _ = RANGES[expected.range]
         if not (math.isfinite(value) and allowed(value)):
-            raise UserError(f"{name} is {value}; give {words}")
+            raise UserError(f"--config.{name} is {value}; give {expected.words}")
     return value
 
 
@@ -195,7 +202,8 @@ def _check_mask(settings: PretrainingSettings) -> None:
     cells, ratio, extra = settings.model.cells, settings.mask.ratio, settings.mask.range_mask_ratio
     if math.floor(cells * ratio) < 1 or math.floor(cells * (ratio + extra)) >= cells:
         raise UserError(
-            f"mask.ratio {ratio} with range_mask_ratio {extra} can mask none or all of the {cells} cells; use 0.5 and 0"
+            f"--config.mask.ratio {ratio} with --config.mask.range_mask_ratio {extra} can mask none or all of the "
+            f"{cells} cells; use 0.5 and 0"
         )
 
 
@@ -205,7 +213,10 @@ def _check_batch(settings: RunSettings) -> None:
     for small, large in (("micro_batch", "global_batch"), ("mix_group", "micro_batch"), ("mix_group", "global_batch")):
         inner, outer = batch.get(small), batch[large]
         if inner is not None and outer is not None and outer % inner:
-            raise UserError(f"batch.{large} {outer} is not a multiple of batch.{small} {inner}; {remedy(outer, inner)}")
+            raise UserError(
+                f"--config.batch.{large} {outer} is not a multiple of --config.batch.{small} {inner}; "
+                f"{remedy(outer, inner)}"
+            )
 
 
 def remedy(value: int, unit: int) -> str:
@@ -217,14 +228,14 @@ def remedy(value: int, unit: int) -> str:
 def _check_schedule(settings: RunSettings) -> None:
     """Warm-up, end and schedule are in order."""
     optimizer = settings.optimizer
-    length = f"optimizer.schedule_epochs {optimizer.schedule_epochs:g}"
+    length = f"--config.optimizer.schedule_epochs {optimizer.schedule_epochs:g}"
     if optimizer.warmup_epochs >= optimizer.schedule_epochs:
         raise UserError(
-            f"optimizer.warmup_epochs {optimizer.warmup_epochs:g} is not below {length}; shorten the warm-up"
+            f"--config.optimizer.warmup_epochs {optimizer.warmup_epochs:g} is not below {length}; shorten the warm-up"
         )
     if optimizer.stop_after_epochs > optimizer.schedule_epochs:
         raise UserError(
-            f"optimizer.stop_after_epochs {optimizer.stop_after_epochs:g} is beyond {length}; "
+            f"--config.optimizer.stop_after_epochs {optimizer.stop_after_epochs:g} is beyond {length}; "
             "lower it or lengthen the schedule"
         )
 
@@ -233,15 +244,20 @@ def _check_data(settings: RunSettings) -> None:
     """Records are named, each set once, and their statistics known."""
     if settings.data.statistics not in {*STATISTICS, RECORDS}:
         known = ", ".join([*sorted(STATISTICS), RECORDS])
-        raise UserError(f"data.statistics is {settings.data.statistics!r}; use one of {known}")
+        raise UserError(f"--config.data.statistics is {settings.data.statistics!r}; use one of {known}")
     sets, weights = len(settings.data.records), settings.data.mix_weights
     if not sets:
-        raise UserError("data.records is not set; give the folder of a record set, --config.data.records=FOLDER")
+        raise UserError(
+            "--config.data.records is not set; give the folder of a record set, --config.data.records=FOLDER"
+        )
     places = [Path(folder).resolve() for folder in settings.data.records]
     if twice := [folder for number, folder in enumerate(settings.data.records) if places[number] in places[:number]]:
-        raise UserError(f"data.records names {twice[0]} twice; name each set once, and weigh it with data.mix_weights")
+        raise UserError(
+            f"--config.data.records names {twice[0]} twice; name each set once, and weigh it with "
+            "--config.data.mix_weights=SHARE,SHARE"
+        )
     if (sets if sets > 1 else 0) != len(weights or ()):
         raise UserError(
-            f"data.mix_weights has {len(weights or ())} numbers for {sets} record sets; "
-            f"{'give one for each' if sets > 1 else 'leave it unset'}"
+            f"--config.data.mix_weights has {len(weights or ())} numbers for {sets} record sets; "
+            f"{'give one for each' if sets > 1 else 'unset it, --config.data.mix_weights='}"
         )

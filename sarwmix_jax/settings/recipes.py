@@ -18,20 +18,16 @@ from typing import TYPE_CHECKING, Any
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings.declarations import Type, setting_types
-from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings
+from sarwmix_jax.settings.sections import TASKS
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
-
-TASKS = {"pretraining": PretrainingSettings, "finetuning": FinetuningSettings}
 
 _TYPES = {task: setting_types(kind) for task, kind in TASKS.items()}
 
 _GIVEN = re.compile(r"--?(no)?config(\.[^=]*)?(=.*)?", re.DOTALL)
 
 _TRUE_FALSE = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
-
-_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 
 
 def recipes() -> dict[str, Path]:
@@ -146,7 +142,7 @@ def suggestion(flag: str, task: str | None = None) -> str | None:
     wanted = flag.split("=", 1)[0].lstrip("-").removeprefix("config.").replace("-", "_")
     known = [name for each in TASKS if task in (None, each) for name in _TYPES[each]]
     last = {name.rpartition(".")[2]: name for name in reversed(known)}
-    same = [name for name in known if wanted and f".{name}".endswith(f".{wanted}")]
+    same = [wanted] if wanted in known else [name for name in known if wanted and f".{name}".endswith(f".{wanted}")]
     begun = [name for name in known if len(wanted) > 2 and (name.startswith(wanted) or f".{wanted}" in f".{name}")]
     near = difflib.get_close_matches(wanted, known, n=1, cutoff=0.75)
     near_last = difflib.get_close_matches(wanted.rpartition(".")[2], last, n=1, cutoff=0.8)
@@ -224,10 +220,8 @@ def _parsed(name: str, text: str, expected: Type) -> Any:
             raise ValueError
         return _tuple(text, expected.part) if expected.kind is tuple else _plain(text, expected.kind)
     except (ValueError, KeyError, SyntaxError, MemoryError, RecursionError):
-        words = _WORDS[expected.part or expected.kind] + (", or several between commas" if expected.part else "")
-        words = f"one of {', '.join(expected.choices)}" if expected.choices else words
-        cannot = "cannot be unset" if unset else f"cannot be {text!r}"
-        raise UserError(f"--config.{name} {cannot}; give {words}: --config.{name}=VALUE") from None
+        found = "cannot be unset" if unset else f"is {text!r}"
+        raise UserError(f"--config.{name} {found}; give {expected.words}, --config.{name}=VALUE") from None
 
 
 def _plain(text: str, kind: type) -> Any:
