@@ -1,5 +1,7 @@
 """All commands of `sarwmix`, and what `sarwmix --help` prints of them."""
 
+import functools
+import operator
 from typing import NamedTuple
 
 from sarwmix_jax.cli import prepare
@@ -51,7 +53,7 @@ GROUPS = {
     "Settings": {"settings": Command("settings", "List what --config.GROUP.NAME=VALUE can change.")},
 }
 
-COMMANDS = {name: command for group in GROUPS.values() for name, command in group.items()}
+COMMANDS = functools.reduce(operator.or_, GROUPS.values())
 
 
 def overview() -> str:
