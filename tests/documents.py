@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow.parquet
-import pytest
 
 from sarwmix_jax.cli.commands import COMMANDS, DATA_SETS
 from sarwmix_jax.cli.main import chosen
@@ -143,11 +142,3 @@ def write_v1(raw: Path, folder: Path) -> None:
 def write_csv(path: Path, rows: list[list[str]]) -> None:
     with path.open("w") as file:
         csv.writer(file).writerows(rows)
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory):
-    """A folder with `write_inputs`."""
-    folder = tmp_path_factory.mktemp("documents")
-    write_inputs(folder)
-    return folder
