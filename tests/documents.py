@@ -32,6 +32,7 @@ RELEASED = "benv2_finetune_checkpoint_best.pth"
 NOT_RUN = {
     "gdown": "downloads",
     f"sarwmix convert {RELEASED}": "needs a download; the converter refuses another file of this name",
+    "sarwmix demo": "takes minutes; the tests of the demo and of the wheel run it, shortened",
     "make": "installs an environment and runs for long; CI runs its targets",
     "pip": "installs; the test of the wheel does",
     "pytest": "needs a GPU",

@@ -1,21 +1,23 @@
 """The commands of the documents, run as they stand in a folder that holds the inputs that they name."""
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import sarwmix_jax
 from convert_torch_ckpt import main as convert
 from sarwmix_jax.cli.main import main
-from tests.documents import DOCUMENTS, README, ROOT, blocks, commands_of, why_not_run, write_inputs
+from sarwmix_jax.errors import UserError
+from tests.documents import DOCUMENTS, README, ROOT, Line, blocks, commands_of, why_not_run, write_inputs
 from tests.support import GOLDEN
 
-TRAINING = ("pretrain", "finetune", "dry-run", "demo")
+TRAINING = ("pretrain", "finetune", "dry-run")
 SHORT = {
     "model.embed_dim": 8,
     "model.depths": "1,1,2,1",
@@ -68,19 +70,70 @@ def places_of(words: tuple[str, ...]) -> list[Path]:
     return [Path(place) for place in (*(value for _, value in pairs), *following)]
 
 
+def lines_to_run() -> dict[Path, list[Line]]:
+    """Commands by document, README first; one that an earlier document has too is run there."""
+    seen, found = set(), {}
+    for document in DOCUMENTS:
+        found[document] = [
+            line for line in commands_of(document) if line.words not in seen and not why_not_run(line.words)
+        ]
+        seen |= {line.words for line in found[document]}
+    return found
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("document", [README], ids=lambda path: path.name)
-def test_commands_run(document, folder, monkeypatch, capfd):
+def test_commands_run(folder, monkeypatch, capfd):
+    """A reader of the README types all of it, then what the other documents have beyond it."""
     monkeypatch.chdir(folder)
     failed = []
-    for line in commands_of(document):
-        if why_not_run(line.words):
-            continue
-        began = time.perf_counter()
-        code = run(line.words)
-        out, err = capfd.readouterr()
-        print(f"{time.perf_counter() - began:.1f} s, {code}: {line}", file=sys.__stderr__, flush=True)
-        Path("/tmp/w/u/run.log").open("a").write(f"{time.perf_counter() - began:.1f} s, {code}: {line}\n{err[-600:]}\n")
-        if code:
-            failed.append(f"{code}: {line}\n{err[-2000:]}")
+    for document, lines in lines_to_run().items():
+        if document != README:
+            for place in (place for line in lines for place in places_of(line.words)):
+                shutil.rmtree(place, ignore_errors=True)  # each document is read by itself
+        for line in lines:
+            code = run(line.words)
+            error = capfd.readouterr().err
+            if code:
+                failed.append(f"{line}\nexit code {code}: {error[-2000:]}")
+            elif "runs/finetuned" in map(str, places_of(line.words)):
+                for name in ("runs/a", "runs/b"):  # two runs that docs/finetuning.md compares
+                    shutil.copytree("runs/finetuned", name)
     assert not failed, "\n".join(failed)
+    for place in (
+        "runs/own/log.jsonl",
+        "features.parquet",
+        "own.png",
+        "evaluation/test.md",
+        "pictures",
+        "flood_npy/train",
+    ):
+        assert Path(place).exists(), place
+
+
+@pytest.mark.slow
+def test_python_in_the_documents_runs(folder, monkeypatch):
+    """Every statement runs with a checkpoint of the kind that it is for; one of another kind is refused."""
+    monkeypatch.chdir(folder)
+    convert(
+        [
+            str(GOLDEN / "flood_tiny.pth"),
+            "runs/flood",
+            "--statistics=bigearthnet_v1",
+            "--kind=flood",
+            "--tiling=released",
+        ]
+    )
+    images = np.array([-19.0, -12.0])[:, None, None] + np.random.default_rng(0).normal(0, 2, (2, 2, 128, 128))
+    texts = [text for path in DOCUMENTS for language, text in blocks(path) if language == "python"]
+    assert texts
+    for statement in (node for text in texts for node in ast.parse(text).body):
+        code, ran = ast.unparse(statement), 0
+        for place in ("runs/benv2_finetuned", "runs/benv2_pretrained", "runs/flood"):
+            names = {"images_db": images, "before_db": images, "after_db": images, "model": sarwmix_jax.load(place)}
+            try:
+                exec(code, names)
+            except UserError as error:
+                assert "this checkpoint is of kind" in str(error), code
+            else:
+                ran += 1
+        assert ran, code
