@@ -84,7 +84,7 @@ def test_help_answers_within_two_seconds_of_work_without_jax(arguments):
         ),
         (
             pretrain("--config.model.embed_dim=many", "--workdir=x"),
-            "--config.model.embed_dim cannot be 'many'; give a whole number",
+            "--config.model.embed_dim is 'many'; give a whole number",
         ),
         (
             pretrain("--config.model.image_size=130", "--workdir=x"),
@@ -141,7 +141,8 @@ def test_a_path_is_taken_as_it_is(name, records, tmp_path, capsys, monkeypatch):
         assert words in mistake(pretrain("--workdir=run", wrong, records=place), capsys)
         apart = ["dry-run", CONFIG, "--config.data.records", place, "--config.data.split=train", wrong, *TINY]
         assert words in mistake(apart, capsys)
-        given = pretrain(f"--config.init_from={place}", "--workdir=run", records=place)
+        apart = "./" if place == "None" else ""  # the word alone unsets a setting that can be unset
+        given = pretrain(f"--config.init_from={apart}{place}", "--workdir=run", records=place)
         assert f"no checkpoint in {place};" in mistake(given, capsys)
 
 
@@ -218,14 +219,6 @@ def test_disk_full_at_checkpoint_time(records, tmp_path):
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert "cannot write a checkpoint in" in line
     assert "there is no complete one" in line
-
-
-def test_every_config_opens_with_its_command_hardware_and_result():
-    for path in (ROOT / "configs").glob("*.py"):
-        opening = path.read_text().split('"""')[1]
-        assert "    sarwmix " in opening, path
-        assert "Hardware" in opening, path
-        assert "easured" in opening, path
 
 
 def test_published_recipe():
