@@ -98,7 +98,7 @@ def read_contract(folder: Path) -> Contract:
     """
     path = folder / CONTRACT_FILE
     if not folder.is_dir():
-        raise UserError(f"no record set at {folder}: the folder does not exist; prepare it with data_prep/")
+        raise UserError(f"no record set at {folder}: the folder does not exist; prepare it with sarwmix prepare")
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
