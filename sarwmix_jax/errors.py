@@ -1,13 +1,13 @@
-"""The one error that a user is meant to read."""
+"""The error for a user's mistake, and text made printable in one line."""
 
 import re
 
-# What would move a terminal's cursor, or is the byte of a file name that is not UTF-8.
+# Characters that would move a terminal's cursor, and bytes of file names that are not UTF-8.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class UserError(Exception):
-    """A mistake in settings, files or data, told in one line: what, where, what to do.
+    """A mistake in settings, files or data, described in one line: what, where, what to do.
 
     Commands print it without a traceback and end with exit code 2.
     """
