@@ -77,8 +77,8 @@ REFUSED = {
     "one image of calm water swapped": (lambda: speckled(-22.5, -27.0, count=1), "the bands are swapped"),
     "one image standardised": (lambda: standardised(-2.0)[:1], "standardised or scaled"),
     "one image in bels": (lambda: land()[:1] / 10, "standardised or scaled"),
-    "fill of -9999": (lambda: holes(-9999.0), "are no backscatter in dB"),
-    "fill of 32767": (lambda: holes(32767.0), "are no backscatter in dB"),
+    "fill of -9999": (lambda: holes(-9999.0), "are not backscatter in dB"),
+    "fill of 32767": (lambda: holes(32767.0), "are not backscatter in dB"),
     "NaN": (lambda: holes(np.nan), "not finite"),
     "infinite": (lambda: holes(-np.inf), "not finite"),
 }
