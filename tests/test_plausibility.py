@@ -101,7 +101,7 @@ def prepared(images, folder) -> None:
 
 
 def run_check(images, folder) -> None:
-    """The check of a run, on records that hold the images whatever a writer would say."""
+    """The check of a run, on records that were written without a writer's checks."""
     contract = toy_contract(height=SIDE, width=SIDE, classes=())
     write_records(folder / "records", contract, {"train": [Record(land()[0], f"p{n}") for n in range(len(images))]})
     source = open_records(folder / "records", "train")

@@ -74,7 +74,7 @@ def prevalence(train_truth: Truth, classes: int, samples: int) -> Probabilities:
         samples: Rows to give.
 
     Raises:
-        UserError: There is no training sample, or a label is out of range.
+        UserError: There are no training samples, or a label is out of range.
     """
     check_samples(Samples(np.zeros((len(train_truth), 1)), train_truth), classes, "training")
     shares = (
@@ -103,7 +103,7 @@ def majority_class(train_labels: Labels, classes: int, pairs: int) -> Probabilit
     """The most frequent training class with certainty; of equals the first.
 
     Raises:
-        UserError: There is no training sample, or a label is out of range.
+        UserError: There are no training samples, or a label is out of range.
     """
     shares = prevalence(train_labels, classes, pairs)
     return np.eye(classes, dtype=np.float32)[shares.argmax(axis=1)]

@@ -241,7 +241,7 @@ def draw_mistakes(path: Path, mistakes: Sequence[Mistake]) -> None:
     All images of a band share one grey scale, between the 1st and 99th percentile of the band's pixels.
 
     Raises:
-        UserError: There is no mistake to show.
+        UserError: There are no wrong predictions to show.
     """
     if not mistakes:
         raise UserError("no mistake to draw: no sample is wrong by more than 0.5")

@@ -33,7 +33,7 @@ def refusal(run_here):
 
 
 def one_line(done) -> str:
-    """What a failed run said: one line, exit code 2."""
+    """Message of a failed run: one line, exit code 2."""
     assert done.returncode == 2, (done.stdout, done.stderr)
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     return done.stderr

@@ -125,7 +125,7 @@ def test_files_that_are_no_results(tmp_path, text):
 
 def test_the_split_of_selection_is_called_as_it_was_read():
     best = {"lowest_loss": {"step": 3}, "sum": {"step": 2}}
-    said = {"settings": {"validation": {"split": "if_any"}}, "progress": {"best": best}}
-    candidate = Candidate("run", Loaded({}, {}, said, 3), None)
+    description = {"settings": {"validation": {"split": "if_any"}}, "progress": {"best": best}}
+    candidate = Candidate("run", Loaded({}, {}, description, 3), None)
     assert candidate.selected_on == "validation"
     assert candidate.selection == "selected by lowest_loss on split validation"
