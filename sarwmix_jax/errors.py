@@ -1,6 +1,21 @@
-"""The error for a user's mistake, and text made printable in one line."""
+"""The error for a user's mistake, text made printable in one line, and the exit codes of all commands."""
 
 import re
+
+FAILED = 1
+"""Exit code when the work was done, but its result is not good enough."""
+
+MISTAKE = 2
+"""Exit code after a `UserError`."""
+
+STOPPED = 75
+"""Exit code of a run that a signal ended: it is saved, and the same command resumes it; launch scripts requeue it."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+CLOSED = 141
+"""Exit code when the output is no longer read, as after `| head`."""
 
 # Characters that would move a terminal's cursor, and bytes of file names that are not UTF-8.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

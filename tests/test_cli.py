@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sarwmix_jax.cli.main import COMMANDS, load_config, main
+from sarwmix_jax.cli.main import COMMANDS, main
 from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.preparation.synthetic import make_scene, write_synthetic_records
+from sarwmix_jax.settings.recipes import load_config
 from tests.record_sets import write_records
 from tests.training.conftest import TINY_RUN
 
@@ -66,16 +67,25 @@ def test_help_answers_within_two_seconds_of_work_without_jax(arguments):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["pretrian"], "unknown command 'pretrian'; choose one of pretrain,"),
+        (["pretrian"], "unknown command 'pretrian'; did you mean pretrain?"),
         (["pretrain"], "--config is not given"),
         (["pretrain", CONFIG], "--workdir is not given"),
-        (["pretrain", CONFIG, "--workdr=x"], "Unknown command line flag 'workdr'"),
+        (["pretrain", CONFIG, "--workdr=x"], "unknown flag --workdr; did you mean --workdir?"),
         (["pretrain", CONFIG, "--workdir=x", "extra"], "does not understand 'extra'"),
         (["pretrain", f"{CONFIG[:-4]}bse", "--workdir=x"], "model size 'bse' is unknown; use one of base, large, huge"),
         (["pretrain", "--config=nowhere.py", "--workdir=x"], "nowhere.py"),
-        (pretrain("--config.model.image_sise=128", "--workdir=x"), "unknown setting model.image_sise; did you mean"),
-        (pretrain("--config.modl.image_size=128", "--workdir=x"), "unknown setting modl.image_size; did you mean"),
-        (pretrain("--config.model.embed_dim=many", "--workdir=x"), "--config.model.embed_dim=many"),
+        (
+            pretrain("--config.model.image_sise=128", "--workdir=x"),
+            "--config.model.image_sise; did you mean --config.model.image_size",
+        ),
+        (
+            pretrain("--config.modl.image_size=128", "--workdir=x"),
+            "--config.modl.image_size; did you mean --config.model.image_size",
+        ),
+        (
+            pretrain("--config.model.embed_dim=many", "--workdir=x"),
+            "--config.model.embed_dim cannot be 'many'; give a whole number",
+        ),
         (
             pretrain("--config.model.image_size=130", "--workdir=x"),
             "image side 130 is not a multiple of 32; use 128 or",
@@ -228,12 +238,14 @@ def test_published_recipe():
     assert epochs == [40.0, 1024.0, 64.0]
 
 
-def test_help_tells_flags_and_defaults_but_no_file(capsys):
+def test_help_states_flags_and_defaults_but_no_file(capsys):
     assert main(["reconstruct", "--help"]) == 0
-    text = capsys.readouterr().out
-    assert "  --samples: images to draw (default: 4)\n" in text
-    assert "  --split: held-out records (default: validation)\n" in text
-    assert "  --out: folder for the pictures\n" in text
+    text = " ".join(capsys.readouterr().out.split())
+    assert " --samples SAMPLES images to draw (default: 4) " in text
+    assert " 'train[:10%]' (default: validation) " in text
+    assert text.endswith(" --out FOLDER folder for the pictures")
     assert ".py" not in text
     assert main(["pretrain", "--help"]) == 0
-    assert "default" not in capsys.readouterr().out
+    text = " ".join(capsys.readouterr().out.split())
+    assert "default" not in text
+    assert " --config PLACE " in text and " --config.GROUP.NAME VALUE " in text and "sarwmix settings lists all" in text
