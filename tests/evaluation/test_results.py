@@ -93,9 +93,9 @@ def test_results_of_different_splits_share_no_table():
     with pytest.raises(UserError, match="not comparable: split test and validation; make one table for each"):
         markdown_table([multilabel_result(), multilabel_result("run b", split="validation")])
     scores = flood_scores(np.float32([[1, 0]]), np.array([0]))
-    with pytest.raises(UserError, match="other task or number of samples"):
+    with pytest.raises(UserError, match="tasks or numbers of samples differ"):
         markdown_table([multilabel_result(), multilabel_result("run b", scores=scores)])
-    with pytest.raises(UserError, match="no result to make a table of"):
+    with pytest.raises(UserError, match="no results for a table"):
         markdown_table([])
 
 
