@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sarwmix_jax.cli.commands import COMMANDS, DATA_SETS
-from sarwmix_jax.cli.main import load, main, parser_of
+from sarwmix_jax.cli.main import guarded, load, main, parser_of
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings.recipes import read_config
 from sarwmix_jax.version import __version__
@@ -213,6 +213,14 @@ def test_a_closed_output_ends_a_command_quietly(command, unbuffered):
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_another_closed_pipe_is_no_closed_output(capsys):
+    def work():
+        raise BrokenPipeError("a worker is gone")
+
+    with pytest.raises(BrokenPipeError, match="a worker is gone"):
+        guarded(work)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

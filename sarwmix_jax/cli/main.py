@@ -4,6 +4,7 @@ Nothing heavy is imported before the command line is parsed, so that `--help` an
 """
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import io
@@ -87,7 +88,8 @@ def _drop_output() -> None:
 def _nobody_reads() -> bool:
     """Whether the standard output is a pipe whose other end is closed, as that of `| head` soon is."""
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
+    with contextlib.suppress(OSError, AttributeError):  # an output that is no file, as in a notebook, or none at all
+        poll.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 

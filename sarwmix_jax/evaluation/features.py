@@ -1,4 +1,4 @@
-"""Frozen features: of every sample of a record set, for probes and as a table."""
+"""Frozen features of every sample of a record set, for probes and as a table."""
 
 import json
 import tempfile
@@ -34,18 +34,18 @@ Encode = Callable[[Any, str], Features]
 def make_encode(
     graphdef: nnx.GraphDef, statistics: BandStatistics, side: int, batch: int, mesh: Mesh
 ) -> Callable[..., Features]:
-    """The function that encodes sources with a model: mean over the cells of the encoder's output.
+    """Makes a function that encodes sources with a model: mean over the cells of the encoder's output.
 
     Args:
         graphdef: The model, with any head.
-        statistics: What standardises the images.
-        side: Height and width in pixels that images are resized to, as in training.
-        batch: Samples of one device at a time.
+        statistics: Band statistics that standardise the images.
+        side: Height and width in pixels to which images are resized, as in training.
+        batch: Samples per device at a time.
         mesh: The devices.
 
     Returns:
         A function (params, fixed, source, advance) -> features of all its samples, in stored order, float32; `advance`
-        hears of every batch.
+        is called with the number of samples after every batch.
     """
 
     def share(params: Tree, fixed: Tree, batch: Batch) -> Float[Array, "batch features"]:
@@ -69,7 +69,7 @@ def make_encode(
 
 
 def encode_with(loaded: Loaded, batch: int = 32) -> Encode:
-    """The function that encodes sources with a checkpoint."""
+    """A function that encodes sources with a checkpoint."""
     mesh = make_mesh()
     params, fixed = replicate((loaded.params, loaded.fixed), mesh)
     make = make_encode(loaded.structure, loaded.statistics, loaded.settings.image_size, batch, mesh)
@@ -82,7 +82,7 @@ def encode_with(loaded: Loaded, batch: int = 32) -> Encode:
 
 
 def write_embeddings(path: Path, loaded: Loaded, sources: dict[str, Any], batch: int = 32) -> int:
-    """Write features with names, splits, labels and places as Parquet: all of it or nothing.
+    """Write features with names, splits, labels and georeference as Parquet; on failure no file is left.
 
     Columns: `patch_id`, `s1_name`, `split`, `country`, `labels` (names), `crs` and `transform` where the records are
     georeferenced, and `features` (list of float32). The checkpoint's description is in the file's metadata.
@@ -91,7 +91,7 @@ def write_embeddings(path: Path, loaded: Loaded, sources: dict[str, Any], batch:
         path: File to write.
         loaded: The checkpoint.
         sources: Records by split.
-        batch: Samples of one device at a time.
+        batch: Samples per device at a time.
 
     Returns:
         The number of rows.
@@ -115,7 +115,7 @@ def write_embeddings(path: Path, loaded: Loaded, sources: dict[str, Any], batch:
 
 
 def _table(source: Any, features: Float[np.ndarray, "sample feature"]) -> pa.Table:
-    pixels = ("image", "valid_pixels")  # of all records of a large set at once they fill the memory
+    pixels = ("image", "valid_pixels")  # those of all records of a large set would fill the memory
     records = [{k: v for k, v in source[number].items() if k not in pixels} for number in range(len(source))]
     classes = source.contract.classes
     columns: dict[str, Any] = {
@@ -131,7 +131,7 @@ def _table(source: Any, features: Float[np.ndarray, "sample feature"]) -> pa.Tab
 
 
 def labels_of(source: Any, task: str, chunk: Sequence[int] | None = None) -> np.ndarray:
-    """Truth of all samples as probes take it: targets, or class numbers where classes exclude each other.
+    """Labels of all samples for probes: targets, or class numbers where classes exclude each other.
 
     Raises:
         UserError: The records carry no labels, or (single_label) a sample has not exactly one.

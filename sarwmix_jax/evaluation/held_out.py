@@ -1,4 +1,4 @@
-"""How well a pretraining model reconstructs records that it has not seen, and how well a constant does."""
+"""Reconstruction of held-out records by a pretraining model, compared with the best constant prediction."""
 
 import functools
 import itertools
@@ -21,12 +21,12 @@ from sarwmix_jax.tasks.pretraining import EVALUATION_GROUP, Pretraining, predict
 
 BATCH = 64
 HISTOGRAM_EDGES = np.linspace(-3.0, 3.0, 121)
-"""Bins of truth and reconstruction, in units of the target."""
+"""Edges of the bins of truth and reconstruction, in units of the target."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretraining model with its arrays and the arithmetic around it."""
+    """A pretraining model with its arrays and its task."""
 
     task: Pretraining
     graphdef: nnx.GraphDef
@@ -35,19 +35,19 @@ class Pretrained:
 
 
 class Group(NamedTuple):
-    """One mix group; on the device or, as numpy arrays, on the host.
+    """Reconstruction of one mix group, on the device or, as NumPy arrays, on the host.
 
-    Every cell is predicted from the sequence that did not hold it, so every cell was masked. The first four are
-    (batch, cells, values), the others (batch, band, height, width).
+    Every cell is predicted from the sequence that did not contain it, so every cell was masked. The first four arrays
+    are (batch, cells, values), the others (batch, band, height, width).
 
     Attributes:
-        prediction: What the model gives (standardised per cell with `norm_pix`).
-        target: What it should give.
+        prediction: Output of the model (standardised per cell with `norm_pix`).
+        target: Target of the model.
         weights: Weight of every value; 0 where it does not count.
         used: 1 for values that count, 0 for invalid pixels.
         original_db: The images in dB, resized.
-        mixed_db: What the encoder saw in dB: each image mixed with its partner.
-        prediction_db: The prediction in dB; with `norm_pix` by the target cell's own mean and deviation.
+        mixed_db: Input of the encoder in dB: each image mixed with its partner.
+        prediction_db: The prediction in dB; with `norm_pix` by mean and standard deviation of the target's cell.
         weight_map: The weights as images.
     """
 
@@ -65,8 +65,8 @@ class Group(NamedTuple):
 def make_forward(task: Pretraining, graphdef: nnx.GraphDef) -> Callable[..., Group]:
     """The compiled function (params, fixed, batch of one mix group, group number) -> `Group`.
 
-    No flips and no dropout; the mask is that of the validation loss for the same group number. The last few are kept,
-    as compiling takes longer than evaluating a small model.
+    Without flips and dropout; the mask is that of the validation loss for the same group number. The last functions
+    are cached, as compilation takes longer than the evaluation of a small model.
     """
 
     def forward(params: Tree, fixed: Tree, batch: dict[str, Array], number: Array) -> Group:
@@ -89,12 +89,12 @@ def make_forward(task: Pretraining, graphdef: nnx.GraphDef) -> Callable[..., Gro
 def groups(
     model: Pretrained, source: RecordSource, *, limit: int | None = None, threads: int = 2
 ) -> Iterator[tuple[Group, np.ndarray]]:
-    """Every mix group of `source` in stored order, on the host, with a flag per image that is False for what fills up.
+    """Every mix group of `source` in stored order, on the host, with a flag per image that is False for padding.
 
     Args:
         model: The model.
         source: Held-out records.
-        limit: Largest number of groups; all when not given.
+        limit: Largest number of groups; by default all.
         threads: Reading threads.
     """
     forward = make_forward(model.task, model.graphdef)
@@ -106,11 +106,11 @@ def groups(
 
 
 def best_constant(task: Pretraining, source: RecordSource, *, threads: int = 2) -> Float[np.ndarray, " values"]:
-    """The best constant prediction: what the loss is without looking at the image at all.
+    """The best constant prediction, which ignores the image.
 
-    One value per band and pixel position within a cell, the same for every cell of every image, that minimises the same
-    weighted loss: the weighted mean of the targets. It already knows the offset between VH and VV, which makes the
-    plain cell mean easy to beat. In nodata-aware mode invalid pixels weigh nothing.
+    One value per band and pixel position within a cell, the same for every cell of every image, which minimises the
+    same weighted loss: the weighted mean of the targets. Unlike the mean of a cell, it contains the offset between VH
+    and VV. In nodata-aware mode invalid pixels have weight 0.
     """
 
     @jax.jit
@@ -128,14 +128,14 @@ def best_constant(task: Pretraining, source: RecordSource, *, threads: int = 2) 
 
 @dataclass
 class BandMoments:
-    """Running sums of one band's reconstruction and truth, and their joint histogram (truth, reconstruction)."""
+    """Running sums over reconstruction and truth of one band, and their joint histogram (truth, reconstruction)."""
 
     count: float = 0.0
     sums: np.ndarray = field(default_factory=lambda: np.zeros(5))
     histogram: np.ndarray = field(default_factory=lambda: np.zeros((len(HISTOGRAM_EDGES) - 1,) * 2))
 
     def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Count values."""
+        """Add values."""
         x, y = truth.astype(np.float64), prediction.astype(np.float64)
         self.count += len(x)
         self.sums += [x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()]
@@ -143,7 +143,7 @@ class BandMoments:
 
     @property
     def correlation(self) -> float:
-        """Pearson correlation; 0 where one of the two does not vary."""
+        """Pearson correlation; 0 where one of the two is constant."""
         x, y, xx, yy, xy = self.sums / max(self.count, 1.0)
         spread = max(xx - x * x, 0.0) * max(yy - y * y, 0.0)
         return float((xy - x * y) / np.sqrt(spread)) if spread > 1e-20 else 0.0
@@ -154,12 +154,12 @@ class HeldOut:
     """Results on held-out records.
 
     Attributes:
-        records: How many there were.
-        loss: Weighted loss of the model, its masks fixed.
+        records: Number of records.
+        loss: Weighted loss of the model with fixed masks.
         loss_per_band: The same per band.
-        constant_loss: Weighted loss of the best constant prediction on the same values, where there is one.
-        bands: Moments of reconstruction and truth per band, over all (hence masked) cells, in the units that the model
-            predicts: with `norm_pix` standardised per cell, so the cell's own brightness does not help.
+        constant_loss: Weighted loss of the best constant prediction on the same values, if there is one.
+        bands: Moments of reconstruction and truth per band, over all (that is, masked) cells, in the units that the
+            model predicts: with `norm_pix` standardised per cell, so that the brightness of a cell has no influence.
     """
 
     records: int
@@ -170,7 +170,7 @@ class HeldOut:
 
     @property
     def margin(self) -> float:
-        """By which share the model's loss is below the constant prediction's."""
+        """Share by which the model's loss is below that of the constant prediction."""
         assert self.constant_loss is not None
         return 1.0 - self.loss / self.constant_loss
 
@@ -183,7 +183,7 @@ class HeldOut:
 def evaluate_held_out(
     model: Pretrained, source: RecordSource, constant: Float[np.ndarray, " values"] | None
 ) -> HeldOut:
-    """Loss, the constant prediction's loss and correlations over all records of `source`."""
+    """Losses of the model and of the constant prediction, and correlations, over all records of `source`."""
     bands = len(model.task.settings.model.bands)
     moments = tuple(BandMoments() for _ in range(bands))
     losses, counted = np.zeros((2, bands)), np.zeros(bands)

@@ -17,19 +17,19 @@ from sarwmix_jax.facts.bands import BANDS
 
 Image = Float[np.ndarray, "band height width"]
 
-BORROWED = "a cell's mean and deviation are taken from the truth (norm_pix): only the pattern inside cells is predicted"
+BORROWED = "a cell's mean and standard deviation are taken from the truth (norm_pix): only its pattern is predicted"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One held-out image as drawn; images in dB, bands in the order of `BANDS`.
+    """One held-out image to draw; images in dB, bands in the order of `BANDS`.
 
     Attributes:
         name: Patch id.
         original: The image.
-        mixed: What the encoder saw: the image mixed with its partner.
+        mixed: Input of the encoder: the image mixed with its partner.
         weights: Weight of every pixel in the loss.
-        reconstructions: Reconstruction by checkpoint; every cell from the sequence that did not hold it.
+        reconstructions: Reconstruction by checkpoint; every cell from the sequence that did not contain it.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Sample:
 def draw_loss(
     path: Path, train: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]], constant: float | None
 ) -> None:
-    """Training and validation loss by epoch, with the constant prediction's held-out loss as a line."""
+    """Training and validation loss by epoch, with the held-out loss of the constant prediction as a line."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot([e["epoch"] for e in train], [e["loss"] for e in train], label="training", color="tab:blue")
@@ -62,8 +62,8 @@ def draw_reconstructions(path: Path, samples: Sequence[Sample], *, borrowed: boo
 
     Args:
         path: File to write (PNG).
-        samples: What to draw.
-        borrowed: Whether the cells' mean and deviation come from the truth; the picture then says so.
+        samples: Images to draw.
+        borrowed: Whether mean and standard deviation of cells come from the truth, which the picture then states.
     """
     names = list(samples[0].reconstructions)
     columns = ["original", "mixed input", "weight"]
@@ -85,18 +85,18 @@ def draw_reconstructions(path: Path, samples: Sequence[Sample], *, borrowed: boo
         axis.set_title(title, fontsize=9)
     bars = (("weight", drawn["weight"], 2, "neither"), ("error, dB", drawn["error"], len(columns) - 1, "both"))
     for label, image, column, extend in bars:
-        # Below the last row and inside its column's width, so that the rows of all columns stay level.
+        # Below the last row and as wide as its column, so that the rows of all columns stay aligned.
         place = axes[-1][column].inset_axes((0.0, -0.14, 1.0, 0.06))
         figure.colorbar(image, cax=place, label=label, orientation="horizontal", extend=extend)
     note = f"; {BORROWED}" if borrowed else ""
-    figure.suptitle(f"Every cell is reconstructed from the mix that did not hold it{note}", fontsize=9)
+    figure.suptitle(f"Every cell is reconstructed from the mix that did not contain it{note}", fontsize=9)
     write(figure, path)
 
 
 def draw_row(axes: Sequence[Axes], sample: Sample, band: int) -> dict[str, Any]:
-    """One band of one sample; gives the drawn images that colour bars need.
+    """One band of one sample; returns the drawn images that colour bars need.
 
-    The scale in dB is that of the original, so that contrast within a scene shows beside scenes of other levels.
+    The scale in dB is that of the original, so that the contrast within each scene is visible.
     """
     low, high = robust_scale(sample.original[band])
     db: dict[str, Any] = {"cmap": "gray", "vmin": low, "vmax": high}

@@ -1,4 +1,4 @@
-"""Pictures and figures of one or several pretraining checkpoints on held-out records."""
+"""Reconstructions by one or several pretraining checkpoints on held-out records: pictures and scores."""
 
 import dataclasses
 import json
@@ -21,13 +21,13 @@ from sarwmix_jax.tasks.pretraining import EVALUATION_GROUP, Pretraining
 
 
 def load_pretrained(path: str | Path) -> Pretrained:
-    """The pretraining model of a checkpoint, with the arithmetic that it describes, else that of the published recipe.
+    """The pretraining model of a checkpoint, with its own settings or, where it has none, the published ones.
 
     Args:
         path: A work directory, its `checkpoints` folder, or one checkpoint's folder.
 
     Raises:
-        UserError: There is no such checkpoint, or it holds something else, or does not tell what it predicts.
+        UserError: There is no such checkpoint, it holds another kind of model, or does not state what it predicts.
     """
     loaded = load_parameters(path)
     if loaded.kind != "pretraining":
@@ -37,7 +37,7 @@ def load_pretrained(path: str | Path) -> Pretrained:
     norm_pix = loaded.description.get("norm_pix")
     if known is None and norm_pix is None:
         raise UserError(
-            f"{path} does not tell whether its targets were standardised per cell; convert its file again with "
+            f"{path} does not state whether its targets were standardised per cell; convert its file again with "
             "--norm-pix yes|no"
         )
     settings = dataclasses.replace(
@@ -51,7 +51,7 @@ def load_pretrained(path: str | Path) -> Pretrained:
 
 
 def reconstruct_samples(models: Mapping[str, Pretrained], source: RecordSource, count: int) -> list[Sample]:
-    """The first `count` records of `source` as each model reconstructs them; weights are those of the first model."""
+    """The first `count` records of `source` with each model's reconstruction; weights are those of the first model."""
     drawn: dict[str, list[tuple[np.ndarray, ...]]] = {}
     for name, model in models.items():
         parts: list[tuple[np.ndarray, ...]] = []
@@ -77,12 +77,12 @@ def reconstruct(
         checkpoints: Work directories or checkpoint folders.
         records: Folder of the record set.
         split: Held-out records.
-        out: Folder for the pictures; made when missing.
-        samples: Images to draw.
-        fit: Split on which the best constant prediction is fitted; none when not given.
+        out: Folder for the pictures; created if missing.
+        samples: Number of images to draw.
+        fit: Split on which the best constant prediction is fitted; by default none is fitted.
 
     Returns:
-        Figures by checkpoint, also written to `reconstruction.json`.
+        Scores by checkpoint, also written to `reconstruction.json`.
 
     Raises:
         UserError: A checkpoint, the records or the split cannot be used, or `samples` is below 1.
@@ -108,7 +108,7 @@ def reconstruct(
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """The last parts of paths that tell them apart."""
+    """The last parts of paths that distinguish them."""
     for length in range(1, 8):
         names = ["/".join(Path(path).parts[-length:]).strip("/") for path in paths]
         if len(set(names)) == len(names):
@@ -117,7 +117,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def figures_of(result: HeldOut) -> dict[str, Any]:
-    """Figures of an evaluation for JSON."""
+    """Scores of an evaluation for JSON."""
     figures: dict[str, Any] = {
         "held_out_records": result.records,
         "held_out_loss": result.loss,

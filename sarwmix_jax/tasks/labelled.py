@@ -1,4 +1,4 @@
-"""What tasks with labels have in common: the encoder with a linear head, its loss, predictions and validation."""
+"""Common base of the tasks with labels: the encoder with a linear head, its loss, predictions and validation."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -33,10 +33,10 @@ class LabelledTask:
     """A task with labels.
 
     Attributes:
-        settings: Settings of the run, the micro-batch set.
+        settings: Settings of the run, with the micro-batch set.
         statistics: Band statistics that standardise the images.
         classes: Class names in the order of the logits.
-        class_weights: Weight of each class in the loss; None: all alike.
+        class_weights: Weight of each class in the loss; None for equal weights.
     """
 
     settings: FinetuningSettings
@@ -52,26 +52,26 @@ class LabelledTask:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What the model reads of a batch."""
+        """The columns of a batch that the model reads."""
         return ("image", "valid_pixels") if self.settings.data.nodata_aware else ("image",)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What a batch holds."""
+        """The columns of a batch."""
         return (*self.inputs, self.target)
 
     @property
     def model(self) -> tuple[Any, ...]:
-        """What makes the model, and its arguments."""
+        """The class of the model, and its arguments without random numbers."""
         return Classifier, self.settings.model, len(self.classes)
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a checkpoint says besides settings and statistics."""
+        """What a checkpoint's description holds besides settings and statistics."""
         return {"task": self.name, "classes": len(self.classes), "class_names": self.classes}
 
     def logits(self, model: Any, batch: Batch, keys: Array | None = None) -> Logits:
-        """Float32 logits of a batch; with a key for each sample flipped and with dropout, else as for use."""
+        """Float32 logits of a batch; with flips and dropout where each sample has a key, else as in inference."""
         raise TypeError(f"{type(self).__name__} has no logits")
 
     def losses(self, logits: Logits, truth: Array) -> Float[Array, "batch ..."]:
@@ -130,7 +130,7 @@ def make_predict(
     sources: Sequence[Any],
     advance: Callable[[int], None] = lambda count: None,
 ) -> Predict:
-    """The function that predicts all samples of `sources` in stored order, once each, on any number of devices."""
+    """A function that predicts each sample of `sources` once, in stored order, on any number of devices."""
     forward = make_forward(task, graphdef, mesh)
     rows = mesh.size * (task.settings.batch.micro_batch or 1)
     inputs = [EvaluationInput(source, rows, columns=task.columns, **reading(task.settings.data)) for source in sources]

@@ -48,7 +48,7 @@ def refusal(capsys):
             [],
             ("predicts 19 classes", "has 5 classes; use records with the classes of its training"),
         ),
-        ("finetune", "renamed", [], ("has 19 classes of other names; use records with the classes",)),
+        ("finetune", "renamed", [], ("has 19 classes with other names; use records with the classes",)),
         ("finetune", "unlabelled", [], ("carries no labels; evaluate on records with labels",)),
         ("finetune", "pairs", [], ("carries no labels; evaluate on records with labels",)),
         ("finetune", "damaged", [], ("cannot be read", "prepare the records again")),
@@ -88,7 +88,7 @@ def test_evaluate_refuses(checkpoint, kind, more, words, converted, labelled, pa
 def test_evaluate_refuses_checkpoints_that_cannot_be_compared(converted, labelled, tmp_path, refusal):
     out, both = tmp_path / "out", [converted["finetune"], converted["flood"]]
     line = refusal(evaluate_arguments(both, labelled, out))
-    assert "of different tasks (released_finetune multilabel, released_flood flood); evaluate them apart" in line
+    assert "of different tasks (released_finetune multilabel, released_flood flood); evaluate them separately" in line
     line = refusal(evaluate_arguments([both[0], both[0]], labelled, out))
     assert "the same checkpoint twice" in line and "name each once" in line
     assert "no checkpoint in" in refusal(evaluate_arguments(tmp_path / "nowhere", labelled, out))
