@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "errors": set(),
     "huge_pages": set(),
     "command_line": {"errors"},
+    "progress": set(),
     "facts": set(),
     "settings": {"errors", "facts"},
     "preprocessing": {"facts", "settings"},
@@ -27,7 +28,7 @@ MAY_IMPORT = {
     "metrics": {"errors"},
     "data": {"errors", "facts", "plausibility"},
     "geotiff": {"errors", "facts", "plausibility", "data"},
-    "preparation": {"errors", "facts", "plausibility", "data", "geotiff", "command_line"},
+    "preparation": {"errors", "facts", "plausibility", "data", "geotiff", "command_line", "progress"},
     "checkpoints": {"version", "errors", "facts", "settings", "models"},
 }
 """Parts at the bottom and all that each may import of the package; the parts above them are listed in ORDER."""
