@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Column
 
 FIRST_SECONDS = 10.0
 """Work that takes less has no line in a log."""
@@ -34,15 +35,17 @@ class Advance:
         unit: What the things are, in the plural.
         done: Number of things done.
         remark: Text beside the bar on a terminal.
+        announced: Whether a line has named the work.
     """
 
     what: str
-    total: int | None
-    unit: str
-    done: int
+    total: int | None = None
+    unit: str = "records"
+    done: int = 0
     remark: str = ""
-    _started: float = field(default_factory=lambda: _now())
-    _shown: bool = False
+    announced: bool = False
+    _started: float = field(default_factory=lambda: now())
+    _line_shown: bool = False
     _row: Any = None
 
     def __post_init__(self) -> None:
@@ -52,10 +55,15 @@ class Advance:
         """Count things as done."""
         _board.advance(self, count)
 
+    def restart(self, done: int) -> None:
+        """Count time from now on, when `done` things are done."""
+        self.done = self._before = done
+        self._started = now()
+
     @property
     def seconds(self) -> float:
         """Time since the beginning."""
-        return _now() - self._started
+        return now() - self._started
 
     @property
     def rate(self) -> float:
@@ -92,7 +100,13 @@ def progress(what: str, total: int | None = None, unit: str = "records", *, done
     Yields:
         How far it is: call it with a number of things to count them as done, from any thread.
     """
-    work = Advance(what, total, unit, done)
+    with shown(Advance(what, total, unit, done)) as work:
+        yield work
+
+
+@contextmanager
+def shown(work: Advance) -> Iterator[Advance]:
+    """Show how far `work` is, while it lasts."""
     _board.add(work)
     try:
         yield work
@@ -123,13 +137,13 @@ def show(text: str) -> None:
 
 
 @contextmanager
-def silent() -> Iterator[None]:
-    """Show nothing meanwhile: of several processes that do the same work the first alone is heard."""
-    _board.silent += 1
+def silent(wanted: bool = True) -> Iterator[None]:
+    """Show nothing meanwhile where that is `wanted`: of processes that do the same work, the first alone prints."""
+    _board.silent += int(wanted)
     try:
         yield
     finally:
-        _board.silent -= 1
+        _board.silent -= int(wanted)
 
 
 def on_terminal() -> bool:
@@ -148,7 +162,8 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
 
 
-def _now() -> float:
+def now() -> float:
+    """Seconds of a clock that never goes back."""
     return time.monotonic()
 
 
@@ -175,7 +190,7 @@ class _Board:
                 work._row = self._bars.add_task(work.what, total=work.total, completed=work.done, remark=work.remark)
 
     def _begin(self) -> None:
-        self._last = _now()
+        self._last = now()
         if on_terminal():
             self._bars = _bars()
             with suppress(OSError, ValueError):
@@ -201,8 +216,8 @@ class _Board:
         with self._lock:
             if self._bars is None and self._works and not self.silent:
                 work = self._works[-1]
-                if _now() - self._last >= (INTERVAL_SECONDS if work._shown else FIRST_SECONDS):
-                    work._shown = True
+                if now() - self._last >= (INTERVAL_SECONDS if work.announced else FIRST_SECONDS):
+                    work.announced = work._line_shown = True
                     self.show(work.line())
 
     def remove(self, work: Advance) -> None:
@@ -212,7 +227,7 @@ class _Board:
             self._works.remove(work)
             if self._bars is not None and work._row is not None:
                 self._bars.remove_task(work._row)
-            elif work._shown and work.done == work.total:
+            elif work._line_shown and work.done == work.total:
                 self.show(work.line())
             last = not self._works
             bars, thread = self._bars, self._thread
@@ -229,7 +244,7 @@ class _Board:
         if self.silent:
             return
         with self._lock, suppress(OSError, ValueError):  # an output that was closed ends no work
-            self._last = _now()
+            self._last = now()
             if self._bars is not None:
                 self._bars.console.print(text, highlight=False, markup=False)
             elif sys.stderr:
@@ -239,9 +254,11 @@ class _Board:
 def _bars() -> Progress:
     # What a command prints for a file or a pipe must not come to the terminal because bars are shown there.
     to_terminal = bool(sys.stdout and not sys.stdout.closed and sys.stdout.isatty())
-    what, remark = (TextColumn(form, markup=False) for form in ("{task.description}", "{task.fields[remark]}"))
-    columns = (what, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), remark)
-    return Progress(*columns, console=Console(file=sys.stderr), transient=True, redirect_stdout=to_terminal)
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # the remark alone is cut on a narrow terminal
+    remark = TextColumn("{task.fields[remark]}", markup=False, table_column=rest)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(16), MofNCompleteColumn())
+    times, console = (TimeElapsedColumn(), TimeRemainingColumn()), Console(file=sys.stderr)
+    return Progress(*columns, *times, remark, console=console, transient=True, redirect_stdout=to_terminal, expand=True)
 
 
 _board = _Board()

@@ -17,7 +17,7 @@ from sarwmix_jax.progress import duration, progress, show, silent, track
 def clock(monkeypatch):
     """A clock that tests set: seconds in its only entry."""
     now = [1000.0]
-    monkeypatch.setattr(module, "_now", lambda: now[0])
+    monkeypatch.setattr(module, "now", lambda: now[0])
     return now
 
 
