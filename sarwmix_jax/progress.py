@@ -176,7 +176,7 @@ class _Board:
         self._lock = threading.RLock()
         self._bars: Progress | None = None
         self._last = -math.inf
-        self._ended = threading.Event()
+        self._active = threading.Event()
         self._thread: threading.Thread | None = None
 
     def add(self, work: Advance) -> None:
@@ -196,13 +196,16 @@ class _Board:
             with suppress(OSError, ValueError):
                 self._bars.start()
             return
-        # A thread, because a call that takes minutes (a compiler's, a fit's) counts nothing meanwhile.
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, args=(self._ended,), daemon=True, name="progress")
-        self._thread.start()
+        # A thread, because a call that takes minutes (a compiler's, a fit's) counts nothing meanwhile. It stays: short
+        # work comes often, and the address space of a new thread is large.
+        self._active.set()
+        if self._thread is None or not self._thread.is_alive():  # none is in a forked process
+            self._thread = threading.Thread(target=self._watch, daemon=True, name="progress")
+            self._thread.start()
 
-    def _watch(self, ended: threading.Event) -> None:
-        while not ended.wait(_TICK_SECONDS):
+    def _watch(self) -> None:
+        while self._active.wait():
+            time.sleep(_TICK_SECONDS)
             self._line_if_due()
 
     def advance(self, work: Advance, count: int) -> None:
@@ -229,16 +232,13 @@ class _Board:
                 self._bars.remove_task(work._row)
             elif work._line_shown and work.done == work.total:
                 self.show(work.line())
-            last = not self._works
-            bars, thread = self._bars, self._thread
-            if last:
-                self._bars, self._thread = None, None
-        if last and bars is not None:
+            if self._works:
+                return
+            self._active.clear()
+            bars, self._bars = self._bars, None
+        if bars is not None:
             with suppress(OSError, ValueError):
                 bars.stop()
-        elif last and thread is not None:
-            self._ended.set()
-            thread.join()
 
     def show(self, text: str) -> None:
         if self.silent:
