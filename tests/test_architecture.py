@@ -25,9 +25,9 @@ MAY_IMPORT = {
     "preprocessing": {"facts", "settings"},
     "plausibility": {"errors", "facts"},
     "models": {"errors", "facts", "settings"},
-    "metrics": {"errors"},
+    "metrics": {"errors", "progress"},
     "data": {"errors", "facts", "plausibility"},
-    "geotiff": {"errors", "facts", "plausibility", "data"},
+    "geotiff": {"errors", "facts", "plausibility", "data", "progress"},
     "preparation": {"errors", "facts", "plausibility", "data", "geotiff", "command_line", "progress"},
     "checkpoints": {"version", "errors", "facts", "settings", "models"},
 }
