@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from sarwmix_jax.checkpoints.loading import load_parameters
-from sarwmix_jax.cli.demo import demo, report, take_folder
+from sarwmix_jax.cli.demonstration import demo, report, take_folder
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings.recipes import load_config
@@ -40,7 +40,7 @@ def test_demo_leaves_checkpoint_pictures_and_figures(tmp_path):
 def test_a_second_demo_goes_on_and_a_third_starts_anew(tmp_path, capsys, monkeypatch):
     place = tmp_path / "demo"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("sarwmix_jax.cli.demo.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("sarwmix_jax.cli.demonstration.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         tiny_demo(place)
     (place / "notes.txt").write_text("mine")
     records = {path: path.stat().st_mtime_ns for path in (place / "records").iterdir()}
