@@ -52,11 +52,11 @@ def memory_text(run: Run, state: TrainState) -> str:
     resources.check_records_fit(held, resources.tree_bytes(state), run.mesh.size)
     needed = step_memory(run, state)
     if needed is None:
-        return "memory:      the compiler of this device does not say"
+        return "memory:      the compiler of this device does not report it"
     text = f"memory:      {needed / GIB:.2f} GiB a device for a training step"
     text += f" and {held / GIB:.2f} for its share of the training records" if held else ""
     if available is None:
-        return f"{text}; the device does not say how much it has"
+        return f"{text}; the device does not report how much it has"
     if needed + held > available:
         micro = run.task.settings.batch.micro_batch or 1
         records = f" and its share of the training records {held / GIB:.1f}" if held else ""
