@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from sarwmix_jax.data.sources import read_mixed
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.progress import progress
 from sarwmix_jax.tasks.gradients import DATA_AXIS, TrainState, named_split
 from sarwmix_jax.training import resources
 from sarwmix_jax.training.device_cache import bytes_per_device
@@ -77,7 +78,8 @@ def step_memory(run: Run, state: TrainState) -> int | None:
         for name in run.task.columns
     }
     step: Any = run.train_step
-    analysis = step.lower(state, batch, np.float32(0)).compile().memory_analysis()
+    with progress("compiling the training step"):
+        analysis = step.lower(state, batch, np.float32(0)).compile().memory_analysis()
     if analysis is None:
         return None
     return int(
