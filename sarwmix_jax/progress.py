@@ -80,7 +80,7 @@ class Advance:
         count = f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
         text = self.what if self.total is None and not self.done else f"{self.what}: {count} {self.unit}"
         if self.rate:
-            text += f", {self.rate:.3g} {self.unit}/s" if self.rate < 1000 else f", {self.rate:,.0f} {self.unit}/s"
+            text += f", {self.rate:.3g} {self.unit}/s" if self.rate < 999.5 else f", {self.rate:,.0f} {self.unit}/s"
         if self.total is not None and self.done >= self.total:
             return f"{text}, done in {duration(self.seconds)}"
         left = self.seconds_left

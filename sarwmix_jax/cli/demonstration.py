@@ -118,12 +118,13 @@ def _remove(paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> Any:
-    """What a JSON file holds; None where there is none."""
+def _read(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None where there is none."""
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def evaluate(settings: PretrainingSettings, workdir: Path) -> tuple[HeldOut, tuple[float, float], dict[str, Path]]:

@@ -71,10 +71,10 @@ def _known_order(bands: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _check_promise(contract: Contract, split: str, summary: Summary) -> list[str]:
-    """Where the values of a split are not what the contract says."""
+    """Where the values of a split are not what the contract states."""
     failures = []
     if summary.records != contract.records[split]:
-        failures.append(f"split {split} holds {summary.records} records, the contract says {contract.records[split]}")
+        failures.append(f"split {split} holds {summary.records} records, the contract states {contract.records[split]}")
     for number, band in enumerate(contract.bands):
         found = summary.band(number)
         if found.not_finite:
@@ -84,7 +84,7 @@ def _check_promise(contract: Contract, split: str, summary: Summary) -> list[str
                 value = found.mean if name == "mean_db" else found.std
                 if not math.isclose(value, promised[number], rel_tol=_DIGITS, abs_tol=_DIGITS):
                     failures.append(
-                        f"split {split}: {name} of {band} is {value:.6f}, the contract says {promised[number]:.6f}"
+                        f"split {split}: {name} of {band} is {value:.6f}, the contract states {promised[number]:.6f}"
                     )
     return failures
 

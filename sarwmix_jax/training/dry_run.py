@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from sarwmix_jax.data.sources import read_mixed
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.progress import progress
 from sarwmix_jax.tasks.gradients import DATA_AXIS, TrainState, named_split
 from sarwmix_jax.training import resources
 from sarwmix_jax.training.device_cache import bytes_per_device
@@ -52,11 +53,11 @@ def memory_text(run: Run, state: TrainState) -> str:
     resources.check_records_fit(held, resources.tree_bytes(state), run.mesh.size)
     needed = step_memory(run, state)
     if needed is None:
-        return "memory:      the compiler of this device does not say"
+        return "memory:      the compiler of this device does not report it"
     text = f"memory:      {needed / GIB:.2f} GiB a device for a training step"
     text += f" and {held / GIB:.2f} for its share of the training records" if held else ""
     if available is None:
-        return f"{text}; the device does not say how much it has"
+        return f"{text}; the device does not report how much it has"
     if needed + held > available:
         micro = run.task.settings.batch.micro_batch or 1
         records = f" and its share of the training records {held / GIB:.1f}" if held else ""
@@ -77,7 +78,8 @@ def step_memory(run: Run, state: TrainState) -> int | None:
         for name in run.task.columns
     }
     step: Any = run.train_step
-    analysis = step.lower(state, batch, np.float32(0)).compile().memory_analysis()
+    with progress("compiling the training step"):
+        analysis = step.lower(state, batch, np.float32(0)).compile().memory_analysis()
     if analysis is None:
         return None
     return int(

@@ -146,7 +146,7 @@ def noted_signals() -> Iterator[list[str]]:
 
 
 def iterate(run: Run, output: Output, progress: Progress) -> Progress:
-    """Train to the end of the run, or to a signal; saves, validates and logs when the schedule says so."""
+    """Train to the end of the run, or to a signal; saves, validates and logs when the schedule has it."""
     start, total, log = progress.step, run.schedule.total_steps, output.log
     flops = write_start(run, output, start)
     if start >= total or out_of_patience(run, progress):

@@ -108,7 +108,7 @@ def tree_bytes(tree: Any) -> int:
 
 
 def device_memory() -> int | None:
-    """Bytes of memory that one device may use; None where it does not tell."""
+    """Bytes of memory that one device may use; None where it does not report it."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -155,7 +155,7 @@ def check_disk(state: int, workdir: Path) -> None:
 
 
 OFF = "off"
-"""Says that nothing is to be kept."""
+"""Value by which nothing is to be kept."""
 
 
 def default_place() -> Path | None:
@@ -171,7 +171,7 @@ def keep_compiled(place: str | None = None) -> Path | None:
     """Keeps every program that takes more than half a second to compile.
 
     Args:
-        place: A folder, or "off". Unless given: what the environment tells JAX (`JAX_COMPILATION_CACHE_DIR`), else
+        place: A folder, or "off". Unless given: what the environment has for JAX (`JAX_COMPILATION_CACHE_DIR`), else
             `default_place()`, or nothing where there is none or it cannot be written.
 
     Returns:

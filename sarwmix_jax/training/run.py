@@ -87,7 +87,7 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
 
     Args:
         settings: Checked settings.
-        previous: What the run's own checkpoints say.
+        previous: What the run's own checkpoints hold.
 
     Raises:
         UserError: Records, batch or devices do not fit, or there is no checkpoint at `init_from`.
@@ -192,9 +192,9 @@ def band_statistics(settings: RunSettings, sources: tuple[Any, ...]) -> BandStat
 
 def describe_sources(run: Run) -> dict[str, Any]:
     """Origin of a run's data, for its checkpoints."""
-    said = ("name", "version", "source", "quantity")
+    known = ("name", "version", "source", "quantity")
     sets = [
-        {"folder": folder, **{name: getattr(source.contract, name) for name in said}, "records": len(source)}
+        {"folder": folder, **{name: getattr(source.contract, name) for name in known}, "records": len(source)}
         for folder, source in zip(run.settings.data.records, run.sources, strict=True)
     ]
     return {"split": run.settings.data.split, "sets": sets}
