@@ -23,6 +23,14 @@ from sarwmix_jax.cli.flags import SHARED
 from sarwmix_jax.errors import CLOSED, INTERRUPTED, MISTAKE, UNPRINTABLE, UserError, one_line
 from sarwmix_jax.version import __version__
 
+LEAST_COMPILER_LOG = "TF_CPP_MIN_LOG_LEVEL", "3"
+"""Least severe messages that XLA, the compiler, prints: fatal ones (3), unless the environment says otherwise.
+
+XLA prints, as errors (2), blocks of text such as "Very slow compile? ... file a bug" about every program that takes it
+two minutes, and lets nobody choose by content. What fails raises an exception all the same, which has the message of
+the error, so that of true errors only XLA's own account is lost; `TF_CPP_MIN_LOG_LEVEL=1` before a command shows it.
+"""
+
 COMPUTING = ("pretrain", "finetune", "demo")
 """Commands that need much memory and time."""
 
@@ -45,6 +53,7 @@ def door(command: Command, argv: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], int | None]) -> int:
     """Do the work of a command; gives its exit code, after a mistake or Ctrl-C with one line on the standard error."""
+    os.environ.setdefault(*LEAST_COMPILER_LOG)  # before JAX is imported, which reads it then alone
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
     try:

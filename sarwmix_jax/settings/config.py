@@ -142,7 +142,7 @@ def resolve(config: Any, kind: type[Run]) -> Run:
     """Settings from a config (or a plain nested mapping), checked.
 
     Raises:
-        UserError: A name, type or range is wrong, or values do not fit together; one line says what and what to do.
+        UserError: A name, type or range is wrong, or values do not fit together; the line gives what and the remedy.
     """
     settings = to_dataclass(config, kind)
     if isinstance(settings, PretrainingSettings):
