@@ -60,7 +60,7 @@ def run(words: tuple[str, ...]) -> int:
         return main([*words[1:], *short])
     assert words[0] == "python", words
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *words[1:]], env=environment, stdout=sys.stderr, timeout=300).returncode
+    return subprocess.run([sys.executable, *words[1:]], env=environment, timeout=300).returncode
 
 
 def places_of(words: tuple[str, ...]) -> list[Path]:
