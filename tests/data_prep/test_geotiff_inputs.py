@@ -23,7 +23,7 @@ def pair(folder, name="gamma0", **more):
 
 
 @pytest.mark.parametrize("kind", ["nothing", "ground control points", "a system alone"])
-def test_scenes_that_do_not_say_where_they_lie_are_refused(run_here, refusal, tmp_path, kind):
+def test_scenes_without_georeference_are_refused(run_here, refusal, tmp_path, kind):
     pair(tmp_path / "in", "gamma0_a")
     for path in pair(tmp_path / "in", "gamma0_b"):
         with rasterio.open(path) as file:
@@ -64,7 +64,7 @@ def test_names_that_are_not_utf8_are_one_line_that_shows_their_bytes(run_here, r
     assert r"gamma0_\x1b[31m_VH.tif has " in refusal("--inputs", tmp_path / "coloured", "--tile=64")
 
 
-def test_linked_folders_are_read_and_cycles_are_said(run_here, refusal, tmp_path):
+def test_linked_folders_are_read_and_cycles_are_reported(run_here, refusal, tmp_path):
     pair(tmp_path / "elsewhere", "gamma0_a")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
