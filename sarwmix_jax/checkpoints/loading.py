@@ -121,7 +121,7 @@ def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
     if path.suffix in PYTORCH_SUFFIXES and not path.is_dir():
         raise UserError(
             f"{path} is a PyTorch file, not a checkpoint folder; convert it first "
-            f"(python convert_torch_ckpt.py {path} FOLDER --verify) and give the folder"
+            f"(sarwmix convert {path} FOLDER --verify) and give the folder"
         )
     directory = _folder_of_steps(path)
     if not (steps := complete_steps(directory)):

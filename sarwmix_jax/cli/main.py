@@ -4,6 +4,7 @@ Nothing heavy is imported before the command line is parsed, so that `--help` an
 """
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import io
@@ -48,8 +49,7 @@ def guarded(work: Callable[[], int | None]) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
     try:
         code = work() or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        _flush()
         return code
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -60,14 +60,36 @@ def guarded(work: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         if not _nobody_reads():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        _drop_output()
         return CLOSED
+
+
+def _flush() -> None:
+    """Write what is still buffered.
+
+    Raises:
+        UserError: It cannot be written, as on a full disk.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise UserError(f"cannot write the output: {error.strerror}") from error
+
+
+def _drop_output() -> None:
+    """Let what is buffered go nowhere; Python would complain of it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _nobody_reads() -> bool:
     """Whether the standard output is a pipe whose other end is closed, as that of `| head` soon is."""
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
+    with contextlib.suppress(OSError, AttributeError):  # an output that is no file, as in a notebook, or none at all
+        poll.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 

@@ -134,7 +134,7 @@ def open_split(candidate: Candidate, records: str, split: str) -> Any:
         if kind.name == "flood" and "no record set of pairs" in str(error):
             raise UserError(
                 f"{candidate.name} is a flood model and needs pairs of dates, but {records} holds single images; give "
-                "the records that data_prep/sen12flood.py wrote"
+                "the records that sarwmix prepare sen12flood wrote"
             ) from None
         raise
     check_contract(source.records)

@@ -1,18 +1,15 @@
 """From a config to checked settings and back: types, ranges, and what must fit together."""
 
-import ast
 import dataclasses
-import difflib
 import math
 import re
 import typing
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
-from sarwmix_jax.settings.declarations import RANGES, Type, hints, setting_names, setting_types
+from sarwmix_jax.settings.declarations import RANGES, Type, hints
 from sarwmix_jax.settings.model import published
 from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings, RunSettings
 
@@ -68,47 +65,6 @@ def _to_config(settings: Any) -> "config_dict.ConfigDict":
     return config
 
 
-def with_plain_texts(arguments: Sequence[str]) -> list[str]:
-    """Command line arguments in which every value of a setting that lists texts stands for itself.
-
-    ml_collections reads values of tuples as Python: `/data/x y` would be a mistake and `2020` a number. Only a quoted
-    text, or a tuple or list of quoted texts, is still read so.
-    """
-    kinds = (PretrainingSettings, FinetuningSettings)
-    lists = {f"config.{name}" for kind in kinds for name, part in setting_types(kind).items() if part.part is str}
-    plain, rest = [], iter(arguments)
-    for argument in rest:
-        name, equals, value = argument.partition("=")
-        if name.startswith("-") and name.lstrip("-") in lists:
-            given = value if equals else next(rest, None)
-            argument = name if given is None else f"{name}={_quoted(given)}"
-        plain.append(argument)
-    return plain
-
-
-def _quoted(text: str) -> str:
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return repr(text)
-    parts = value if isinstance(value, tuple | list) else [value]
-    return text if all(isinstance(part, str) for part in parts) else repr(text)
-
-
-def unknown_setting(arguments: Sequence[str]) -> str | None:
-    """What to report about the first setting among command line arguments that no kind of run has."""
-    known = list(dict.fromkeys(setting_names(PretrainingSettings) + setting_names(FinetuningSettings)))
-    for argument in arguments:
-        name = argument.lstrip("-").split("=", 1)[0].removeprefix("config.")
-        if argument.lstrip("-").startswith("config.") and name not in known:
-            group = name.rpartition(".")[0]
-            inside = [each for each in known if each.rpartition(".")[0] == group]
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}" if near else f"there are {', '.join(inside or known)}"
-            return f"unknown setting {name}; {hint}"
-    return None
-
-
 def to_dataclass(config: Any, kind: type[T], where: str = "") -> T:
     """Frozen dataclass of `kind` from a mapping that has exactly its names.
 
@@ -124,9 +80,9 @@ def to_dataclass(config: Any, kind: type[T], where: str = "") -> T:
     try:
         return kind(**values)
     except UserError as error:  # what does not fit together in one section; it names settings without the flag
-        raise UserError(
-            re.sub(rf"(?<![\w.]){re.escape(where)}(?=({'|'.join(known)})\b)", f"--config.{where}", str(error))
-        ) from error
+        before = r"(?<![\w.])" if where else "^"  # without a section, later names may be values: `flood` is a task, too
+        found = rf"{before}{re.escape(where)}(?=({'|'.join(known)})\b)"
+        raise UserError(re.sub(found, f"--config.{where}", str(error))) from error
 
 
 def _value(value: Any, hint: Any, name: str) -> Any:

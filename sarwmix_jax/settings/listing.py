@@ -16,7 +16,7 @@ _HEAD = ("name", "type", "default", "meaning")
 
 _LAST = (
     "Set one with --config.NAME=VALUE, such as --config.batch.global_batch=256; a list with commas, as 2,2,18,2; "
-    "unset one with an empty value: --config.batch.micro_batch="
+    "unset one with an empty value or none: --config.batch.micro_batch="
 )
 
 

@@ -212,7 +212,7 @@ def _parsed(name: str, text: str, expected: Type) -> Any:
     Raises:
         UserError: The text is none of the type, or empty where the setting cannot be unset.
     """
-    unset = text == "" or (text.lower() == "none" and str not in (expected.kind, expected.part))
+    unset = text == "" or (text.lower() == "none" and (expected.optional or str not in (expected.kind, expected.part)))
     if unset and expected.optional:
         return None
     try:

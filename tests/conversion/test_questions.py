@@ -85,7 +85,7 @@ def test_what_does_not_work_without_norm_pix_is_reported_at_once(tmp_path, capsy
 @pytest.mark.parametrize("name", ["a.pth", "absent.pt"])
 def test_a_pytorch_file_in_place_of_a_checkpoint_names_the_converter(tmp_path, capsys, name):
     rewritten(tmp_path / "a.pth", "finetune")
-    with pytest.raises(UserError, match=rf"convert it first \(python convert_torch_ckpt.py \S+{name} FOLDER"):
+    with pytest.raises(UserError, match=rf"convert it first \(sarwmix convert \S+{name} FOLDER"):
         load(tmp_path / name)
     for command in (
         ["evaluate", f"--checkpoint={tmp_path / name}", f"--records={tmp_path}", f"--out={tmp_path / 'out'}"],
@@ -95,5 +95,5 @@ def test_a_pytorch_file_in_place_of_a_checkpoint_names_the_converter(tmp_path, c
         ],
     ):
         assert command_line(command) == 2
-        assert "convert_torch_ckpt.py" in capsys.readouterr().err, command
+        assert "sarwmix convert " in capsys.readouterr().err, command
     assert not (tmp_path / "out").exists() and not (tmp_path / "run").exists()

@@ -52,7 +52,7 @@ def refusal(capsys):
         ("finetune", "unlabelled", [], ("carries no labels; evaluate on records with labels",)),
         ("finetune", "pairs", [], ("carries no labels; evaluate on records with labels",)),
         ("finetune", "damaged", [], ("cannot be read", "prepare the records again")),
-        ("flood", "labelled", [], ("needs pairs of dates", "holds single images; give the records that data_prep/")),
+        ("flood", "labelled", [], ("needs pairs of dates", "holds single images; give the records that sarwmix prep")),
         ("pretrain", "labelled", [], ("has no head to evaluate; finetune it", "or use sarwmix probe")),
         ("finetune", "labelled", ["--split=tset"], ("no split 'tset'", "test (13 records)")),
         ("finetune", "labelled", ["--fit=trian"], ("no split 'trian'", "train (24 records)")),
@@ -135,7 +135,11 @@ def test_places_that_cannot_be_written_are_refused_before_anything_is_computed(
         ("labelled", {"validation__split": "held"}, ("no split 'held'", "validation (10 records)")),
         ("labelled", {"data__label_fraction": 0.001}, ("label fraction 0.001 of 24 samples leaves none",)),
         ("labelled", {"head__class_weights": "some"}, ("head.class_weights", "'some'", "none, balanced")),
-        ("five", {"head__class_weights": "balanced", "data__split": "train[:1]"}, ("use none",)),
+        (
+            "five",
+            {"head__class_weights": "balanced", "data__split": "train[:1]"},
+            ("use --config.head.class_weights=none",),
+        ),
         ("pairs", {}, ("the records carry no labels",)),
     ],
 )

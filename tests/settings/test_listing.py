@@ -31,7 +31,7 @@ def test_table_fits_a_terminal_and_shows_defaults_as_the_command_line_takes_them
     for task in (None, *TASKS):
         lines = settings_table(task).splitlines()
         assert max(map(len, lines)) <= 120
-        assert "unset one with an empty value: --config.batch.micro_batch=" in " ".join(lines[-2:])
+        assert "unset one with an empty value or none: --config.batch.micro_batch=" in " ".join(lines[-2:])
     table = settings_table("pretraining")
     assert re.search(r"model\.depths +whole numbers between +2,2,18,2 +blocks", table)
     assert re.search(r"weighting\.mode +one of per_channel, +per_channel +per_channel: each band", table)

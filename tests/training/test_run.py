@@ -99,7 +99,8 @@ def test_devices_that_do_not_fit(batch, devices, message):
 def test_a_kernel_that_this_machine_lacks_is_refused_at_the_start(run_settings):
     if jax.default_backend() == "gpu":
         pytest.skip("there is a GPU")
-    with pytest.raises(UserError, match=r"^model\.kernel fused needs a GPU and this machine computes on cpu; use xla$"):
+    line = r"^model\.kernel fused needs a GPU and this machine computes on cpu; use --config\.model\.kernel=xla$"
+    with pytest.raises(UserError, match=line):
         set_up(run_settings(model__kernel="fused"))
 
 
