@@ -157,9 +157,8 @@ def _check_entry(archive: Path, entry: zipfile.ZipInfo) -> None:
         raise UserError(f"{archive} holds {entry.filename}, a link or device; do not use this zip")
     if entry.file_size > LARGEST_BYTES:
         size = entry.file_size / 2**20
-        raise UserError(
-            f"{archive} holds {entry.filename} of {size:.0f} MiB, more than any file of the data set; do not use this zip"
-        )
+        fault = f"holds {entry.filename} of {size:.0f} MiB, more than any file of the data set"
+        raise UserError(f"{archive} {fault}; do not use this zip")
     if entry.flag_bits & _ENCRYPTED:
         raise UserError(f"{archive} holds {entry.filename} encrypted; unpack it and give the folder")
 
