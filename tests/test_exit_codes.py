@@ -115,7 +115,7 @@ def test_ctrl_c_while_records_are_prepared(workers, tmp_path):
     command = ("data_prep/synthetic_scenes.py", f"--out={tmp_path}/out", "--train=2000", f"--workers={workers}")
     partial = tmp_path / "out.partial"
     code, told = interrupt((*command, "--records-per-shard=5"), 0.3, lambda: any(partial.glob("progress/*.json")))
-    assert (code, told) == (130, "interrupted; the same command goes on from what is finished\n")
+    assert (code, told) == (130, "interrupted; the same command continues from what is finished\n")
     assert not (tmp_path / "out").exists()
 
 

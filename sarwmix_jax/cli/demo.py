@@ -27,7 +27,7 @@ NEEDED_MARGIN = 0.1
 
 @dataclass(frozen=True)
 class Result:
-    """What the demo found and where it lies."""
+    """Results of the demo and their files."""
 
     progress: Progress
     held_out: HeldOut
@@ -59,8 +59,8 @@ def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> Re
     settings = resolve(config, PretrainingSettings)
     progress = train(settings, workdir)
     if progress.interrupted:
-        told = f"the demo was stopped by {progress.interrupted}; remove {workdir} and start again"
-        raise (KeyboardInterrupt if progress.interrupted == "SIGINT" else UserError)(told)
+        message = f"the demo was stopped by {progress.interrupted}; remove {workdir} and start again"
+        raise (KeyboardInterrupt if progress.interrupted == "SIGINT" else UserError)(message)
     held_out, pictures = evaluate(settings, workdir, progress)
     minutes = (time.perf_counter() - started) / 60
     return Result(progress, held_out, pictures, workdir / FOLDER / str(progress.saved), minutes)
@@ -84,7 +84,7 @@ def evaluate(settings: PretrainingSettings, workdir: Path, progress: Progress) -
 
 
 def report(result: Result) -> str:
-    """What the demo prints at its end."""
+    """Text that the demo prints at its end."""
     held_out, places = result.held_out, {"checkpoint": result.checkpoint} | result.pictures
     correlations = ", ".join(f"{name} {value:.3f}" for name, value in zip(BANDS, held_out.correlations, strict=True))
     lines = [
