@@ -63,6 +63,7 @@ AMERICAN = {
 optax's word, stays."""
 
 NAMES_OF_OTHERS = {
+    ("CITATION.cff", "polarization"),  # title of the paper
     ("sarwmix_jax/evaluation/figures.py", "center"),  # Matplotlib's places of a legend
     ("sarwmix_jax/geotiff/statements.py", "normalization"),  # keys of tags, as products write them
     ("sarwmix_jax/geotiff/statements.py", "polarization"),

@@ -50,7 +50,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "--workdir": {"type": Path, "metavar": "FOLDER", "help": "folder for checkpoints, logs and pictures"},
     "--compiled": {
         "metavar": "FOLDER",
-        "help": "folder of compiled programs, kept between starts, or off; by default in the user's cache",
+        "help": "folder of compiled programs, kept between starts, or off; if not given, in the user's cache",
     },
 }
 """Arguments of `add_argument` for a flag of this name; a command may replace some of them."""

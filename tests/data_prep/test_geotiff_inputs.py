@@ -83,7 +83,7 @@ def test_options_without_effect_are_refused(run_here, refusal, tmp_path):
     assert "--bands=VV,VH,ANGLE does not fit: every file has one band" in refusal(*fixed, "--bands=vv,vh,angle")
     done = run_here(SCRIPT, *fixed, "--bands=vv,vh", "--dry-run", "--out", tmp_path / "agreeing")
     assert done.returncode == 0, done.stderr
-    assert "--nodata=nan: NaN is nodata always" in refusal(*fixed, "--nodata=nan")
+    assert "--nodata=nan: NaN is always nodata" in refusal(*fixed, "--nodata=nan")
     assert "--overlap=31: no scene has room for a second tile of 48" in refusal(*fixed, "--overlap=31")
     assert "--validation=0.5: all scenes lie in one place" in refusal(*fixed, "--validation=0.5")
     assert "--validation=1: give a share of the places from 0 to below 1" in refusal(*fixed, "--validation=1")
