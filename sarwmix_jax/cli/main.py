@@ -23,6 +23,14 @@ from sarwmix_jax.cli.flags import SHARED
 from sarwmix_jax.errors import CLOSED, INTERRUPTED, MISTAKE, UNPRINTABLE, UserError, one_line
 from sarwmix_jax.version import __version__
 
+LEAST_COMPILER_LOG = "TF_CPP_MIN_LOG_LEVEL", "3"
+"""Lowest level of messages that XLA, the compiler, prints: fatal ones (3), unless the environment sets another level.
+
+XLA prints, as errors (2), blocks of text such as "Very slow compile? ... file a bug" about every program that takes
+two minutes to compile, and has no filter by content. A failure still raises an exception with the error's message, so
+that only XLA's own report of it is lost; `TF_CPP_MIN_LOG_LEVEL=1` before a command shows it.
+"""
+
 COMPUTING = ("pretrain", "finetune", "demo")
 """Commands that need much memory and time."""
 
@@ -45,6 +53,7 @@ def door(command: Command, argv: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], int | None]) -> int:
     """Do the work of a command; returns its exit code. A mistake or Ctrl-C gives one line on standard error."""
+    os.environ.setdefault(*LEAST_COMPILER_LOG)  # before JAX is imported, which reads it only then
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is not an error
     try:

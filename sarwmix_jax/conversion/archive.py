@@ -11,6 +11,7 @@ import zlib
 from pathlib import Path
 
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.progress import track
 
 MAX_MEMBERS = 50_000
 _MAX_DIRECTORY = 16 << 20
@@ -96,7 +97,8 @@ def _members(path: Path, data: mmap.mmap, entries: list[zipfile.ZipInfo], end: i
     """Views of the members' bytes, after a check of their checksums and that they are in sequence before `end`."""
     members: dict[str, memoryview] = {}
     reached = 0
-    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+    in_order = sorted(entries, key=lambda entry: entry.header_offset)
+    for entry in track(in_order, "checking the file", unit="members"):
         name, start = entry.orig_filename, _content(path, data, entry)
         if name in members:
             raise damaged(path, "two members have the same name")

@@ -17,6 +17,7 @@ from sarwmix_jax.conversion.torch_file import read_checkpoint, sha256_of
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES, FLOOD_CLASSES
 from sarwmix_jax.facts.released import Released
+from sarwmix_jax.progress import progress, track
 from sarwmix_jax.settings.model import ModelSettings, windows_for
 
 _SHOWN_ARGS = 100
@@ -123,7 +124,7 @@ def _resized(settings: ModelSettings, request: Request) -> ModelSettings:
 def _parameters(published: dict[str, np.ndarray], found: Recognised) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """Arrays as float32 by flat name, and the published names of those that were rounded."""
     tensors, rounded = {}, []
-    for entry in entries(found.extent):
+    for entry in track(list(entries(found.extent)), "converting tensors", unit="tensors"):
         if entry.published not in published:
             continue
         array = published[entry.published]
@@ -184,5 +185,6 @@ def write(converted: Converted, directory: Path) -> int:
         **more,
     )
     step = converted.moments.count if converted.moments else 0
-    write_checkpoint(directory, step, items, description)
+    with progress("writing the checkpoint"):
+        write_checkpoint(directory, step, items, description)
     return step

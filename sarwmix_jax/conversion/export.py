@@ -16,6 +16,7 @@ from sarwmix_jax.conversion.recognition import published_shape
 from sarwmix_jax.conversion.table import Extent, entries, relative_position_index, to_published
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import flatten_names
+from sarwmix_jax.progress import progress
 
 _SAFETENSORS_TYPES = {"float32": "F32", "int64": "I64"}
 
@@ -35,7 +36,7 @@ def export(checkpoint: Path, step: int | None = None) -> Exported:
     Raises:
         UserError: It cannot be read, or does not fit its own description.
     """
-    with quiet():
+    with quiet(), progress("reading the checkpoint"):
         loaded = load_parameters(checkpoint, step)
         _ = loaded.structure  # checks every array
     named = {name: np.asarray(a) for name, a in (flatten_names(loaded.params) | flatten_names(loaded.fixed)).items()}
@@ -85,7 +86,7 @@ def write_safetensors(exported: Exported, file: Path) -> None:
 def _new(file: Path) -> Iterator[IO[bytes]]:
     """Create a file; it is removed when writing fails."""
     try:
-        with file.open("xb") as out:
+        with progress(f"writing {file.name}"), file.open("xb") as out:
             yield out
     except FileExistsError as error:
         raise UserError(f"{file} exists; name another file") from error
@@ -106,9 +107,9 @@ def write_pth(exported: Exported, file: Path) -> None:
         raise UserError("a .pth file needs PyTorch; install it, or name the file .safetensors") from error
     model = {name: torch.from_numpy(np.array(array)) for name, array in exported.tensors.items()}
     description = exported.description
-    progress = description.get("progress") or {"epoch": description["source"].get("epochs")}
+    reached = description.get("progress") or {"epoch": description["source"].get("epochs")}
     content: dict[str, Any] = {"model": model, "args": argparse.Namespace(**notes(description))}
-    if progress.get("epoch") is not None:
-        content["epoch"] = int(progress["epoch"]) - 1
+    if reached.get("epoch") is not None:
+        content["epoch"] = int(reached["epoch"]) - 1
     with _new(file) as out:
         torch.save(content, out)

@@ -11,6 +11,7 @@ from sarwmix_jax.conversion.export import export
 from sarwmix_jax.conversion.table import INDEX_BUFFER, entries
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.inference.model import LoadedModel, load
+from sarwmix_jax.progress import progress, track
 
 if TYPE_CHECKING:
     from sarwmix_jax.conversion.convert import Converted
@@ -40,7 +41,9 @@ def compare_tensors(converted: "Converted", directory: Path) -> tuple[list[str],
     reasons |= {published[name]: "drawn, was missing" for name in converted.source["drawn"]}
     lines: list[str] = []
     notes: dict[str, list[float]] = {}
-    for name, array in export(directory).tensors.items():
+    with progress("reading the checkpoint back"):
+        tensors = export(directory).tensors
+    for name, array in track(tensors.items(), "comparing tensors", unit="tensors"):
         difference, note = _compare(name, array, converted.published.get(name))
         note = reasons.get(name, note)
         if note == _DIFFERS:
@@ -95,7 +98,12 @@ def run_probe(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, float] 
     Raises:
         UserError: The stored probe is unreadable, or an output differs more than by the arithmetic of another machine.
     """
-    model, file = load(directory), directory / PROBE
+    with progress("running the probe"):
+        return _run_probe(load(directory), directory)
+
+
+def _run_probe(model: LoadedModel, directory: Path) -> tuple[dict[str, np.ndarray], dict[str, float] | None]:
+    file = directory / PROBE
     if not file.exists():
         images_db = probe_input(model)
         outputs = probe_outputs(model, images_db)

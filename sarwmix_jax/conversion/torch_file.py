@@ -10,7 +10,9 @@ import numpy as np
 from sarwmix_jax.conversion.archive import damaged, open_archive
 from sarwmix_jax.conversion.pickled import MAX_BYTES, Inert, Refused, Surplus, interpret
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.progress import progress
 
+_BLOCK = 1 << 20
 _SHARED_BYTES = 100 << 20
 """Bytes by which tensors that share storages may exceed the size of the file."""
 
@@ -71,8 +73,13 @@ def sha256_of(path: str | Path) -> str:
         UserError: The file cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        size = Path(path).stat().st_size
+        with Path(path).open("rb") as file, progress("hashing the file", size >> 20, "MiB") as advance:
+            digest = hashlib.sha256()
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                advance(len(block) >> 20)
+        return digest.hexdigest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 

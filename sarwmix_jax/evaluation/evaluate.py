@@ -120,7 +120,7 @@ def _fit(candidate: Candidate, request: Request) -> Fitted:
         if "no split" not in str(error):
             raise
         return Fitted(notes=[f"no temperature fitted: the records have no split {request.calibrate}"])
-    found = predict(candidate, source, f"{candidate.name}, {request.calibrate}")
+    found = predict(candidate, source, f"predicting {request.calibrate} with {candidate.name}")
     multilabel = candidate.task.name == "multilabel"
     fit = calibration.multilabel_temperature if multilabel else calibration.single_label_temperature
     fitted = Fitted()
@@ -147,7 +147,7 @@ def _evaluate_split(
     clusters, folder = clusters_of(source), out / _slug(split)
     task, results, statistics = candidates[0].task, [], {}
     for candidate in candidates:
-        found = predict(candidate, source, f"{candidate.name}, {split}")
+        found = predict(candidate, source, f"predicting {split} with {candidate.name}")
         own = fitted[candidate.name]
         statistics[candidate.name] = statistic_of(task.name, found.probabilities, found.truth, clusters, own.thresholds)
         result = _result(candidate, found, own, source, split, statistics[candidate.name], request)

@@ -17,6 +17,7 @@ from sarwmix_jax.data.sources import RecordSource
 from sarwmix_jax.models.mixmae import mix
 from sarwmix_jax.models.state import Tree, merge_model
 from sarwmix_jax.models.tokens import vectors_to_image
+from sarwmix_jax.progress import track
 from sarwmix_jax.tasks.pretraining import EVALUATION_GROUP, Pretraining, prediction_db
 
 BATCH = 64
@@ -100,7 +101,8 @@ def groups(
     forward = make_forward(model.task, model.graphdef)
     columns, size = model.task.columns, EVALUATION_GROUP
     batches = EvaluationInput(source, size, columns=columns, group=size, threads=threads)
-    for number, batch in enumerate(itertools.islice(batches, limit)):
+    count = len(batches) if limit is None else min(limit, len(batches))
+    for number, batch in enumerate(track(itertools.islice(batches, limit), "reconstructing", count, "mix groups")):
         arrays = {name: batch[name] for name in columns}
         yield jax.device_get(forward(model.params, model.fixed, arrays, jnp.int32(number))), batch["valid"]
 
@@ -120,7 +122,8 @@ def best_constant(task: Pretraining, source: RecordSource, *, threads: int = 2) 
         return jnp.sum(weights * target, axis=(0, 1)), jnp.sum(weights, axis=(0, 1))
 
     values, total = np.zeros((2, task.settings.model.cell_values))
-    for batch in EvaluationInput(source, BATCH, columns=task.columns, threads=threads):
+    batches = EvaluationInput(source, BATCH, columns=task.columns, threads=threads)
+    for batch in track(batches, "fitting the best constant prediction", len(batches), "batches"):
         part, weight = sums({name: batch[name] for name in task.columns}, batch["valid"])
         values, total = values + np.asarray(part), total + np.asarray(weight)
     return np.where(total > 0, values / np.maximum(total, 1e-12), 0.0).astype(np.float32)

@@ -1,20 +1,18 @@
 """From checkpoints to predictions of labelled samples."""
 
 import dataclasses
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from rich.progress import Progress
 
 from sarwmix_jax.checkpoints.loading import Loaded, load_parameters
 from sarwmix_jax.data.sources import check_contract
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.progress import progress
 from sarwmix_jax.settings.sections import BatchSettings, FinetuningSettings, FloodSettings, PatchOp
 from sarwmix_jax.tasks.flood import Flood
 from sarwmix_jax.tasks.gradients import make_mesh, named_split, replicate
@@ -155,10 +153,9 @@ def open_split(candidate: Candidate, records: str, split: str) -> Any:
 def predict(candidate: Candidate, source: Any, title: str) -> Predictions:
     """Predictions of every sample of a source, in stored order."""
     task, mesh = candidate.task, make_mesh()
-    with progress(title, len(source)) as advance:
-        run = make_predict(task, candidate.loaded.structure, mesh, [source], advance)
-        with jax.default_matmul_precision("highest"):
-            found = run(*replicate((candidate.loaded.params, candidate.loaded.fixed), mesh))
+    run = make_predict(task, candidate.loaded.structure, mesh, [source], title)
+    with jax.default_matmul_precision("highest"):
+        found = run(*replicate((candidate.loaded.params, candidate.loaded.fixed), mesh))
     stored = found[task.target]
     return Predictions(found["logits"], probabilities(task, found["logits"]), truth(task, stored), stored)
 
@@ -178,17 +175,6 @@ def truth(task: LabelledTask, stored: np.ndarray) -> np.ndarray:
 def clusters_of(source: Any) -> np.ndarray:
     """Acquisition or sequence of every sample."""
     return np.array([source.cluster_of(number) for number in range(len(source))])
-
-
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, a line elsewhere; gives a function that moves it on."""
-    terminal = sys.stderr.isatty()
-    if not terminal:
-        print(f"{title}: {total:,}", file=sys.stderr, flush=True)
-    with Progress(disable=not terminal) as bar:
-        row = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(row, count)
 
 
 def read_in_chunks(

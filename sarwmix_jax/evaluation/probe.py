@@ -72,7 +72,9 @@ def all_guesses(
     guesses: dict[str, np.ndarray] = {}
     for name, path in zip(short_names(checkpoints), checkpoints, strict=True):
         encode = encode_with(load_parameters(path))
-        features = [encode(source, f"{name}, {split}") for source, split in zip(sources, splits, strict=True)]
+        features = [
+            encode(source, f"encoding {split} with {name}") for source, split in zip(sources, splits, strict=True)
+        ]
         train, validation = (probes.Samples(f, t) for f, t in zip(features[:2], truths[:2], strict=True))
         guesses |= probed(name, train, validation, features[2], classes)
     return guesses | baseline_predictions(task, sources[0], sources[2], classes)

@@ -26,6 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.metrics.scores import Probabilities
+from sarwmix_jax.progress import progress, track
 
 Features = Float[np.ndarray, "sample feature"]
 Truth = Int[np.ndarray, " sample"] | Int[np.ndarray, "sample class"]
@@ -87,7 +88,8 @@ class LogisticClassifier:
 
     def fit(self, c: float) -> "LogisticClassifier":
         """Fits with inverse regularisation `c` on features with variance 1."""
-        for model, column in zip(self._models, self._columns, strict=True):
+        pairs = list(zip(self._models, self._columns, strict=True))
+        for model, column in track(pairs, f"fitting logistic regression, C {c:g}", unit="classes"):
             if column.min() < column.max():
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ConvergenceWarning)  # counted instead
@@ -132,7 +134,7 @@ def logistic_probe(
     check_samples(validation, classes, "validation")
     check_features(test_features, train.features.shape[1], "test")
     classifier, scores, best = LogisticClassifier(train, classes), {}, None
-    for c in sorted(grid):
+    for c in track(sorted(grid), "fitting logistic regression", unit="values of C"):
         scores[c] = _score(classifier.fit(c)(validation.features), validation.truth)
         if best is None or scores[c] > scores[best]:
             best, probabilities = c, classifier(test_features)
@@ -182,7 +184,8 @@ def _vote(
     index: NearestNeighbors, votes: Int[np.ndarray, "sample class"], features: Features
 ) -> Callable[[int], Probabilities]:
     """Probabilities by number of neighbours."""
-    distances, rows = index.kneighbors(features)
+    with progress(f"finding the nearest neighbours of {len(features):,} samples"):
+        distances, rows = index.kneighbors(features)
     weights = np.exp((distances[:, :1] - distances) / VOTE_TEMPERATURE)  # of the nearest 1: never all 0
 
     def probabilities(k: int) -> Probabilities:

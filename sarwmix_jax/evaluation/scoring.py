@@ -62,7 +62,7 @@ def image_statistics_of(source: Any, task: str) -> probes.Samples:
             baselines.image_statistics(batch["image"].astype(np.float32), batch.get("valid_pixels")),
             batch["labels"],
         )
-        for batch in read_in_chunks(source, columns, "image statistics")
+        for batch in read_in_chunks(source, columns, "reading image statistics")
     ]
     labels = np.concatenate([labels for _, labels in parts])
     if task == "single_label":
@@ -74,7 +74,7 @@ def changes_of(source: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean |difference| in dB of every pair, with its label."""
     columns = ["image", "label", *(["valid_pixels"] if source.contract.has_valid_pixels else [])]
     changes, labels = [], []
-    for batch in read_in_chunks(source, columns, "mean changes", chunk=16):
+    for batch in read_in_chunks(source, columns, "reading mean changes", chunk=16):
         dates = batch.get("valid_pixels")
         valid = None if dates is None else dates[:, 0] & dates[:, 1]
         changes.append(baselines.mean_change_db(batch["image"].astype(np.float32), valid))

@@ -21,6 +21,7 @@ from sarwmix_jax.geotiff.opening import reading
 from sarwmix_jax.geotiff.sidecars import check_sidecars, list_folder, open_raster, sidecars_of
 from sarwmix_jax.geotiff.statements import Statements
 from sarwmix_jax.geotiff.values import BandPlace, Zeros, band_place, mask_bands, read_band
+from sarwmix_jax.progress import track
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def find_scenes(
     groups: dict[tuple[bool, str], list[_File]] = {}
     listing = functools.cache(list_folder)
     found, problems = find_files(inputs)
-    for path, name in found:
+    for path, name in track(found, "opening GeoTIFFs", unit="files"):
         if statements.ancillary(path.stem) is not None:
             continue
         try:

@@ -22,10 +22,13 @@ from scipy.stats import norm, t
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.metrics.cluster_statistics import ClusterStatistic, Values, Weights
+from sarwmix_jax.progress import progress
 
 LEVEL = 0.95
 REPLICATES = 2000
 FEWEST_REPLICATES = 200
+CHUNK = 100
+"""Replicates at a time: a split of 120,000 samples takes about 3 s for them on one core."""
 FEWEST_CLUSTERS = 8
 """In simulations 8 clusters gave 92.5 to 94.7 % coverage, 5 gave 89.3 to 92.5 %, 3 gave 70.8 to 75.8 %."""
 
@@ -62,7 +65,7 @@ def score_intervals(statistic: ClusterStatistic, *, replicates: int = REPLICATES
     whole = statistic(np.ones((1, count)))
     if count < FEWEST_CLUSTERS:
         return _none(whole, count)
-    return _intervals(whole, statistic(cluster_weights(count, replicates, seed)), count)
+    return _intervals(whole, _resampled(statistic, cluster_weights(count, replicates, seed)), count)
 
 
 def difference_intervals(
@@ -92,7 +95,17 @@ def difference_intervals(
     if count < FEWEST_CLUSTERS:
         return _none(whole, count)
     weights = cluster_weights(count, replicates, seed)
-    return _intervals(whole, _minus(first(weights), second(weights)), count)
+    return _intervals(whole, _minus(_resampled(first, weights), _resampled(second, weights)), count)
+
+
+def _resampled(statistic: ClusterStatistic, weights: Weights) -> Values:
+    """The scores of every resample, some resamples at a time."""
+    parts = []
+    with progress("bootstrap", len(weights), "replicates") as advance:
+        for first in range(0, len(weights), CHUNK):
+            parts.append(statistic(weights[first : first + CHUNK]))
+            advance(len(weights[first : first + CHUNK]))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def cluster_weights(clusters: int, replicates: int, seed: int) -> Weights:

@@ -18,6 +18,7 @@ from sarwmix_jax.geotiff.tiles import Tiling
 from sarwmix_jax.geotiff.units import check_range, find_unit
 from sarwmix_jax.plausibility import FLOOR_POWER, first_outside, power_to_db
 from sarwmix_jax.preparation.plan import Row
+from sarwmix_jax.progress import track
 
 Units = Mapping[str, tuple[Scene, str]]
 """Scenes and their units, by name."""
@@ -130,7 +131,7 @@ def find_units(scenes: Sequence[Scene], unit: str | None, side: int) -> tuple[Un
         side: Rows and columns of a tile.
     """
     units, reasons = {}, []
-    for scene in scenes:
+    for scene in track(scenes, "looking at the values of scenes", unit="scenes"):
         try:
             if min(scene.height, scene.width) < side:
                 raise RecordError(

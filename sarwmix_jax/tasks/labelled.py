@@ -1,5 +1,6 @@
 """Common base of the tasks with labels: the encoder with a linear head, its loss, predictions and validation."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BandStatistics
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.state import Tree, merge_model
+from sarwmix_jax.progress import progress
 from sarwmix_jax.settings.sections import FinetuningSettings
 from sarwmix_jax.tasks.gradients import over_devices, reading, sample_keys, shard_batch
 from sarwmix_jax.tasks.task import Batch, Metrics
@@ -128,17 +130,20 @@ def make_predict(
     graphdef: nnx.GraphDef,
     mesh: Mesh,
     sources: Sequence[Any],
-    advance: Callable[[int], None] = lambda count: None,
+    title: str = "validating",
 ) -> Predict:
-    """A function that predicts each sample of `sources` once, in stored order, on any number of devices."""
+    """A function that predicts each sample of `sources` once, in stored order, on any number of devices.
+
+    Its progress is shown under `title`.
+    """
     forward = make_forward(task, graphdef, mesh)
     rows = mesh.size * (task.settings.batch.micro_batch or 1)
     inputs = [EvaluationInput(source, rows, columns=task.columns, **reading(task.settings.data)) for source in sources]
 
     def predict(params: Tree, fixed: Tree) -> dict[str, np.ndarray]:
         found: dict[str, list[np.ndarray]] = {"logits": [], task.target: []}
-        for batches in inputs:
-            for batch in batches:
+        with progress(title, sum(map(len, sources)), "samples") as advance:
+            for batch in itertools.chain.from_iterable(inputs):
                 placed = shard_batch({name: batch[name] for name in task.inputs}, mesh)
                 local = {"logits": local_rows(forward(params, fixed, placed)), task.target: batch[task.target]}
                 whole = multihost_utils.process_allgather(local | {"valid": batch["valid"]}, tiled=True)

@@ -33,6 +33,7 @@ from sarwmix_jax.models.mixmae import (
 from sarwmix_jax.models.state import Tree, merge_model
 from sarwmix_jax.models.tokens import image_to_vectors, vectors_to_image
 from sarwmix_jax.preprocessing import Images, Prepared, backscatter_weights, draw_flips, prepare, unstandardise
+from sarwmix_jax.progress import track
 from sarwmix_jax.settings.sections import PretrainingSettings
 from sarwmix_jax.tasks.gradients import DATA_AXIS, over_devices, reading, shard_batch
 from sarwmix_jax.tasks.task import Batch, Metrics
@@ -217,7 +218,7 @@ class Pretraining:
         first = 0
         for source in sources:
             batches = EvaluationInput(source, rows, columns=self.columns, group=EVALUATION_GROUP, **reading(data))
-            for number, batch in enumerate(batches):
+            for number, batch in enumerate(track(batches, "validating", len(batches), "batches")):
                 group = first + number * rows // EVALUATION_GROUP
                 yield group, {name: batch[name] for name in self.columns}, batch["valid"]
             first += -(-len(source) // EVALUATION_GROUP)
