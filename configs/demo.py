@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
     config.model.decoder_dim = 128
     config.model.decoder_depth = 2
     config.model.decoder_heads = 4
-    # raw backscatter as target: what is drawn needs nothing from the truth
+    # Raw backscatter as target, so that drawn reconstructions need nothing from the truth.
     config.loss.norm_pix = False
     config.validation.split = "validation"
     config.data.statistics = "records"

@@ -3,11 +3,11 @@
     sarwmix finetune --config=finetune_demo --config.data.records=FOLDER --config.init_from=RUN \
         --workdir=runs/finetuned
 
-FOLDER is what `sarwmix prepare synthetic` wrote, RUN what `sarwmix demo` did; leave `init_from` out to start from
+FOLDER is what `sarwmix prepare synthetic` wrote, RUN the folder of `sarwmix demo`; leave `init_from` out to start from
 scratch.
 
 Hardware: two CPU cores.
-Measured on two cores, 1,024 training scenes of another seed, 256 test scenes: 1.5 minutes a run. Macro AP 0.398 (95 %
+Measured on two cores, 1,024 training scenes of another seed, 256 test scenes: 1.5 minutes per run. Macro AP 0.398 (95 %
 interval 0.385 to 0.419) from the demo's 320 steps of pretraining, 0.454 (0.441 to 0.474) from scratch, 0.448 by
 logistic regression on the frozen pretrained features, 0.457 by a linear model on eight plain statistics: pretraining
 this short does not pay.

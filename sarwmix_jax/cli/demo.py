@@ -15,7 +15,7 @@ from sarwmix_jax.errors import FAILED
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     for name in ("--config", "--config.GROUP.NAME", "--compiled"):
         parser.add_argument(name)
     parser.add_argument("--workdir", default=Path("demo_output"))

@@ -36,12 +36,12 @@ WRITTEN = (
     *("records", "records.partial", FOLDER, FILE_NAME, "tensorboard", "settings.json"),
     *(RESULT, *(f"{name}.png" for name in PICTURES), DESCRIPTION),
 )
-"""All that a demo leaves in its folder; its description goes last, so that a stop in between leaves a demo's folder."""
+"""All files of a demo in its folder; the description is removed last, as it marks the folder as that of a demo."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What the demo found and where it lies; `losses` are those of the first and of the last steps."""
+    """Results of the demo and their files; `losses` are those of the first and of the last steps."""
 
     steps: int
     losses: tuple[float, float]
@@ -71,7 +71,7 @@ def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> Re
     write_synthetic_records(records, **scenes)
     progress = train(settings, workdir)
     if progress.interrupted:
-        message = f"the demo was stopped by {progress.interrupted}; the same command goes on"
+        message = f"the demo was stopped by {progress.interrupted}; the same command continues it"
         raise (KeyboardInterrupt if progress.interrupted == "SIGINT" else UserError)(message)
     held_out, losses, pictures = evaluate(settings, workdir)
     minutes = (time.perf_counter() - started) / 60
@@ -79,7 +79,7 @@ def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> Re
 
 
 def take_folder(workdir: Path, wanted: dict[str, Any]) -> None:
-    """Make the folder, or find out what lies there: an unfinished demo goes on, any other demo is replaced.
+    """Create the folder, or check its content: an unfinished demo is continued, any other demo is replaced.
 
     Only what a demo wrote is ever removed.
 
@@ -88,19 +88,19 @@ def take_folder(workdir: Path, wanted: dict[str, Any]) -> None:
         wanted: Version, scenes and settings of this demo, as in its `DESCRIPTION`.
 
     Raises:
-        UserError: The folder holds something else, or a run of other settings, or cannot be written.
+        UserError: The folder holds something else or a run with other settings, or cannot be written.
     """
     found, settings = (_read(workdir / name) for name in (DESCRIPTION, "settings.json"))
     foreign = found is None and workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir()))
     if foreign or (found is not None and settings not in (None, found.get("settings"))):
-        raise UserError(f"{workdir} holds something else than a demo; name another --workdir")
+        raise UserError(f"{workdir} holds something other than a demo; name another --workdir")
     if found is not None:
         same, finished = found == wanted, (workdir / RESULT).exists()
         if same and not finished:
-            show(f"{workdir} holds an unfinished demo, which goes on")
+            show(f"{workdir} holds an unfinished demo, which is continued")
             return
-        which = "a finished demo" if same else "a demo of another version or of other settings"
-        show(f"{workdir} holds {which}, which a new one replaces")
+        which = "a finished demo" if same else "a demo of another version or with other settings"
+        show(f"{workdir} holds {which}, which is replaced")
     try:
         if found is not None:
             _remove(workdir / name for name in WRITTEN if name != "records" or not same)
@@ -119,7 +119,7 @@ def _remove(paths: Iterable[Path]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None where there is none."""
+    """Object in a JSON file; None where there is none."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -128,7 +128,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def evaluate(settings: PretrainingSettings, workdir: Path) -> tuple[HeldOut, tuple[float, float], dict[str, Path]]:
-    """Evaluate the last parameters on the held-out scenes and draw; gives the first and last training loss too."""
+    """Evaluate the last parameters on the held-out scenes and draw; also returns first and last training loss."""
     training, validation = (open_records(settings.data.records[0], split) for split in ("train", "validation"))
     model = load_pretrained(workdir)
     borrowed = settings.loss.norm_pix
@@ -147,7 +147,7 @@ def evaluate(settings: PretrainingSettings, workdir: Path) -> tuple[HeldOut, tup
 
 
 def report(result: Result) -> str:
-    """What the demo prints at its end."""
+    """Text that the demo prints at its end."""
     held_out, places = result.held_out, {"checkpoint": result.checkpoint} | result.pictures
     correlations = ", ".join(f"{name} {value:.3f}" for name, value in zip(BANDS, held_out.correlations, strict=True))
     lines = [

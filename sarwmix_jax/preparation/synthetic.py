@@ -1,7 +1,7 @@
 """Synthetic dual-polarisation scenes of known land-cover classes, as records.
 
-A scene is a pattern of fields (Voronoi cells, with coasts, rivers and settlements laid over them), each field of one
-class with its own mean backscatter; speckle multiplies the power, and point targets are added.
+A scene is a pattern of fields (Voronoi cells, overlaid with coasts, rivers and settlements). Each field has one class
+and its own mean backscatter; the power is multiplied by speckle, and point targets are added.
 """
 
 from collections.abc import Mapping
@@ -32,10 +32,10 @@ class Cover:
     Attributes:
         name: One of the 19 BigEarthNet classes.
         vv_db: Mean sigma0 in VV, dB.
-        cross_db: VH below VV by this, dB.
+        cross_db: Difference VV minus VH, dB.
         field_db: Standard deviation between fields (moisture, growth, season), dB.
         texture_db: Standard deviation inside a field beyond speckle, dB.
-        share: How often fields are of this class, relative to the others.
+        share: Frequency of fields of this class, relative to the others.
         points: Bright point targets per hectare (100 pixels).
     """
 
@@ -48,7 +48,7 @@ class Cover:
     points: float = 0.0
 
 
-# Literature-typical values for Sentinel-1 (such as the class means over Europe in the BigEarthNet statistics, mean
+# Typical values from the literature on Sentinel-1 (as the class means over Europe in BigEarthNet's statistics, mean
 # -12.6 dB VV and -19.2 dB VH over all classes, and C-band surveys of crops, forests and water: volume scattering of
 # forests raises VH to 6 dB below VV, smooth water lies at -18 to -24 dB VV, near the noise floor of about -27 dB in
 # VH; buildings return strongly in both). They give plausible contrasts, not a calibration.
@@ -69,12 +69,12 @@ INLAND_WATER = Cover("Inland waters", -20.5, 6.0, 1.8, 0.2, 0.0)
 SEA = Cover("Marine waters", -17.0, 8.5, 2.0, 0.3, 0.0)
 _ALL = (*COVERS, INLAND_WATER, SEA)
 _NOISE_FLOOR = 10 ** (-27.0 / 10)
-"""Thermal noise that stays in the product, linear; it lifts the VH of calm water."""
+"""Thermal noise that remains in the product, linear; it raises the VH of calm water."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One synthetic scene: backscatter in dB and the class number (into `_ALL`) of every pixel."""
+    """One synthetic scene: backscatter in dB and the class number (index of `_ALL`) of every pixel."""
 
     image_db: Float[np.ndarray, "2 side side"]
     cover: Int[np.ndarray, "side side"]
@@ -90,7 +90,7 @@ def make_scene(rng: np.random.Generator, side: int = SIDE) -> Scene:
     """Draw one scene.
 
     Args:
-        rng: Source of all randomness.
+        rng: Generator of all random numbers.
         side: Rows and columns in pixels of 10 m.
 
     Returns:
@@ -107,7 +107,7 @@ def make_scene(rng: np.random.Generator, side: int = SIDE) -> Scene:
 
 
 def _fields(rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Parcels: the nearest of random centres, in a sheared frame of its own so that fields lie in rows."""
+    """Parcels: the nearest of random centres, in a sheared frame so that fields are in rows."""
     count = int(rng.integers(5, 45))
     angle, stretch = rng.uniform(0, np.pi), rng.uniform(1.0, 2.5)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]) * [[1.0], [stretch]]
@@ -128,7 +128,7 @@ def _fields(rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray
 def _with_water(
     rng: np.random.Generator, fields: np.ndarray, cover_of_field: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lay a sea behind a coast, a lake, or a river over some of the scenes."""
+    """Add a sea behind a coast, a lake, or a river to some of the scenes."""
     side = len(fields)
     kind = rng.choice(("none", "coast", "lake", "river"), p=(0.55, 0.15, 0.15, 0.15))
     if kind == "none":
@@ -160,7 +160,7 @@ def _mean_db(rng: np.random.Generator, fields: np.ndarray, cover_of_field: np.nd
 
 
 def _point_targets(rng: np.random.Generator, cover: np.ndarray) -> np.ndarray:
-    """Power of bright points (corners of buildings, pylons, ships), each spread over its neighbours."""
+    """Power of bright points (corners of buildings, pylons, ships), each spread over neighbouring pixels."""
     side = len(cover)
     density = np.array([c.points / 100 for c in COVERS] + [0.0, 0.0002])
     rows, columns = np.nonzero(rng.random(cover.shape) < density[cover])
@@ -176,7 +176,7 @@ def _point_targets(rng: np.random.Generator, cover: np.ndarray) -> np.ndarray:
 
 
 def _smooth_noise(rng: np.random.Generator, side: int, knots: int) -> np.ndarray:
-    """Noise of unit variance at `knots` points a side, in between linear."""
+    """Noise of unit variance at `knots` points per side, with linear interpolation in between."""
     values = rng.standard_normal((knots + 1, knots + 1))
     places = np.linspace(0, knots, side, endpoint=False)
     low = places.astype(int)
@@ -186,7 +186,7 @@ def _smooth_noise(rng: np.random.Generator, side: int, knots: int) -> np.ndarray
 
 
 def draw_record(seed: int, side: int, row: Row) -> Record:
-    """The record of a row of the plan, from a stream of its own: the same whoever draws it, in any order."""
+    """The record of a row of the plan, from a separate random stream: the same in every process and order."""
     scene = make_scene(np.random.default_rng([seed, *row["split"].encode(), row["number"]]), side)
     return Record(scene.image_db, row["patch_id"], labels=scene.labels)
 
@@ -194,16 +194,16 @@ def draw_record(seed: int, side: int, row: Row) -> Record:
 def synthetic_plan(
     counts: Mapping[str, int], *, seed: int = 0, side: int = SIDE, records_per_shard: int = RECORDS_PER_SHARD
 ) -> tuple[Plan, Read]:
-    """The plan of a set of scenes, and what draws them.
+    """The plan of a set of scenes, and the function that draws a scene.
 
     Args:
         counts: Scenes by split.
         seed: The same seed gives the same records.
         side: Rows and columns of a scene.
-        records_per_shard: Records in a file of the set.
+        records_per_shard: Largest number of records in a file.
 
     Raises:
-        UserError: A count or the seed is negative, no scene is wanted, or the side is below 1.
+        UserError: A count or the seed is negative, all counts are 0, or the side is below 1.
     """
     for name, value in {**counts, "seed": seed}.items():
         if value < 0:
@@ -211,7 +211,7 @@ def synthetic_plan(
     if side < 1:
         raise UserError(f"side {side}: give 1 or more")
     if not any(counts.values()):
-        raise UserError(f"no scene is wanted: {', '.join(counts)} are all 0")
+        raise UserError(f"no scenes: {', '.join(counts)} are all 0; give one of them above 0")
     contract = Contract(
         name="synthetic_scenes",
         version="1.0.0",
@@ -243,19 +243,19 @@ def write_synthetic_records(
     """Write synthetic scenes as a record set; the same bytes for any number of workers.
 
     Args:
-        out: Folder to make; one that this very call has made before stays as it is.
+        out: Folder to create; if the same call has created it before, it stays as it is.
         train: Scenes of the training split.
         validation: Scenes of the validation split.
         test: Scenes of the test split.
         seed: The same seed gives the same records.
         side: Rows and columns of a scene.
-        workers: Processes that draw and write.
+        workers: Number of processes that draw and write.
 
     Returns:
         The contract of the records.
 
     Raises:
-        UserError: The folder holds something else or cannot be written, or a number cannot be used.
+        UserError: The folder holds something else or cannot be written, or a number is invalid.
     """
     plan, draw = synthetic_plan({"train": train, "validation": validation, "test": test}, seed=seed, side=side)
     prepare(plan, draw, Path(out), workers=workers)

@@ -53,7 +53,7 @@ def test_every_row_has_the_scale_of_its_original(held_out_scenes):
             assert row[column].images[-1].get_clim() == (low, high)
 
 
-def test_nothing_is_said_of_the_truth_where_nothing_is_borrowed(held_out_scenes, tmp_path, texts):
+def test_no_note_on_the_truth_where_nothing_is_borrowed(held_out_scenes, tmp_path, texts):
     draw_reconstructions(
         tmp_path / "a.png", reconstruct_samples({"m": small_model()}, held_out_scenes, 1), borrowed=False
     )
@@ -77,7 +77,7 @@ def test_loss_curve_with_and_without_validation(tmp_path, texts):
     assert "weighted loss" in texts
 
 
-def test_short_names_tell_checkpoints_apart():
+def test_short_names_distinguish_checkpoints():
     assert short_names(["runs/a", "runs/b/"]) == ["a", "b"]
     assert short_names(["x/checkpoints/4", "y/checkpoints/4"]) == ["x/checkpoints/4", "y/checkpoints/4"]
     with pytest.raises(UserError, match="the same checkpoint twice"):

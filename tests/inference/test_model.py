@@ -239,7 +239,7 @@ def test_wrong_use(pretrained, classifier, flood):
         (lambda: classifier.flood(pair, pair), "kind classifier; a flood"),
         (lambda: classifier.reconstruct(GOOD), "a pretraining checkpoint is needed"),
         (lambda: flood.flood(pair, pair[..., :150]), "give the same"),
-        (lambda: flood.flood(pair[..., :100], pair[..., :100]), "no tile of 128"),
+        (lambda: flood.flood(pair[..., :100], pair[..., :100]), "smaller than a tile of 128"),
         (lambda: flood.flood(pair, pair, "mean"), "use one of avg, max"),
         (lambda: flood.flood(pair, pair, tiling="three"), "use one of released, two_band"),
         (lambda: pretrained.reconstruct(TWO, mask=np.ones(15)), "give 16 values"),

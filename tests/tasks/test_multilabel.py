@@ -68,7 +68,7 @@ def test_loss_of_given_logits_is_golden():
 
 
 @pytest.mark.slow
-def test_drop_path_draws_anew_at_every_step_and_repeats_from_the_seed():
+def test_drop_path_differs_at_every_step_and_repeats_from_the_seed():
     model = replace(at_size(32), embed_dim=4, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1), drop_path=0.5)
     graphdef, params, fixed = model_arrays(Classifier, model, 19)
     batch = {"image": FINETUNE["x_db"][..., :32, :32], "labels": FINETUNE["y"]}
