@@ -50,6 +50,7 @@ def processor_seconds_of_children() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS)])
 def test_help_answers_within_two_seconds_of_work_without_jax(arguments):
     code = (
@@ -63,6 +64,7 @@ def test_help_answers_within_two_seconds_of_work_without_jax(arguments):
     assert "sarwmix" in result.stdout
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -161,6 +163,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(records, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.smoke
 @pytest.mark.slow
 def test_a_run_from_the_command_line_and_its_pictures(records, tmp_path, capsys):
     for name in ("one", "two"):
