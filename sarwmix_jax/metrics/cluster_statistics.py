@@ -7,7 +7,7 @@ between positives by clusters, times the weights, summed up from the top.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -28,11 +28,13 @@ from sarwmix_jax.metrics.scores import (
 Weights = Float[np.ndarray, "weighting cluster"]
 Clusters = Shaped[np.ndarray, " sample"]
 Values = dict[str, Float[np.ndarray, " weighting"]]
+Estimates = dict[str, Float[np.ndarray, " 1"]]
 
 CHUNK_VALUES = 2**22
 """Numbers that average precision holds at a time, of each of four arrays: 128 MB in all."""
 
 
+@runtime_checkable
 class ClusterStatistic(Protocol):
     """Scores of one set of predictions by weights of its clusters."""
 
