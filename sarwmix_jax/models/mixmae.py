@@ -43,7 +43,7 @@ def draw_mask(key: Key, cells: int, ratio: float, range_mask_ratio: float = 0.0)
     count_key, order_key = jax.random.split(key)
     count: int | Array | None = fixed_masked_count(cells, ratio, range_mask_ratio)
     if count is None:
-        count = jnp.floor(cells * (ratio + range_mask_ratio * jax.random.uniform(count_key)))
+        count = jnp.floor(cells * (ratio + range_mask_ratio * jax.random.uniform(count_key))).astype(jnp.int32)
     return (jax.random.permutation(order_key, cells) < count).astype(jnp.float32)
 
 
