@@ -3,8 +3,10 @@
 In Python, `sarwmix_jax.load(FOLDER)` gives a model; everything else is the command `sarwmix`.
 """
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.version import __version__
@@ -61,14 +63,17 @@ def load(path: str | Path, statistics: str | None = None, step: int | None = Non
     return model.load(path, statistics, step)
 
 
-def __getattr__(name: str) -> Any:
-    """`LoadedModel`, imported when it is asked for."""
-    if name != "LoadedModel":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sarwmix_jax.inference.model import LoadedModel
+class _Package(ModuleType):
+    @property
+    def LoadedModel(self) -> type:
+        """The class of models, imported when it is asked for; no other name costs anything."""
+        from sarwmix_jax.inference.model import LoadedModel
 
-    return LoadedModel
+        return LoadedModel
 
 
 def __dir__() -> list[str]:
     return __all__
+
+
+sys.modules[__name__].__class__ = _Package
