@@ -3,9 +3,7 @@
 In Python, `sarwmix_jax.load(FOLDER)` gives a model; everything else is the command `sarwmix`.
 """
 
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sarwmix_jax.errors import UserError
@@ -14,7 +12,7 @@ from sarwmix_jax.version import __version__
 if TYPE_CHECKING:
     from sarwmix_jax.inference.model import LoadedModel
 
-__all__ = ["LoadedModel", "UserError", "__version__", "load"]
+__all__ = ["UserError", "__version__", "load"]
 
 
 def load(path: str | Path, statistics: str | None = None, step: int | None = None) -> "LoadedModel":
@@ -63,17 +61,5 @@ def load(path: str | Path, statistics: str | None = None, step: int | None = Non
     return model.load(path, statistics, step)
 
 
-class _Package(ModuleType):
-    @property
-    def LoadedModel(self) -> type:
-        """The class of models, imported when it is asked for; no other name costs anything."""
-        from sarwmix_jax.inference.model import LoadedModel
-
-        return LoadedModel
-
-
 def __dir__() -> list[str]:
     return __all__
-
-
-sys.modules[__name__].__class__ = _Package
