@@ -162,7 +162,7 @@ def write(converted: Converted, directory: Path) -> int:
     """
     from sarwmix_jax.checkpoints.converted import write_checkpoint
     from sarwmix_jax.checkpoints.store import describe
-    from sarwmix_jax.conversion.run import run_description, run_state  # Orbax and optax take a second to import
+    from sarwmix_jax.conversion.resumable import run_description, run_state  # Orbax and optax take a second to import
 
     check_free(directory)
     found = converted.found

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import run
+from benchmarks import runner
 from benchmarks.__main__ import main
-from benchmarks.plan import VARIANTS, make_plan, parse_variant
+from benchmarks.programs import VARIANTS, make_plan, parse_variant
 from sarwmix_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +116,7 @@ def rows_of(out):
 
 
 def test_a_child_that_fails_answers_with_its_reason(tmp_path):
-    child = run.Child(tmp_path / "log", {"JAX_PLATFORMS": "cpu"})
+    child = runner.Child(tmp_path / "log", {"JAX_PLATFORMS": "cpu"})
     assert child.answer(120, kind="jax", task="knit") == {"failed": "KeyError: 'feed'"}
     ended = child.answer(120, steps=1)
     assert ended["failed"].startswith("the process ended with code 0")
@@ -124,7 +124,7 @@ def test_a_child_that_fails_answers_with_its_reason(tmp_path):
 
 
 def test_a_killed_or_silent_child_is_an_answer(tmp_path):
-    child = run.Child(tmp_path / "log", {"JAX_PLATFORMS": "cpu"})
+    child = runner.Child(tmp_path / "log", {"JAX_PLATFORMS": "cpu"})
     os.kill(child.process.pid, signal.SIGSTOP)
     assert child.answer(0.2, kind="jax")["failed"] == "no answer within 0 s"
     child.process.kill()
