@@ -57,7 +57,7 @@ class ScriptedChild:
 
 @pytest.fixture
 def measure(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "Child", ScriptedChild)
+    monkeypatch.setattr(runner, "Child", ScriptedChild)
     ScriptedChild.alive.clear()
     ScriptedChild.rounds.clear()
     parser = Parser()
