@@ -9,7 +9,7 @@ JOBS ?= 2
 BENCH_OUT ?= runs/bench-$(shell date +%Y%m%d-%H%M%S)
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --durations=12
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo test test-slow smoke check versions bench clean
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12 ...")'
@@ -21,13 +21,20 @@ demo: $(STAMP)
 	$(BIN)/python -m sarwmix_jax.cli.main demo --workdir=demo_output
 	@echo "the results lie in $(CURDIR)/demo_output"
 
-test: $(STAMP)
+test: versions
 	$(PYTEST)
 
-test-slow: $(STAMP)
+test-slow: versions
 	$(PYTEST) -m "slow or torch"
 
-check: $(STAMP)
+# what a new Python or JAX breaks first, in about two minutes: make smoke PYTHON=python3.13 VENV=.venv313
+smoke: versions
+	$(PYTEST) -m smoke
+
+versions: $(STAMP)
+	@$(BIN)/python -c 'import importlib.metadata as m, platform as p; print("Python", p.python_version(), "with jax", m.version("jax"))'
+
+check: versions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -4,7 +4,7 @@ In Python, `sarwmix_jax.load(FOLDER)` gives a model; everything else is the comm
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.version import __version__
@@ -12,7 +12,7 @@ from sarwmix_jax.version import __version__
 if TYPE_CHECKING:
     from sarwmix_jax.inference.model import LoadedModel
 
-__all__ = ["LoadedModel", "UserError", "__version__", "load"]
+__all__ = ["UserError", "__version__", "load"]
 
 
 def load(path: str | Path, statistics: str | None = None, step: int | None = None) -> "LoadedModel":
@@ -59,15 +59,6 @@ def load(path: str | Path, statistics: str | None = None, step: int | None = Non
     from sarwmix_jax.inference import model  # importing JAX takes a second; other uses of the package need not wait
 
     return model.load(path, statistics, step)
-
-
-def __getattr__(name: str) -> Any:
-    """`LoadedModel`, imported when it is asked for."""
-    if name != "LoadedModel":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sarwmix_jax.inference.model import LoadedModel
-
-    return LoadedModel
 
 
 def __dir__() -> list[str]:

@@ -44,6 +44,7 @@ def mistake(arguments, capsys):
     return lines[0]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -159,6 +160,7 @@ def test_dry_run_prints_the_plan_and_writes_nothing(records, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.smoke
 @pytest.mark.slow
 def test_a_run_from_the_command_line_and_its_pictures(records, tmp_path, capsys):
     for name in ("one", "two"):

@@ -66,6 +66,7 @@ WITHOUT_JAX = (
 )
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "command",
     [("sarwmix_jax",), ("sarwmix_jax", "prepare"), *(("sarwmix_jax", *name) for name in NAMES), *((d,) for d in DOORS)],

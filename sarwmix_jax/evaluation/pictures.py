@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
-from matplotlib.axes import Axes
+from jaxtyping import Float, Shaped
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -93,7 +92,7 @@ def draw_reconstructions(path: Path, samples: Sequence[Sample], *, borrowed: boo
     write(figure, path)
 
 
-def draw_row(axes: Sequence[Axes], sample: Sample, band: int) -> dict[str, Any]:
+def draw_row(axes: Shaped[np.ndarray, " pictures"], sample: Sample, band: int) -> dict[str, Any]:
     """One band of one sample; returns the drawn images that colour bars need.
 
     The scale in dB is that of the original, so that the contrast within each scene is visible.

@@ -96,7 +96,7 @@ class LoadedModel:
 
     def encode_pyramid(
         self, images_db: Any, *, resize: bool = False, check: bool = True
-    ) -> tuple[Float[np.ndarray, "batch rows columns width"], ...]:
+    ) -> tuple[Float[np.ndarray, "batch _rows _columns _width"], ...]:
         """Feature maps of the four stages, for dense heads: strides 4, 8, 16, 32 px; widths 1, 2, 4, 8 embed_dim.
 
         The last map has passed the final LayerNorm, so that its mean is the result of `encode`. Arguments and errors

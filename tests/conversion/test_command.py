@@ -42,6 +42,7 @@ def rewritten(path, name: str, change=lambda model: None, around=around) -> None
     handmade.write(path, around(views), storages)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(("name", "options"), [("pretrain", PRETRAIN), ("finetune", FINETUNE), ("flood", FLOOD)])
 def test_golden_files_convert_and_the_result_states_what_it_is(tmp_path, capsys, name, options):
     source = GOLDEN / f"{name}_tiny.pth"

@@ -19,7 +19,7 @@ def dense(monkeypatch):
 
 
 def check(capsys, *titles):
-    """For each title a line with how much is done and how long the rest takes, or took."""
+    """For each title a line with the amount done and the time left, or taken."""
     errors = capsys.readouterr().err
     assert not re.search(r"[\r\x1b]", errors)
     for title in titles:

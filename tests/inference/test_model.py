@@ -232,6 +232,7 @@ def test_one_image_is_judged_as_a_record_among_others_is(classifier):
         classifier.encode(patches_db(1)[:, ::-1])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_wrong_use(pretrained, classifier, flood):
     pair = np.full((1, 2, 200, 300), -15.0)
     for call, why in [

@@ -48,6 +48,7 @@ def recipe():
     return make_optimizer(FinetuningOptimizerSettings(), TINY.depths)
 
 
+@pytest.mark.smoke
 @pytest.mark.slow
 def test_eight_steps_have_the_published_losses():
     graphdef, state = start(recipe())
@@ -62,8 +63,9 @@ def test_eight_steps_have_the_published_losses():
     np.testing.assert_allclose(logits, FINETUNE["final_logits"], rtol=0, atol=1e-4)
 
 
+@pytest.mark.smoke
 def test_loss_of_given_logits_is_golden():
-    loss = still().losses(FINETUNE["logits"], FINETUNE["y"]).mean()
+    loss = still().losses(jnp.asarray(FINETUNE["logits"]), jnp.asarray(FINETUNE["y"])).mean()
     assert abs(loss - FINETUNE["loss"]) < 1e-6
 
 

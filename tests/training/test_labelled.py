@@ -72,6 +72,7 @@ def test_a_multilabel_run_learns_goes_on_bit_for_bit_and_keeps_what_each_rule_se
     assert (best.kind, best.description["class_names"]) == ("classifier", list(CLASSES))
 
 
+@pytest.mark.smoke
 def test_a_flood_run_learns_and_goes_on_bit_for_bit(whole_and_parts, pairs, tmp_path):
     changes = RANDOM | {"task": "flood", "data__records": (str(pairs),), "batch__micro_batch": 4}
     whole = whole_and_parts(changes, signal_after=3)

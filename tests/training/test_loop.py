@@ -72,6 +72,7 @@ def assert_two_parts_equal(changes, run_settings, workdir, whole_workdir, whole)
     same(one.state, other.state)
 
 
+@pytest.mark.smoke
 def test_four_steps_equal_two_a_restart_and_two(run_settings, finished, tmp_path):
     assert_two_parts_equal({}, run_settings, tmp_path, *finished)
 
