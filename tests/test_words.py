@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = (".", ".ci", "benchmarks", "configs", "data_prep", "docs", "launch", "sarwmix_jax", "tests")
-SUFFIXES = {".py", ".md", ".cfg", ".toml", ".sh", ".sbatch", ".cff", ".ipynb", ".yml", ""}
+SUFFIXES = {".py", ".md", ".cfg", ".toml", ".sh", ".sbatch", ".cff", ".ipynb", ".yml", ".def", ""}
 
 FORBIDDEN = {
     r"desks?": "device, host or machine",
@@ -70,8 +70,8 @@ def files() -> list[Path]:
         path
         for path in found
         if path != Path(__file__)
-        and not ignored & set(path.parts)
-        and (path.suffix or path.name in {"Makefile", "run"})
+        and not ignored & set(path.relative_to(ROOT).parts)
+        and (path.suffix or path.name in {"Dockerfile", "Makefile", "run"})
     )
 
 
