@@ -205,12 +205,12 @@ def test_a_kill_leaves_readable_results_and_no_children(start, tmp_path):
 
 
 def timed(out):
-    """Whether a round has been written down."""
+    """Whether a round has been saved."""
     return (out / "bench.json").exists() and any(row["rounds"] for row in rows_of(out)[0]["programs"])
 
 
 def gone(pid):
-    """Whether a process has ended, though nobody may have asked for its end yet."""
+    """Whether a process has ended, even if its parent has not waited for it yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:

@@ -1,4 +1,4 @@
-"""Files of other trainers: the model is found, and harmless objects beside it are passed over, never called."""
+"""Files of other training programs: the model is found, harmless objects beside it are ignored and never called."""
 
 import argparse
 import random

@@ -1,4 +1,4 @@
-"""Our checkpoints for PyTorch users."""
+"""Export of checkpoints for PyTorch users."""
 
 import argparse
 import json
