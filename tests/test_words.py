@@ -188,6 +188,11 @@ def test_names_of_libraries_may_be_american():
     assert not american("\n".join(python_prose("plt.plot(color=x)\nnnx.initializers\noptimizer = 'size four'\n")))
 
 
+@pytest.mark.parametrize(("file", "word"), sorted(NAMES_OF_OTHERS))
+def test_exceptions_are_needed(file, word):
+    assert word in {found for _, found in words(prose(ROOT / file))}
+
+
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_words_are_the_fields(path):
     name = path.relative_to(ROOT).as_posix()
