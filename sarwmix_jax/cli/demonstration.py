@@ -40,7 +40,7 @@ WRITTEN = (
 
 
 @dataclass(frozen=True)
-class Result:
+class DemoResult:
     """Results of the demo and their files; `losses` are those of the first and of the last steps."""
 
     steps: int
@@ -51,7 +51,7 @@ class Result:
     minutes: float
 
 
-def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> Result:
+def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> DemoResult:
     """Write scenes, pretrain, evaluate on held-out ones and draw; see `take_folder` for what may lie there already.
 
     Args:
@@ -75,7 +75,7 @@ def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> Re
         raise (KeyboardInterrupt if progress.interrupted == "SIGINT" else UserError)(message)
     held_out, losses, pictures = evaluate(settings, workdir)
     minutes = (time.perf_counter() - started) / 60
-    return Result(progress.step, losses, held_out, pictures, workdir / FOLDER / str(progress.saved), minutes)
+    return DemoResult(progress.step, losses, held_out, pictures, workdir / FOLDER / str(progress.saved), minutes)
 
 
 def take_folder(workdir: Path, wanted: dict[str, Any]) -> None:
@@ -146,7 +146,7 @@ def evaluate(settings: PretrainingSettings, workdir: Path) -> tuple[HeldOut, tup
     return result, losses, pictures
 
 
-def report(result: Result) -> str:
+def report(result: DemoResult) -> str:
     """Text that the demo prints at its end."""
     held_out, places = result.held_out, {"checkpoint": result.checkpoint} | result.pictures
     correlations = ", ".join(f"{name} {value:.3f}" for name, value in zip(BANDS, held_out.correlations, strict=True))

@@ -35,7 +35,7 @@ class Pretrained:
     fixed: Tree
 
 
-class Group(NamedTuple):
+class EvaluatedGroup(NamedTuple):
     """Reconstruction of one mix group, on the device or, as NumPy arrays, on the host.
 
     Every cell is predicted from the sequence that did not contain it, so every cell was masked. The first four arrays
@@ -63,17 +63,17 @@ class Group(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def make_forward(task: Pretraining, graphdef: nnx.GraphDef) -> Callable[..., Group]:
-    """The compiled function (params, fixed, batch of one mix group, group number) -> `Group`.
+def make_forward(task: Pretraining, graphdef: nnx.GraphDef) -> Callable[..., EvaluatedGroup]:
+    """The compiled function (params, fixed, batch of one mix group, group number) -> `EvaluatedGroup`.
 
     Without flips and dropout; the mask is that of the validation loss for the same group number. The last functions
     are cached, as compilation takes longer than the evaluation of a small model.
     """
 
-    def forward(params: Tree, fixed: Tree, batch: dict[str, Array], number: Array) -> Group:
+    def forward(params: Tree, fixed: Tree, batch: dict[str, Array], number: Array) -> EvaluatedGroup:
         prepared, mask, found = task.evaluated_group(merge_model(graphdef, params, fixed), batch, number)
         norm_pix = task.settings.loss.norm_pix
-        return Group(
+        return EvaluatedGroup(
             found.prediction.astype(jnp.float32),
             found.target,
             found.weights,
@@ -89,7 +89,7 @@ def make_forward(task: Pretraining, graphdef: nnx.GraphDef) -> Callable[..., Gro
 
 def groups(
     model: Pretrained, source: RecordSource, *, limit: int | None = None, threads: int = 2
-) -> Iterator[tuple[Group, np.ndarray]]:
+) -> Iterator[tuple[EvaluatedGroup, np.ndarray]]:
     """Every mix group of `source` in stored order, on the host, with a flag per image that is False for padding.
 
     Args:
@@ -191,7 +191,7 @@ def evaluate_held_out(
     moments = tuple(BandMoments() for _ in range(bands))
     losses, counted = np.zeros((2, bands)), np.zeros(bands)
     for group, valid in groups(model, source):
-        kept = Group(*(np.asarray(part)[valid] for part in group))
+        kept = EvaluatedGroup(*(np.asarray(part)[valid] for part in group))
         losses[0] += _errors(kept, kept.prediction, bands)
         losses[1] += 0.0 if constant is None else _errors(kept, constant, bands)
         counted += kept.used.reshape(-1, bands).sum(axis=0)
@@ -203,7 +203,7 @@ def evaluate_held_out(
     return HeldOut(len(source), float(by_model.mean()), tuple(by_model.tolist()), constant_loss, moments)
 
 
-def _errors(group: Group, prediction: np.ndarray, bands: int) -> np.ndarray:
+def _errors(group: EvaluatedGroup, prediction: np.ndarray, bands: int) -> np.ndarray:
     """Sum of weighted squared errors per band."""
     errors = group.weights * group.used * (prediction - group.target) ** 2
     return errors.reshape(-1, bands).sum(axis=0, dtype=np.float64)

@@ -73,7 +73,7 @@ _NOISE_FLOOR = 10 ** (-27.0 / 10)
 
 
 @dataclass(frozen=True)
-class Scene:
+class SyntheticScene:
     """One synthetic scene: backscatter in dB and the class number (index of `_ALL`) of every pixel."""
 
     image_db: Float[np.ndarray, "2 side side"]
@@ -86,7 +86,7 @@ class Scene:
         return tuple(_ALL[number].name for number in np.flatnonzero(counts >= 0.01 * self.cover.size))
 
 
-def make_scene(rng: np.random.Generator, side: int = SIDE) -> Scene:
+def make_scene(rng: np.random.Generator, side: int = SIDE) -> SyntheticScene:
     """Draw one scene.
 
     Args:
@@ -103,7 +103,7 @@ def make_scene(rng: np.random.Generator, side: int = SIDE) -> Scene:
     power = 10 ** (np.stack([vh_db, vv_db]).astype(np.float32) / 10) + np.float32(_NOISE_FLOOR)
     power *= rng.standard_gamma(LOOKS, power.shape, np.float32) / np.float32(LOOKS)
     power += _point_targets(rng, cover)
-    return Scene(10 * np.log10(np.maximum(power, np.float32(1e-6))), cover)
+    return SyntheticScene(10 * np.log10(np.maximum(power, np.float32(1e-6))), cover)
 
 
 def _fields(rng: np.random.Generator, side: int) -> tuple[np.ndarray, np.ndarray]:
