@@ -9,7 +9,7 @@ JOBS ?= 2
 BENCH_OUT ?= runs/bench-$(shell date +%Y%m%d-%H%M%S)
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --durations=12
 
-.PHONY: demo test test-slow smoke check versions bench clean
+.PHONY: demo test test-slow soak smoke check versions bench clean
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12 ...")'
@@ -26,6 +26,10 @@ test: versions
 
 test-slow: versions
 	$(PYTEST) -m "slow or torch"
+
+# damage by the hundred; SOAK_SEED=N for others
+soak: versions
+	SOAK_COUNT=200 $(PYTEST) -m soak -s
 
 # what a new Python or JAX breaks first, in about two minutes: make smoke PYTHON=python3.13 VENV=.venv313
 smoke: versions

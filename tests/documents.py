@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import pyarrow.parquet
 
-from sarwmix_jax.cli.commands import COMMANDS, DATA_SETS
+from sarwmix_jax.cli.commands import COMMANDS, DATA_SETS, FAMILIES
 from sarwmix_jax.cli.main import chosen
 from sarwmix_jax.facts.labels import ORIGINAL_TO_CLASS
 from sarwmix_jax.facts.released import RELEASED
@@ -100,8 +100,9 @@ def find_command(words: tuple[str, ...]) -> tuple[object, str, list[str]] | None
     rest = list(words[1:] if words[0] == "sarwmix" else words[3:])
     if words[0] != "sarwmix" and words[:3] != ("python", "-m", "sarwmix_jax"):
         return None
-    if rest[0] == "prepare":
-        return chosen(DATA_SETS, "data set", "sarwmix prepare", rest[1:]), f"sarwmix prepare {rest[1]}", rest[2:]
+    if (family := rest[0]) in FAMILIES:
+        what, commands = FAMILIES[family]
+        return chosen(commands, what, f"sarwmix {family}", rest[1:]), f"sarwmix {family} {rest[1]}", rest[2:]
     return chosen(COMMANDS, "command", "sarwmix", rest), f"sarwmix {rest[0]}", rest[1:]
 
 

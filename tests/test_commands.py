@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sarwmix_jax.cli.commands import COMMANDS, DATA_SETS
+from sarwmix_jax.cli.commands import COMMANDS, FAMILIES
 from sarwmix_jax.cli.main import guarded, load, main, parser_of
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings.recipes import read_config
@@ -18,8 +18,8 @@ from sarwmix_jax.version import __version__
 
 ROOT = Path(__file__).parents[1]
 DOORS = ["convert_torch_ckpt.py", *sorted(f"data_prep/{path.name}" for path in (ROOT / "data_prep").glob("*.py"))]
-NAMES = {(name,): command for name, command in COMMANDS.items() if name != "prepare"}
-NAMES |= {("prepare", name): command for name, command in DATA_SETS.items()}
+NAMES = {(name,): command for name, command in COMMANDS.items() if name not in FAMILIES}
+NAMES |= {(family, name): each for family, (_, members) in FAMILIES.items() for name, each in members.items()}
 ALL = pytest.mark.parametrize("name", NAMES, ids=" ".join)
 
 UNLIKE = {
@@ -69,7 +69,12 @@ WITHOUT_JAX = (
 @pytest.mark.smoke
 @pytest.mark.parametrize(
     "command",
-    [("sarwmix_jax",), ("sarwmix_jax", "prepare"), *(("sarwmix_jax", *name) for name in NAMES), *((d,) for d in DOORS)],
+    [
+        ("sarwmix_jax",),
+        *(("sarwmix_jax", family) for family in FAMILIES),
+        *(("sarwmix_jax", *name) for name in NAMES),
+        *((d,) for d in DOORS),
+    ],
     ids=" ".join,
 )
 def test_help_answers_within_two_seconds_of_work_without_jax(command):
@@ -86,9 +91,10 @@ def test_the_overview_names_every_command(capsys):
     assert main(["--help"]) == main([]) == main(["help"]) == 0
     text = capsys.readouterr().out
     assert all(f"  {name} " in text and command.summary in text for name, command in COMMANDS.items())
-    assert main(["prepare", "--help"]) == 0
-    text = capsys.readouterr().out
-    assert all(f"  {name} " in text and command.summary in text for name, command in DATA_SETS.items())
+    for family, (_, members) in FAMILIES.items():
+        assert main([family, "--help"]) == 0
+        text = capsys.readouterr().out
+        assert all(f"  {name} " in text and command.summary in text for name, command in members.items())
     assert main(["help", "embed"]) == 0
     assert capsys.readouterr().out.startswith("usage: sarwmix embed ")
 

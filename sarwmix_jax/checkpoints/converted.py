@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 
+from sarwmix_jax.checkpoints import integrity
+from sarwmix_jax.checkpoints.integrity import first_line
 from sarwmix_jax.checkpoints.loading import quiet
-from sarwmix_jax.checkpoints.store import FOLDER, first_line
+from sarwmix_jax.checkpoints.store import FOLDER
 from sarwmix_jax.errors import UserError
 
 Items = Mapping[str, Mapping[str, np.ndarray]]
@@ -33,9 +35,11 @@ def write_checkpoint(directory: Path, step: int, items: Items, description: dict
     """
     handlers: dict[str, Any] = {name: ocp.PyTreeCheckpointHandler(use_ocdbt=False) for name in items}
     arguments: dict[str, Any] = {name: ocp.args.PyTreeSave(dict(arrays)) for name, arrays in items.items()}
-    handlers["description"] = ocp.JsonCheckpointHandler()
+    texts = {"description": description, integrity.CHECKSUMS: integrity.checksums(items, description)}
+    handlers |= {name: ocp.JsonCheckpointHandler() for name in texts}
+    arguments |= {name: ocp.args.JsonSave(text) for name, text in texts.items()}
     options = ocp.CheckpointManagerOptions(enable_async_checkpointing=False)
-    args = ocp.args.Composite(description=ocp.args.JsonSave(description), **arguments)
+    args = ocp.args.Composite(**arguments)
     try:
         place = (directory / FOLDER).absolute()
         with quiet(), ocp.CheckpointManager(place, options=options, item_handlers=handlers) as manager:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints, complete_steps, first_line
+from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints, complete_steps
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BandStatistics
 from sarwmix_jax.models.classifier import Classifier
@@ -106,10 +106,49 @@ def load_parameters(path: str | Path, step: int | None = None) -> Loaded:
     with quiet(), closing(Checkpoints(directory, read_only=True)) as checkpoints:
         try:
             arrays, description = checkpoints.parameters(step), checkpoints.description(step)
-        except Exception as error:
-            place = directory / str(step)
-            raise UserError(f"checkpoint {place} cannot be read: {first_line(error)}; use another") from error
+        except ValueError as error:
+            raise UserError(f"checkpoint {directory / str(step)} cannot be read: {error}; use another") from None
     return Loaded(unflatten_names(arrays["params"]), unflatten_names(arrays["fixed"]), description, step)
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Result of the verification of one checkpoint.
+
+    Attributes:
+        place: Its folder.
+        arrays: How many arrays agree with their checksums; None where it has none, or is damaged.
+        damage: The first difference, or why it cannot be read.
+    """
+
+    place: Path
+    arrays: int | None
+    damage: str | None = None
+
+    @property
+    def text(self) -> str:
+        """The result in one line."""
+        if self.damage is not None:
+            return f"{self.place}: damaged: {self.damage}"
+        if self.arrays is None:
+            return f"{self.place}: unchecked: can be read, but an earlier version wrote it without checksums"
+        return f"{self.place}: {self.arrays} arrays and the description agree with their checksums"
+
+
+def verify(path: Path, step: int | None = None) -> Iterator[Verified]:
+    """Read the checkpoints at `path` (see `locate`), one or all, and compare them with their checksums.
+
+    Raises:
+        UserError: There is no such checkpoint.
+    """
+    directory, newest = locate(path, step)
+    one = step is not None or directory not in (path, path / FOLDER)
+    with quiet(), closing(Checkpoints(directory, read_only=True)) as checkpoints:
+        for number in [newest] if one else complete_steps(directory):
+            try:
+                yield Verified(directory / str(number), checkpoints.verify(number))
+            except ValueError as error:
+                yield Verified(directory / str(number), None, str(error))
 
 
 def locate(path: Path, step: int | None = None) -> tuple[Path, int]:

@@ -10,7 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps, first_line
+from sarwmix_jax.checkpoints.integrity import first_line
+from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import Tree, flatten_names, unflatten_names
 from sarwmix_jax.settings.config import as_json, differences, stored_settings

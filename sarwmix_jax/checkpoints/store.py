@@ -1,14 +1,14 @@
 """Checkpoints: a thin layer over Orbax' `CheckpointManager`.
 
 A checkpoint holds named arrays (`encoder/stages/0/...`) in three items, `params`, `fixed` and `optimizer` (only the
-first two in a converted one), and a JSON `description` of them. Writing is atomic: a folder without its final marker
-is not a checkpoint. No array is ever restored silently with another dtype or shape.
+first two in a converted one), a JSON `description` of them, and `checksums` of it all (see `integrity`), which are
+verified at every reading. Writing is atomic: a folder without its final marker is not a checkpoint. No array is ever
+restored silently with another content, dtype or shape.
 """
 
 import dataclasses
+import functools
 import logging
-import os
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +20,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import PreservationPolicy
 
+from sarwmix_jax.checkpoints import integrity
+from sarwmix_jax.checkpoints.integrity import CHECKSUMS, FORMAT, first_line, one_line_of_damage, upgraded
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BandStatistics
 from sarwmix_jax.settings.config import as_json
@@ -28,8 +30,6 @@ from sarwmix_jax.version import __version__
 
 FOLDER = "checkpoints"
 """Name of the folder of checkpoints in a work directory."""
-
-FORMAT = 2
 
 ITEMS = {"params": "params", "fixed": "fixed", "optimizer": "opt_state"}
 """Items of a checkpoint that hold arrays, and their names in the state of a run."""
@@ -61,21 +61,6 @@ def describe(
             **more,
         }
     )
-
-
-def upgraded(description: dict[str, Any]) -> dict[str, Any]:
-    """Converts a description of any format to the current one."""
-    if description["format"] >= FORMAT:
-        return description
-    new = {name: value for name, value in description.items() if name != "bands"}
-    new["model"] = {name: value for name, value in description["model"].items() if name != "patch_size"}
-    new["model"]["bands"] = description["bands"]
-    if description["kind"] == "pretraining" and "settings" in description:
-        new.setdefault("norm_pix", description["settings"]["loss"]["norm_pix"])
-    if best := description.get("progress", {}).get("best"):
-        best = {"step": best["step"], "metrics": {"loss": best["validation_loss"]}}
-        new["progress"] = description["progress"] | {"best": {"lowest_loss": best}}
-    return new
 
 
 @dataclass
@@ -113,7 +98,7 @@ class Checkpoints:
         self.directory = directory.absolute()
         self._keep = Keep(keep, milestones)
         handlers: dict[str, Any] = {item: ocp.StandardCheckpointHandler() for item in ITEMS}
-        handlers["description"] = ocp.JsonCheckpointHandler()
+        handlers |= {item: ocp.JsonCheckpointHandler() for item in ("description", CHECKSUMS)}
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self._keep, read_only=read_only, create=not read_only
         )
@@ -138,8 +123,10 @@ class Checkpoints:
             UserError: This write or the previous one failed.
         """
         self._keep.best = best
-        arguments = {item: ocp.args.StandardSave(named(state[key])) for item, key in ITEMS.items() if key in state}
-        args = ocp.args.Composite(description=ocp.args.JsonSave(description), **arguments)
+        items = {item: named(state[key]) for item, key in ITEMS.items() if key in state}
+        texts = {"description": description, CHECKSUMS: integrity.checksums(items, description)}
+        arguments: dict[str, Any] = {item: ocp.args.StandardSave(arrays) for item, arrays in items.items()}
+        args = ocp.args.Composite(**arguments, **{item: ocp.args.JsonSave(text) for item, text in texts.items()})
         with self._writing():
             self._manager.save(step, args=args, force=True)
 
@@ -173,16 +160,17 @@ class Checkpoints:
                 "free space or correct the permissions, then start the same command again"
             ) from error
 
+    @one_line_of_damage
     def restore(self, target: Mapping[str, Any], step: int) -> Restored:
         """Read one checkpoint into arrays like those of `target` (names, shapes, dtypes, shardings).
 
         Raises:
-            ValueError: The checkpoint holds other names, shapes or dtypes, or cannot be read.
+            ValueError: The checkpoint is damaged, holds other names, shapes or dtypes, or cannot be read.
         """
         stored = self._manager.item_metadata(step)
         wanted = {item: named(target[key]) for item, key in ITEMS.items()}
         for item, arrays in wanted.items():
-            compare(item, stored[item], arrays)
+            integrity.compare(item, stored[item], arrays)
         read = self._read(step, wanted)
         state = {
             key: jax.tree.unflatten(jax.tree.structure(target[key]), [read[item][name] for name in wanted[item]])
@@ -191,7 +179,11 @@ class Checkpoints:
         return Restored(step, state, upgraded(read["description"]))
 
     def _read(self, step: int, wanted: Mapping[str, Mapping[str, Any]], place: Any = None) -> Any:
-        """The description, and by item and name the arrays, with the wanted shardings or all with that of `place`."""
+        """The description, and by item and name the arrays, with the wanted shardings or all with that of `place`.
+
+        Raises:
+            ValueError: They differ from their checksums.
+        """
 
         def like(leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place or getattr(leaf, "sharding", None))
@@ -200,7 +192,16 @@ class Checkpoints:
             item: ocp.args.StandardRestore({name: like(leaf) for name, leaf in arrays.items()})
             for item, arrays in wanted.items()
         }
-        return self._manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore(), **arguments))
+        checked = (self.directory / str(step) / CHECKSUMS).is_dir()
+        arguments |= {item: ocp.args.JsonRestore() for item in ("description", *([CHECKSUMS] if checked else []))}
+        read = self._manager.restore(step, args=ocp.args.Composite(**arguments))
+        if checked:
+            integrity.verify(read[CHECKSUMS], {item: read[item] for item in wanted}, read["description"])
+        elif read["description"]["format"] >= FORMAT:
+            raise ValueError("its checksums are missing")
+        elif wanted:
+            _state_unchecked(self.directory)
+        return read
 
     def restore_latest(self, target: Mapping[str, Any]) -> Restored | None:
         """Read the newest checkpoint that can be read; damaged ones are skipped, and the reason is logged.
@@ -212,24 +213,52 @@ class Checkpoints:
         for step in reversed(steps):
             try:
                 return self.restore(target, step)
-            except Exception as error:  # Orbax raises many kinds for damaged files
-                reason = first_line(error)
+            except ValueError as error:
+                reason = str(error)
                 log.warning("checkpoint at step %d cannot be used: %s", step, reason)
         if steps:
             raise UserError(f"none of the checkpoints in {self.directory} can be used; the oldest: {reason}")
         return None
 
+    @one_line_of_damage
     def description(self, step: int) -> dict[str, Any]:
-        """Description of one checkpoint, without its arrays."""
+        """Description of one checkpoint, without its arrays.
+
+        Raises:
+            ValueError: It cannot be read.
+        """
         return upgraded(self._read(step, {})["description"])
 
+    @one_line_of_damage
     def parameters(self, step: int) -> dict[str, Any]:
-        """Host arrays of `params` and `fixed` of one checkpoint, by item and name."""
+        """Host arrays of `params` and `fixed` of one checkpoint, by item and name.
+
+        Raises:
+            ValueError: They cannot be read.
+        """
+        items = ("params", "fixed")
+        read = self._read_here(step, items)
+        return {item: {name: np.asarray(leaf) for name, leaf in read[item].items()} for item in items}
+
+    def _read_here(self, step: int, items: Sequence[str]) -> Any:
+        """The description and the named items, on the first device."""
         stored = self._manager.item_metadata(step)
         place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        items = ("params", "fixed")
-        read = self._read(step, {item: stored[item] for item in items}, place)
-        return {item: {name: np.asarray(leaf) for name, leaf in read[item].items()} for item in items}
+        return self._read(step, {item: stored[item] for item in items}, place)
+
+    @one_line_of_damage
+    def verify(self, step: int) -> int | None:
+        """Read every array of one checkpoint; returns how many agree with their checksums, None where there are none.
+
+        Raises:
+            ValueError: It is damaged; the message gives the first difference.
+        """
+        known = self._read(step, {}).get(CHECKSUMS)
+        held = [item for item in ITEMS if (self.directory / str(step) / item).is_dir()]
+        if known is not None and (differing := sorted(set(known["arrays"]) ^ set(held))):
+            raise ValueError(f"the items and their checksums differ in {differing[0]}")
+        arrays = sum(len(self._read_here(step, [item])[item]) for item in held)
+        return arrays if known is not None else None
 
     def close(self) -> None:
         """Wait for the last write and release the folder.
@@ -239,6 +268,12 @@ class Checkpoints:
         """
         with self._writing():
             self._manager.close()
+
+
+@functools.cache
+def _state_unchecked(directory: Path) -> None:
+    """State once that checkpoints have no checksums."""
+    log.warning("%s: written by an earlier version without checksums, so damage is not noticed", directory)
 
 
 def named(tree: Any) -> dict[str, Any]:
@@ -252,30 +287,3 @@ def complete_steps(directory: Path) -> list[int]:
     if not directory.is_dir():
         return []
     return sorted(int(entry.name) for entry in directory.iterdir() if entry.is_dir() and entry.name.isdigit())
-
-
-def compare(item: str, stored: Mapping[str, Any] | None, wanted: Mapping[str, Any]) -> None:
-    """Refuse stored arrays whose names, shapes or dtypes are not the wanted ones.
-
-    Raises:
-        ValueError: They differ; the message gives the first difference.
-    """
-    if stored is None:
-        raise ValueError(f"it holds no {item}")
-    if missing := sorted(set(wanted) - set(stored)):
-        raise ValueError(f"{item} lacks {missing[0]} ({len(missing)} missing)")
-    if extra := sorted(set(stored) - set(wanted)):
-        raise ValueError(f"{item} has the unknown {extra[0]} ({len(extra)} unknown)")
-    for name, leaf in wanted.items():
-        found = stored[name]
-        if tuple(found.shape) != tuple(leaf.shape) or found.dtype != leaf.dtype:
-            raise ValueError(
-                f"{item} {name} is {found.dtype}{list(found.shape)}, the run needs {leaf.dtype}{list(leaf.shape)}"
-            )
-
-
-def first_line(error: BaseException) -> str:
-    """First line of an error's text, or its type where it has none; the system's message where it has an error code."""
-    if system := re.search(r"os_error_code='(\d+)'", str(error)):
-        return os.strerror(int(system[1]))
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -4,7 +4,7 @@ import functools
 import operator
 from typing import NamedTuple
 
-from sarwmix_jax.cli import prepare
+from sarwmix_jax.cli import checkpoints, prepare
 
 
 class Command(NamedTuple):
@@ -32,6 +32,9 @@ DATA_SETS = {
 }
 """Commands of `sarwmix prepare`."""
 
+OF_CHECKPOINTS = {"verify": Command("checkpoints.verify", "Compare every array of checkpoints with its checksum.")}
+"""Commands of `sarwmix checkpoints`."""
+
 GROUPS = {
     "Train": {
         "pretrain": Command("pretrain", "Pretrain a model, or continue a run."),
@@ -49,11 +52,17 @@ GROUPS = {
         "prepare": Command("prepare", "Write a data set as records, or measure records."),
         "inspect": Command("inspect", "Count, measure, check and draw a record set."),
     },
-    "Checkpoints": {"convert": Command("convert", "Read and write PyTorch checkpoints with the published names.")},
+    "Checkpoints": {
+        "convert": Command("convert", "Read and write PyTorch checkpoints with the published names."),
+        "checkpoints": Command("checkpoints", "Verify checkpoints against their checksums."),
+    },
     "Settings": {"settings": Command("settings", "List what --config.GROUP.NAME=VALUE can change.")},
 }
 
 COMMANDS = functools.reduce(operator.or_, GROUPS.values())
+
+FAMILIES = {"prepare": ("data set", DATA_SETS), "checkpoints": ("command", OF_CHECKPOINTS)}
+"""Commands that have commands of their own: what those are called, and which they are."""
 
 
 def overview() -> str:
@@ -70,9 +79,12 @@ def overview() -> str:
     return "\n".join(lines)
 
 
-def overview_of_data_sets() -> str:
-    """Text of `sarwmix prepare --help`."""
-    width = max(map(len, DATA_SETS))
-    lines = [COMMANDS["prepare"].summary, *(prepare.__doc__ or "").rstrip().splitlines()[1:]]
-    lines += ["", *(f"  {name:{width}}  {command.summary}" for name, command in DATA_SETS.items())]
-    return "\n".join([*lines, "", "sarwmix prepare DATASET --help explains its flags, with examples."])
+def overview_of_family(family: str) -> str:
+    """Text of `sarwmix prepare --help` and of the same for other families."""
+    what, commands = FAMILIES[family]
+    width = max(map(len, commands))
+    details = {"prepare": prepare, "checkpoints": checkpoints}[family].__doc__ or ""
+    lines = [COMMANDS[family].summary, *details.rstrip().splitlines()[1:]]
+    lines += ["", *(f"  {name:{width}}  {command.summary}" for name, command in commands.items())]
+    name = what.replace(" ", "").upper()
+    return "\n".join([*lines, "", f"sarwmix {family} {name} --help explains its flags, with examples."])

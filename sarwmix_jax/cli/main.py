@@ -18,7 +18,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, NoReturn
 
 from sarwmix_jax import huge_pages
-from sarwmix_jax.cli.commands import COMMANDS, DATA_SETS, Command, overview, overview_of_data_sets
+from sarwmix_jax.cli.commands import COMMANDS, FAMILIES, Command, overview, overview_of_family
 from sarwmix_jax.cli.flags import SHARED
 from sarwmix_jax.errors import CLOSED, INTERRUPTED, MISTAKE, UNPRINTABLE, UserError, one_line
 from sarwmix_jax.version import __version__
@@ -114,13 +114,14 @@ def dispatch(arguments: list[str]) -> int | None:
         print(overview())
     elif arguments[0] in ("-V", "--version"):
         print(f"sarwmix_jax {__version__}")
-    elif arguments[0] != "prepare":
+    elif (family := arguments[0]) not in FAMILIES:
         return run(chosen(COMMANDS, "command", "sarwmix", arguments), f"sarwmix {arguments[0]}", arguments[1:])
     elif arguments[1:2] and arguments[1] in HELP:
-        print(overview_of_data_sets())
+        print(overview_of_family(family))
     else:
-        command = chosen(DATA_SETS, "data set", "sarwmix prepare", arguments[1:])
-        return run(command, f"sarwmix prepare {arguments[1]}", arguments[2:])
+        what, commands = FAMILIES[family]
+        command = chosen(commands, what, f"sarwmix {family}", arguments[1:])
+        return run(command, f"sarwmix {family} {arguments[1]}", arguments[2:])
     return 0
 
 
