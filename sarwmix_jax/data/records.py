@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from sarwmix_jax.data.verification import contract_faults
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS, BandStatistics
 
@@ -110,6 +111,8 @@ def read_contract(folder: Path) -> Contract:
     if schema != SCHEMA:
         raise UserError(f"{path} has schema {schema}, this version reads {SCHEMA}; prepare the records again")
     try:
+        if fault := next(contract_faults(fields), None):
+            raise UserError(f"{path}: {fault}; prepare or copy the records again")
         if fields["statistics"] is not None:
             fields["statistics"] = BandStatistics(**{k: tuple(v) for k, v in fields["statistics"].items()})
         return Contract(**fields | {"bands": tuple(fields["bands"]), "classes": tuple(fields["classes"])})

@@ -1,6 +1,5 @@
 """Sources of records: a split (such as `train[:12.5%]`) of a prepared folder, or several of them mixed."""
 
-import json
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -9,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from jaxtyping import Int64
 
 from sarwmix_jax import plausibility
+from sarwmix_jax.data import verification
 from sarwmix_jax.data.records import (
+    CONTRACT_FILE,
     STORED_DTYPE,
     Contract,
     Expectation,
@@ -45,11 +47,12 @@ class SplitRange:
 
 @dataclass(frozen=True)
 class FileSlice:
-    """Records `first` to `first + count` of one file."""
+    """Records `first` to `first + count` of one file, which holds `whole`."""
 
     path: Path
     first: int
     count: int
+    whole: int
 
 
 class RecordSource:
@@ -85,7 +88,7 @@ class RecordSource:
             IndexError: No such record.
             UserError: The file cannot be read.
         """
-        return decode_record(self._bytes(index), self.contract)
+        return self._decoded(index)
 
     @property
     def records(self) -> "RecordSource":
@@ -120,24 +123,32 @@ class RecordSource:
             raise UserError(f"the records in {self.folder} carry no {missing[0]}; prepare them with it")
         batch = {name: np.empty((len(indices), *known[name][0]), known[name][1]) for name in columns or known}
         for row, index in enumerate(indices):
-            record = decode_record(self._bytes(int(index)), contract)
+            record = self._decoded(int(index))
             for name, values in batch.items():
                 values[row] = record[name]
         return batch
 
-    def _bytes(self, index: int) -> bytes:
+    def check_files(self) -> None:
+        """Compare the files with the checksums and numbers of records that the preparation noted; reads little of them.
+
+        Raises:
+            UserError: A file is another one, or holds another number of records.
+        """
+        verification.check_files(self.folder, (CONTRACT_FILE,), {file.path.name: file.whole for file in self._files})
+
+    def _decoded(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         number = int(np.searchsorted(self._ends, index, side="right"))
         file = self._files[number]
         position = index - int(self._ends[number]) + file.count + file.first
         try:
-            return bytes(self._reader(number).read([position])[0])
-        except (RuntimeError, IndexError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            return decode_record(bytes(self._reader(number).read([position])[0]), self.contract)
+        except (RuntimeError, IndexError, ValueError, DecodeError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(
-                f"record {position} of {file.path} cannot be read ({reason}); the file is damaged or was "
-                "removed: prepare the records again"
+                f"record {position} of {file.path} cannot be read ({reason}); the file is damaged, was "
+                f"removed or does not fit {CONTRACT_FILE}: prepare the records again"
             ) from None
 
     def _reader(self, number: int) -> Any:
@@ -164,22 +175,14 @@ def open_records(path: str | Path, split: str) -> RecordSource:
     """
     folder = Path(path)
     contract = read_contract(folder)
-    lengths = _shard_lengths(folder)
+    lengths = verification.shard_lengths(folder, contract.records)
     ranges = parse_split(split, {name: sum(shards) for name, shards in lengths.items()}, folder)
     files = [file for part in ranges for file in _file_slices(folder, contract, part, lengths[part.name])]
     if missing := [file.path for file in files if not file.path.is_file()]:
         raise UserError(f"{missing[0]} is missing ({len(missing)} of {len(files)} files); copy the records again")
-    return RecordSource(contract, split, files)
-
-
-def _shard_lengths(folder: Path) -> dict[str, list[int]]:
-    """Records of every shard by split, from the metadata of TFDS."""
-    path = folder / "dataset_info.json"
-    try:
-        splits = json.loads(path.read_text(encoding="utf-8-sig"))["splits"]
-        return {split["name"]: [int(length) for length in split["shardLengths"]] for split in splits}
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read ({error}); prepare or copy the records again") from None
+    source = RecordSource(contract, split, files)
+    source.check_files()
+    return source
 
 
 def _file_slices(folder: Path, contract: Contract, wanted: SplitRange, lengths: list[int]) -> list[FileSlice]:
@@ -189,7 +192,7 @@ def _file_slices(folder: Path, contract: Contract, wanted: SplitRange, lengths: 
         start, stop = max(wanted.start - first, 0), min(wanted.stop - first, length)
         if start < stop:
             path = folder / shard_name(contract.name, wanted.name, number, len(lengths))
-            slices.append(FileSlice(path, start, stop - start))
+            slices.append(FileSlice(path, start, stop - start, length))
         first += length
     return slices
 
@@ -220,6 +223,9 @@ def check_values(source: RecordSource, samples: int = SAMPLES) -> None:
     if found is not None:
         place = f"split {source.split}" if found.image is None else source[int(indices[found.image])]["patch_id"]
         raise UserError(f"records {source.folder}, {place}: {found.reason}; {found.remedy}")
+    if contract.statistics is not None and source.split == contract.statistics_split:
+        for fault in verification.statistics_faults(batch, contract.bands, contract.statistics):
+            raise UserError(f"records {source.folder}, split {source.split}: {fault}")
 
 
 def read_mixed(

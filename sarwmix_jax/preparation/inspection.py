@@ -13,12 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, SubFigure
 
+from sarwmix_jax.data import verification
 from sarwmix_jax.data.records import Contract, Expectation, read_contract
 from sarwmix_jax.data.sources import RecordSource, check_contract, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS, STATISTICS
 from sarwmix_jax.preparation.statistics import Summary, statistics_head, summarise, table
 from sarwmix_jax.preparation.writer import write_file, writing_errors
+from sarwmix_jax.progress import track
 
 _DIGITS = 1e-6
 _PERCENTILES = (1, 50, 99)
@@ -26,6 +28,7 @@ _ACROSS = 4
 _EDGES_DB = np.linspace(-60, 20, 161)
 _DPI = 110
 _SHOWN_PERCENTILES = (1, 99)
+UNCHECKED = "files are unchecked: an earlier version prepared them without checksums"
 Summaries = Mapping[str, Summary]
 
 
@@ -38,12 +41,14 @@ class Inspection:
         sources: Its splits.
         summaries: Summary of each split.
         failures: Checks that failed, one line each.
+        unchecked: Whether its files have no checksums.
     """
 
     contract: Contract
     sources: dict[str, RecordSource]
     summaries: dict[str, Summary]
     failures: tuple[str, ...]
+    unchecked: bool = False
 
 
 def inspect(folder: Path, workers: int = 1) -> Inspection:
@@ -53,16 +58,33 @@ def inspect(folder: Path, workers: int = 1) -> Inspection:
         UserError: It cannot be read.
     """
     contract = read_contract(folder)
+    unchecked, failures = verify(folder)
     sources = {split: open_records(folder, split) for split in contract.records}
     summaries = {split: summarise(source, workers) for split, source in sources.items()}
-    failures = []
     for split, source in sources.items():
         try:
             check_contract(source, Expectation(bands=_known_order(contract.bands)))
         except UserError as error:
             failures.append(str(error))
         failures += _check_promise(contract, split, summaries[split])
-    return Inspection(contract, sources, summaries, tuple(failures))
+    return Inspection(contract, sources, summaries, tuple(failures), unchecked)
+
+
+def verify(folder: Path) -> tuple[bool, list[str]]:
+    """Compare all files of a record set with their SHA-256.
+
+    Returns:
+        Whether there are none, as in sets of earlier versions; and the differences, one line each.
+
+    Raises:
+        UserError: It is not a record set, or its checksums cannot be read.
+    """
+    read_contract(folder)
+    known = verification.read_checksums(folder)
+    if known is None:
+        return True, []
+    files = track(known.items(), f"reading the files of {folder.name}", unit="files")
+    return False, [fault for name, facts in files if (fault := verification.whole_fault(folder / name, facts))]
 
 
 def _known_order(bands: tuple[str, ...]) -> tuple[str, ...]:
@@ -109,6 +131,7 @@ def as_text(inspection: Inspection) -> str:
             "",
             *([*table(_classes(contract, summaries), 20), ""] if contract.classes else []),
             *(f"FAILED {failure}" for failure in inspection.failures),
+            *([UNCHECKED] if inspection.unchecked else []),
             *([] if inspection.failures else ["all checks passed"]),
         ]
     )

@@ -31,11 +31,12 @@ from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
 from sarwmix_jax.data.records import RecordError
+from sarwmix_jax.data.verification import REPORT_FILE
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.writer import check_absent, publish, write_file, writing_errors
 from sarwmix_jax.progress import progress
 
-REPORT = "preparation.json"
+REPORT = REPORT_FILE
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 Result = TypeVar("Result")
 Task = tuple[Callable[[], Result], int]

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from array_record.python import array_record_module
 
+from sarwmix_jax.data import verification
 from sarwmix_jax.data.records import (
     CONTRACT_FILE,
     STORED_DTYPE,
@@ -27,6 +28,7 @@ from sarwmix_jax.data.records import (
     Contract,
     Record,
     RecordError,
+    shard_name,
 )
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BandStatistics
@@ -42,18 +44,23 @@ STATISTICS_SPLIT = "train"
 
 @dataclass(frozen=True)
 class ShardSummary:
-    """Summary of a shard: number of records, bytes of their values, and sums over valid pixels per band."""
+    """Summary of a shard: records, bytes of their values, sums over valid pixels per band, and the file's SHA-256.
+
+    The sum of two summaries is that of a file which is still to be written, without a SHA-256.
+    """
 
     records: int
     bytes: int
     pixels: int
     sums: Sequence[float]
     square_sums: Sequence[float]
+    sha256: str = ""
 
     def __add__(self, other: "ShardSummary") -> "ShardSummary":
         counts = (self.records + other.records, self.bytes + other.bytes, self.pixels + other.pixels)
         pairs = ((self.sums, other.sums), (self.square_sums, other.square_sums))
-        return ShardSummary(*counts, *([a + b for a, b in zip(*pair, strict=True)] for pair in pairs))
+        sums, square_sums = ([a + b for a, b in zip(*pair, strict=True)] for pair in pairs)
+        return ShardSummary(*counts, sums, square_sums)
 
 
 def write_shard(path: Path, records: Iterable[tuple[Record, bytes]], bands: int) -> ShardSummary:
@@ -73,7 +80,7 @@ def write_shard(path: Path, records: Iterable[tuple[Record, bytes]], bands: int)
         with _array_record(temporary) as writer:
             summary = _write_all(writer, records, bands)
         _check_complete(temporary, summary.records)
-    return summary
+        return dataclasses.replace(summary, sha256=verification.sha256_of(temporary))
 
 
 def join_shards(path: Path, parts: Sequence[Path], records: int) -> None:
@@ -112,7 +119,7 @@ def _write_all(writer: Any, records: Iterable[tuple[Record, bytes]], bands: int)
         seen = _valid_values(record)
         sums += [seen.sum(axis=1, dtype=np.float64), np.square(seen).sum(axis=1, dtype=np.float64)]
         count, size, pixels = count + 1, size + len(data), pixels + seen.shape[1]
-    return ShardSummary(count, size, pixels, *sums.tolist())
+    return ShardSummary(count, size, pixels, sums[0].tolist(), sums[1].tolist())
 
 
 def _valid_values(record: Record) -> np.ndarray:
@@ -194,7 +201,7 @@ def merged_statistics(shards: Sequence[ShardSummary]) -> BandStatistics | None:
 
 
 def write_description(folder: Path, contract: Contract, splits: Mapping[str, Sequence[ShardSummary]]) -> Contract:
-    """Write contract and TFDS metadata beside the shards in `folder`; returns the completed contract.
+    """Write contract, TFDS metadata and checksums beside the shards in `folder`; returns the completed contract.
 
     Statistics are those of the training split; `splits` gives the shards of each split in order.
     """
@@ -230,7 +237,18 @@ def write_description(folder: Path, contract: Contract, splits: Mapping[str, Seq
             check_data=False,
             description=contract.source,
         )
+        checksums = verification.checksums(folder, _known_shards(contract.name, splits))
+    write_file(folder / verification.CHECKSUMS_FILE, checksums)
     return contract
+
+
+def _known_shards(name: str, splits: Mapping[str, Sequence[ShardSummary]]) -> dict[str, tuple[int, str]]:
+    """Records and SHA-256 of every shard by file name."""
+    return {
+        shard_name(name, split, number, len(shards)): (shard.records, shard.sha256)
+        for split, shards in splits.items()
+        for number, shard in enumerate(shards)
+    }
 
 
 def tfds_features(contract: Contract) -> "FeaturesDict":

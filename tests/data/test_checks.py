@@ -148,6 +148,9 @@ def test_a_changed_contract_is_noticed(tmp_path, images):
     path = source.folder / "contract.json"
     fields = json.loads(path.read_text())
     path.write_text(json.dumps(fields | {"unit": "linear"}))
+    with pytest.raises(UserError, match=r"contract.json was changed after the preparation; prepare or copy"):
+        open_records(source.folder, "train")
+    (source.folder / "checksums.json").unlink()
     assert "values are linear, expected dB" in refusal(open_records(source.folder, "train"))
 
 

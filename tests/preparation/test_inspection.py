@@ -5,6 +5,7 @@ import pytest
 
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.data.records import CONTRACT_FILE, read_contract
+from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.inspection import inspect
 from sarwmix_jax.preparation.writer import write_file
 from tests.data.conftest import toy_contract, toy_records
@@ -47,8 +48,12 @@ def test_a_broken_promise_is_found(run, make_source, tmp_path):
     contract = read_contract(folder)
     changed = dataclasses.replace(contract.statistics, mean_db=(-10.0, -15.0))
     write_file(folder / CONTRACT_FILE, dataclasses.replace(contract, statistics=changed).to_json())
+    with pytest.raises(UserError, match=r"contract.json was changed after the preparation"):
+        inspect(folder)
+    (folder / "checksums.json").unlink()
     code, output = run(folder, f"--out={tmp_path / 'sheet.png'}")
-    assert code == 1 and "2 checks" in output.err
+    assert code == 1 and "3 checks" in output.err
+    assert "VH is stated with mean -10 dB and standard deviation" in output.out
     assert "FAILED split train: mean_db of VH is -21.812500, the contract states -10.000000" in output.out
 
 

@@ -174,6 +174,7 @@ def test_few_records_of_a_long_plan_make_few_files(tmp_path):
     assert len(work.shards) == 201
     prepare(work, reader, tmp_path / "out", on_error="skip")
     described = {"contract.json", "dataset_info.json", "features.json", "labels.labels.txt", "preparation.json"}
+    described |= {"checksums.json"}
     assert {path.name for path in (tmp_path / "out").iterdir()} - described == {
         *(f"toy-train.array_record-0000{n}-of-00004" for n in range(4)),
         *(f"toy-test.array_record-0000{n}-of-00002" for n in range(2)),

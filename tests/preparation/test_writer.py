@@ -56,7 +56,7 @@ def test_the_same_records_give_the_same_files(tmp_path):
         splits = {"train": toy_records(9), "test": toy_records(3)}
         write_records(tmp_path / name, toy_contract(), splits, records_per_shard=4)
     assert digests(tmp_path / "a") == digests(tmp_path / "b")
-    assert len(digests(tmp_path / "a")) == 3 + 1 + 4  # shards and contract.json and TFDS's own four
+    assert len(digests(tmp_path / "a")) == 3 + 2 + 4  # shards, contract.json, checksums.json, TFDS's own four
 
 
 def test_a_failure_leaves_nothing(tmp_path):
