@@ -130,3 +130,24 @@ def test_ctrl_c_at_any_moment_of_a_run(seconds, records, tmp_path):  # noqa: F81
     assert code == 130
     assert "Traceback" not in output
     assert output.splitlines()[-1].startswith(("interrupted; ", "SIGINT: saved at step "))
+
+
+BUSY = """
+import sys, threading, time
+from sarwmix_jax.cli.main import main
+threading.Thread(target=time.sleep, args=(120,)).start()
+print("begun")
+sys.exit(main())
+"""
+
+
+def test_a_run_that_fails_ends_at_once_whatever_its_threads_do():
+    """Those of a failed save wait for up to 20 minutes."""
+    begun = time.monotonic()
+    environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", BUSY, "pretrain", "--config=demo"], capture_output=True, text=True, env=environment
+    )
+    assert (done.returncode, done.stdout) == (2, "begun\n")
+    assert done.stderr.startswith("error: --workdir is not given")
+    assert time.monotonic() - begun < 100

@@ -42,7 +42,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     if argv is None and arguments and arguments[0] in COMPUTING and not huge_pages.CHOSEN:
         huge_pages.ask_for_huge_pages()
-    return guarded(lambda: dispatch(arguments))
+    code = guarded(lambda: dispatch(arguments))
+    if argv is None and code == MISTAKE and arguments[0] in COMPUTING:
+        with contextlib.suppress(UserError):
+            _flush()
+        os._exit(code)  # after a failed write, threads of Orbax would keep the process for up to 20 minutes
+    return code
 
 
 def door(command: Command, argv: Sequence[str] | None = None) -> int:

@@ -28,6 +28,7 @@ from sarwmix_jax.training import resources
 from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
 from sarwmix_jax.training.divergence import not_finite
 from sarwmix_jax.training.labelled import write_samples
+from sarwmix_jax.training.lock import only_run
 from sarwmix_jax.training.logs import NonFiniteLoss, RunLog, Throughput, announced, scores_text
 from sarwmix_jax.training.run import LoaderFeed, Run, abstract_state, describe_sources, first_state, set_up, stored
 from sarwmix_jax.version import __version__
@@ -94,21 +95,21 @@ def open_output(run: Run, workdir: Path, *, replace: bool) -> Iterator[Output]:
     state = resources.tree_bytes(abstract_state(run))
     resources.check_records_fit(bytes_per_device(run) if run.settings.data.resident else 0, state, run.mesh.size)
     resources.check_disk(state, workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "settings.json").write_text(json.dumps(as_json(run.settings), indent=2) + "\n")
-        if any(isinstance(source, Subset) for source in run.sources):
-            write_samples(workdir, run.settings.data.records, run.sources, run.held_out, replace=replace)
-    except OSError as error:
-        raise UserError(f"cannot write in {workdir}: {error.strerror}; choose another --workdir") from error
-    keep = run.settings.checkpoint.keep
-    checkpoints = Checkpoints(workdir / FOLDER, keep=keep, milestones=run.schedule.milestones())
-    bands, quiet = run.settings.model.bands, jax.process_index() != 0
-    try:
-        with silent(quiet), RunLog(workdir, run.schedule.total_steps, quiet=quiet, bands=bands) as run_log:
-            yield Output(workdir, checkpoints, run_log)
-    finally:
-        checkpoints.close()
+    keep, bands, quiet = run.settings.checkpoint.keep, run.settings.model.bands, jax.process_index() != 0
+    with only_run(workdir, hold=not quiet) as note:
+        try:
+            (workdir / "settings.json").write_text(json.dumps(as_json(run.settings), indent=2) + "\n")
+            if any(isinstance(source, Subset) for source in run.sources):
+                write_samples(workdir, run.settings.data.records, run.sources, run.held_out, replace=replace)
+        except OSError as error:
+            raise UserError(f"cannot write in {workdir}: {error.strerror}; choose another --workdir") from error
+        checkpoints = Checkpoints(workdir / FOLDER, keep=keep, milestones=run.schedule.milestones())
+        try:
+            with silent(quiet), RunLog(workdir, run.schedule.total_steps, quiet=quiet, bands=bands) as run_log:
+                run_log.show(*([note] if note else []))
+                yield Output(workdir, checkpoints, run_log)
+        finally:
+            checkpoints.close()
 
 
 def begin(run: Run, output: Output) -> Progress:
