@@ -85,7 +85,9 @@ def test_several_sources_are_mixed_by_weight(make_source):
 
 def masked_source(tmp_path, count: int = 20):
     rng = np.random.default_rng(0)
-    records = [Record(np.full((2, 4, 4), -10.0), f"p{n}", valid_pixels=rng.random((4, 4)) < 0.5) for n in range(count)]
+    records = [
+        Record(np.full((2, 4, 4), -10.0 - n / 8), f"p{n}", valid_pixels=rng.random((4, 4)) < 0.5) for n in range(count)
+    ]
     write_records(tmp_path / "masked", toy_contract(has_valid_pixels=True), {"train": records})
     return open_records(tmp_path / "masked", "train"), np.stack([r.valid_pixels for r in records])
 
@@ -140,7 +142,7 @@ def test_evaluation_can_be_run_again(make_source):
 
 def test_mistakes_are_named(make_source, tmp_path):
     source = make_source(10)
-    records = [Record(np.full((2, 4, 6), -10.0), f"p{n}") for n in range(9)]
+    records = [Record(np.full((2, 4, 6), -10.0 - n), f"p{n}") for n in range(9)]
     write_records(tmp_path / "wide", toy_contract(name="wide", width=6, classes=()), {"train": records})
     wide = open_records(tmp_path / "wide", "train")
     with pytest.raises(UserError, match="10 records are fewer than one global batch of 16"):
