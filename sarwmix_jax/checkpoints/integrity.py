@@ -7,6 +7,7 @@ are one day divided over processes, each process has its own parts to add under 
 """
 
 import functools
+import gc
 import json
 import os
 import re
@@ -139,6 +140,7 @@ def one_line_of_damage(read: Callable[Arguments, Result]) -> Callable[Arguments,
                 return read(*args, **options)
             except Exception as error:
                 reason = first_line(error)
+            gc.collect()  # what refers to itself would print later
         raise ValueError(reason)
 
     return reading

@@ -92,7 +92,7 @@ def shard_lengths(folder: Path, records: Mapping[str, int]) -> dict[str, list[in
     path = folder / METADATA_FILE
     try:
         splits = json.loads(path.read_text(encoding="utf-8-sig"))["splits"]
-        lengths = {split["name"]: [_length(length) for length in split["shardLengths"]] for split in splits}
+        lengths = {str(split["name"]): [_length(length) for length in split["shardLengths"]] for split in splits}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); {_REMEDY}") from None
     sums = {name: sum(shards) for name, shards in lengths.items()}

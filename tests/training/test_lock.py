@@ -11,6 +11,7 @@ import pytest
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.training import lock
 from sarwmix_jax.training.lock import LOCK_FILE, only_run, owner
+from tests.test_cli import mistake, pretrain, records  # noqa: F401  # a fixture
 
 CHILD = "import sys, time\nfrom pathlib import Path\nfrom sarwmix_jax.training.lock import only_run\n"
 
@@ -98,3 +99,11 @@ def test_of_many_that_find_the_lock_of_an_ended_run_one_gets_it(tmp_path):
     assert sorted(results.get(timeout=60) for _ in runs) == [False] * 5 + [True]
     for run in runs:
         run.join()
+
+
+def test_a_command_is_refused_before_it_writes_anything(records, tmp_path, capsys):  # noqa: F811
+    workdir = tmp_path / "run"
+    with only_run(workdir):
+        line = mistake(pretrain(f"--workdir={workdir}", records=records), capsys)
+        assert f"{workdir} is in use by another run (process {os.getpid()} on " in line
+        assert [path.name for path in workdir.iterdir()] == [LOCK_FILE]
