@@ -31,7 +31,7 @@ def task(micro_batch: int) -> Pretraining:
 
 
 def state(mesh) -> TrainState:
-    copies = jax.tree.map(jnp.array, (PARAMS, FIXED, OPTIMIZER.init(PARAMS)))
+    copies = jax.tree.map(np.array, (PARAMS, FIXED, jax.jit(OPTIMIZER.init)(PARAMS)))
     return replicate(TrainState(*copies, jnp.int32(3)), mesh)
 
 
@@ -80,7 +80,7 @@ def finetuning_losses(devices: int, micro_batch: int) -> list[float]:
     mesh, (graphdef, params, fixed) = make_mesh(jax.devices()[:devices]), model_arrays(Classifier, MODEL, len(CLASSES))
     settings = FinetuningSettings(model=MODEL, batch=BatchSettings(len(IMAGES), micro_batch))
     step = make_train_step(Multilabel(settings, V2, CLASSES), graphdef, OPTIMIZER, mesh)
-    now = replicate(TrainState(params, fixed, OPTIMIZER.init(params), jnp.int32(3)), mesh)
+    now = replicate(TrainState(params, fixed, jax.jit(OPTIMIZER.init)(params), jnp.int32(3)), mesh)
     batch, values = shard_batch({"image": IMAGES, "labels": LABELS}, mesh), []
     for _ in range(3):
         now, metrics = step(now, batch, np.float32(1e-3))
