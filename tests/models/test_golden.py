@@ -1,6 +1,9 @@
 """The model against numbers computed with the published system, float32 on a CPU."""
 
+import subprocess
+import sys
 from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -197,3 +200,11 @@ def test_classifier():
     features, logits = jax.jit(lambda x: (model.features(x), model(x)))(standardised(stored["x_db"]))
     np.testing.assert_allclose(features, stored["features"], rtol=0, atol=2e-5)
     np.testing.assert_allclose(logits, stored["logits"], rtol=0, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_the_same_as_users_compile(optimised):
+    """Gradients and eight steps, in a process with all optimisations."""
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "gradient or eight_steps", "tests/models/test_golden.py"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout
