@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from sarwmix_jax.data.held_out import EvaluationInput
 from sarwmix_jax.data.sources import RecordSource
+from sarwmix_jax.evaluation.hidden_cells import CellErrors, harmonic_prediction
 from sarwmix_jax.models.mixmae import mix
 from sarwmix_jax.models.state import Tree, merge_model
 from sarwmix_jax.models.tokens import vectors_to_image
@@ -22,6 +23,8 @@ from sarwmix_jax.tasks.pretraining import EVALUATION_GROUP, Pretraining, predict
 BATCH = 64
 HISTOGRAM_EDGES = np.linspace(-3.0, 3.0, 121)
 """Bins of truth and reconstruction, in units of the target."""
+COMPARED = 1024
+"""Records on which predictions are compared inside cells; in-painting solves equations for every mix group."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Group(NamedTuple):
         mixed_db: What the encoder saw in dB: each image mixed with its partner.
         prediction_db: The prediction in dB; with `norm_pix` by the target cell's own mean and deviation.
         weight_map: The weights as images.
+        mask: (batch, cells), the same for all: cells with 1 are predicted from those with 0, and the reverse.
     """
 
     prediction: Any
@@ -59,6 +63,19 @@ class Group(NamedTuple):
     mixed_db: Any
     prediction_db: Any
     weight_map: Any
+    mask: Any
+
+
+class Constant(NamedTuple):
+    """The best constant predictions, one value per band and pixel position within a cell.
+
+    Attributes:
+        weighted: Minimises the weighted loss.
+        plain: Minimises the squared error without weights.
+    """
+
+    weighted: Float[np.ndarray, " values"]
+    plain: Float[np.ndarray, " values"]
 
 
 @functools.lru_cache(maxsize=8)
@@ -81,6 +98,7 @@ def make_forward(task: Pretraining, graphdef: nnx.GraphDef) -> Callable[..., Gro
             mix(prepared.db, mask),
             prediction_db(found.prediction, prepared, task.statistics, norm_pix=norm_pix),
             vectors_to_image(found.weights, prepared.db.shape[1]),
+            jnp.broadcast_to(mask, found.target.shape[:2]),
         )
 
     return jax.jit(forward)
@@ -105,25 +123,25 @@ def groups(
         yield jax.device_get(forward(model.params, model.fixed, arrays, jnp.int32(number))), batch["valid"]
 
 
-def best_constant(task: Pretraining, source: RecordSource, *, threads: int = 2) -> Float[np.ndarray, " values"]:
+def best_constant(task: Pretraining, source: RecordSource, *, threads: int = 2) -> Constant:
     """The best constant prediction: what the loss is without looking at the image at all.
 
-    One value per band and pixel position within a cell, the same for every cell of every image, that minimises the same
-    weighted loss: the weighted mean of the targets. It already knows the offset between VH and VV, which makes the
-    plain cell mean easy to beat. In nodata-aware mode invalid pixels weigh nothing.
+    The same for every cell of every image: the mean of the targets, with and without the loss's weights. It already
+    knows the offset between VH and VV, which makes the plain cell mean easy to beat. In nodata-aware mode invalid
+    pixels weigh nothing.
     """
 
     @jax.jit
     def sums(batch: dict[str, Array], counts: Array) -> tuple[Array, Array]:
         target, weights = task.targets(batch)
-        weights = weights * counts[:, None, None]
-        return jnp.sum(weights * target, axis=(0, 1)), jnp.sum(weights, axis=(0, 1))
+        weights = jnp.stack((weights, weights > 0)) * counts[:, None, None]
+        return jnp.sum(weights * target, axis=(1, 2)), jnp.sum(weights, axis=(1, 2))
 
-    values, total = np.zeros((2, task.settings.model.cell_values))
+    values, total = np.zeros((2, 2, task.settings.model.cell_values))
     for batch in EvaluationInput(source, BATCH, columns=task.columns, threads=threads):
         part, weight = sums({name: batch[name] for name in task.columns}, batch["valid"])
         values, total = values + np.asarray(part), total + np.asarray(weight)
-    return np.where(total > 0, values / np.maximum(total, 1e-12), 0.0).astype(np.float32)
+    return Constant(*np.where(total > 0, values / np.maximum(total, 1e-12), 0.0).astype(np.float32))
 
 
 @dataclass
@@ -160,6 +178,9 @@ class HeldOut:
         constant_loss: Weighted loss of the best constant prediction on the same values, where there is one.
         bands: Moments of reconstruction and truth per band, over all (hence masked) cells, in the units that the model
             predicts: with `norm_pix` standardised per cell, so the cell's own brightness does not help.
+        compared: How many of the records, from the first, were compared inside cells.
+        cells: Errors over these records' hidden cells per band, in units of the target, by what predicts: `model`,
+            `constant` where there is one, and `harmonic` in-painting unless the target is standardised per cell.
     """
 
     records: int
@@ -167,6 +188,8 @@ class HeldOut:
     loss_per_band: tuple[float, ...]
     constant_loss: float | None
     bands: tuple[BandMoments, ...]
+    compared: int
+    cells: Mapping[str, tuple[CellErrors, ...]]
 
     @property
     def margin(self) -> float:
@@ -180,24 +203,41 @@ class HeldOut:
         return tuple(band.correlation for band in self.bands)
 
 
-def evaluate_held_out(
-    model: Pretrained, source: RecordSource, constant: Float[np.ndarray, " values"] | None
-) -> HeldOut:
+def evaluate_held_out(model: Pretrained, source: RecordSource, constant: Constant | None) -> HeldOut:
     """Loss, the constant prediction's loss and correlations over all records of `source`."""
     bands = len(model.task.settings.model.bands)
     moments = tuple(BandMoments() for _ in range(bands))
-    losses, counted = np.zeros((2, bands)), np.zeros(bands)
+    cells: dict[str, tuple[CellErrors, ...]] = {}
+    losses, counted, seen = np.zeros((2, bands)), np.zeros(bands), 0
     for group, valid in groups(model, source):
         kept = Group(*(np.asarray(part)[valid] for part in group))
         losses[0] += _errors(kept, kept.prediction, bands)
-        losses[1] += 0.0 if constant is None else _errors(kept, constant, bands)
+        losses[1] += 0.0 if constant is None else _errors(kept, constant.weighted, bands)
         counted += kept.used.reshape(-1, bands).sum(axis=0)
         for band, moment in enumerate(moments):
             used = kept.used[..., band::bands] > 0
             moment.add(kept.target[..., band::bands][used], kept.prediction[..., band::bands][used])
+        if seen < COMPARED:
+            seen += len(kept.target)
+            _compare(cells, kept, constant, bands, harmonic=not model.task.settings.loss.norm_pix)
     by_model, by_constant = losses / np.maximum(counted, 1)
     constant_loss = None if constant is None else float(by_constant.mean())
-    return HeldOut(len(source), float(by_model.mean()), tuple(by_model.tolist()), constant_loss, moments)
+    per_band = tuple(by_model.tolist())
+    return HeldOut(len(source), float(by_model.mean()), per_band, constant_loss, moments, seen, cells)
+
+
+def _compare(
+    cells: dict[str, tuple[CellErrors, ...]], group: Group, constant: Constant | None, bands: int, *, harmonic: bool
+) -> None:
+    """Adds a group's hidden cells as the model, in-painting and the best constant predict them."""
+    predictions = {"model": group.prediction}
+    if harmonic:
+        predictions["harmonic"] = harmonic_prediction(group.target, group.mask, group.used, bands)
+    if constant is not None:
+        predictions["constant"] = constant.plain
+    for name, prediction in predictions.items():
+        for band, errors in enumerate(cells.setdefault(name, tuple(CellErrors() for _ in range(bands)))):
+            errors.add(*(values[..., band::bands] for values in (group.target, prediction, group.used)))
 
 
 def _errors(group: Group, prediction: np.ndarray, bands: int) -> np.ndarray:

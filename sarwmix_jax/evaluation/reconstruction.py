@@ -124,6 +124,13 @@ def figures_of(result: HeldOut) -> dict[str, Any]:
         "loss_per_band": dict(zip(BANDS, result.loss_per_band, strict=True)),
         "correlation": dict(zip(BANDS, result.correlations, strict=True)),
     }
+    figures["hidden_cells"] = {"records": result.compared} | {
+        name: {
+            "inside_correlation": {band: e.inside_correlation for band, e in zip(BANDS, errors, strict=True)},
+            "squared_error": {band: e.mean_squared_error for band, e in zip(BANDS, errors, strict=True)},
+        }
+        for name, errors in result.cells.items()
+    }
     if result.constant_loss is not None:
         figures |= {"constant_prediction_loss": result.constant_loss, "margin": result.margin}
     return figures
