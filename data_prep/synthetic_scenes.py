@@ -10,8 +10,9 @@ import sys
 from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.command_line import Parser
 from sarwmix_jax.preparation.command import add_work_arguments, run_plan
+from sarwmix_jax.preparation.landscapes import SIDE
 from sarwmix_jax.preparation.plan import SPLITS
-from sarwmix_jax.preparation.synthetic import SIDE, synthetic_plan
+from sarwmix_jax.preparation.synthetic import synthetic_plan
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from sarwmix_jax.cli.main import COMMANDS, load_config, main
 from sarwmix_jax.data.records import Contract, Record
-from sarwmix_jax.preparation.synthetic import make_scene, write_synthetic_records
+from sarwmix_jax.preparation.landscapes import make_scene
+from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from tests.record_sets import write_records
 from tests.training.conftest import TINY_RUN
 
