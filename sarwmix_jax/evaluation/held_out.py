@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,12 +29,13 @@ COMPARED = 1024
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretraining model with its arrays and the arithmetic around it."""
+    """A pretraining model with its arrays, the arithmetic around it, and the steps that it was trained."""
 
     task: Pretraining
     graphdef: nnx.GraphDef
     params: Tree
     fixed: Tree
+    step: int = 0
 
 
 class Group(NamedTuple):
@@ -105,22 +106,23 @@ def make_forward(task: Pretraining, graphdef: nnx.GraphDef) -> Callable[..., Gro
 
 
 def groups(
-    model: Pretrained, source: RecordSource, *, limit: int | None = None, threads: int = 2
+    model: Pretrained, source: RecordSource, *, chosen: Collection[int] | None = None, threads: int = 2
 ) -> Iterator[tuple[Group, np.ndarray]]:
-    """Every mix group of `source` in stored order, on the host, with a flag per image that is False for what fills up.
+    """Mix groups of `source` in stored order, on the host, with a flag per image that is False for what fills up.
 
     Args:
         model: The model.
         source: Held-out records.
-        limit: Largest number of groups; all when not given.
+        chosen: Numbers of the groups; all when not given.
         threads: Reading threads.
     """
     forward = make_forward(model.task, model.graphdef)
     columns, size = model.task.columns, EVALUATION_GROUP
     batches = EvaluationInput(source, size, columns=columns, group=size, threads=threads)
-    for number, batch in enumerate(itertools.islice(batches, limit)):
-        arrays = {name: batch[name] for name in columns}
-        yield jax.device_get(forward(model.params, model.fixed, arrays, jnp.int32(number))), batch["valid"]
+    for number, batch in enumerate(itertools.islice(batches, None if chosen is None else max(chosen) + 1)):
+        if chosen is None or number in chosen:
+            arrays = {name: batch[name] for name in columns}
+            yield jax.device_get(forward(model.params, model.fixed, arrays, jnp.int32(number))), batch["valid"]
 
 
 def best_constant(task: Pretraining, source: RecordSource, *, threads: int = 2) -> Constant:
@@ -178,6 +180,7 @@ class HeldOut:
         constant_loss: Weighted loss of the best constant prediction on the same values, where there is one.
         bands: Moments of reconstruction and truth per band, over all (hence masked) cells, in the units that the model
             predicts: with `norm_pix` standardised per cell, so the cell's own brightness does not help.
+        record_losses: Weighted loss of every record, in stored order.
         compared: How many of the records, from the first, were compared inside cells.
         cells: Errors over these records' hidden cells per band, in units of the target, by what predicts: `model`,
             `constant` where there is one, and `harmonic` in-painting unless the target is standardised per cell.
@@ -188,6 +191,7 @@ class HeldOut:
     loss_per_band: tuple[float, ...]
     constant_loss: float | None
     bands: tuple[BandMoments, ...]
+    record_losses: Float[np.ndarray, " record"]
     compared: int
     cells: Mapping[str, tuple[CellErrors, ...]]
 
@@ -196,6 +200,11 @@ class HeldOut:
         """By which share the model's loss is below the constant prediction's."""
         assert self.constant_loss is not None
         return 1.0 - self.loss / self.constant_loss
+
+    def nearest_to_median(self, count: int) -> list[int]:
+        """The records whose loss is nearest to the median loss: a rule to show some by, not a choice."""
+        distance = np.abs(self.record_losses - np.median(self.record_losses))
+        return [int(number) for number in np.argsort(distance, kind="stable")[:count]]
 
     @property
     def correlations(self) -> tuple[float, ...]:
@@ -208,12 +217,14 @@ def evaluate_held_out(model: Pretrained, source: RecordSource, constant: Constan
     bands = len(model.task.settings.model.bands)
     moments = tuple(BandMoments() for _ in range(bands))
     cells: dict[str, tuple[CellErrors, ...]] = {}
-    losses, counted, seen = np.zeros((2, bands)), np.zeros(bands), 0
+    losses, counted, seen, per_record = np.zeros((2, bands)), np.zeros(bands), 0, []
     for group, valid in groups(model, source):
         kept = Group(*(np.asarray(part)[valid] for part in group))
-        losses[0] += _errors(kept, kept.prediction, bands)
-        losses[1] += 0.0 if constant is None else _errors(kept, constant.weighted, bands)
+        by_record = _errors(kept, kept.prediction, bands)
+        losses[0] += by_record.sum(axis=0)
+        losses[1] += 0.0 if constant is None else _errors(kept, constant.weighted, bands).sum(axis=0)
         counted += kept.used.reshape(-1, bands).sum(axis=0)
+        per_record.append(by_record.sum(axis=1) / np.maximum(kept.used.sum(axis=(1, 2)), 1))
         for band, moment in enumerate(moments):
             used = kept.used[..., band::bands] > 0
             moment.add(kept.target[..., band::bands][used], kept.prediction[..., band::bands][used])
@@ -223,7 +234,8 @@ def evaluate_held_out(model: Pretrained, source: RecordSource, constant: Constan
     by_model, by_constant = losses / np.maximum(counted, 1)
     constant_loss = None if constant is None else float(by_constant.mean())
     per_band = tuple(by_model.tolist())
-    return HeldOut(len(source), float(by_model.mean()), per_band, constant_loss, moments, seen, cells)
+    in_order = np.concatenate(per_record)
+    return HeldOut(len(source), float(by_model.mean()), per_band, constant_loss, moments, in_order, seen, cells)
 
 
 def _compare(
@@ -241,6 +253,6 @@ def _compare(
 
 
 def _errors(group: Group, prediction: np.ndarray, bands: int) -> np.ndarray:
-    """Sum of weighted squared errors per band."""
+    """Sum of weighted squared errors per record and band."""
     errors = group.weights * group.used * (prediction - group.target) ** 2
-    return errors.reshape(-1, bands).sum(axis=0, dtype=np.float64)
+    return errors.reshape(len(errors), -1, bands).sum(axis=1, dtype=np.float64)
