@@ -1,24 +1,12 @@
-"""Released PyTorch checkpoints to ours and back; see `python convert_torch_ckpt.py --help`.
-
-The table of names and layouts is `sarwmix_jax/conversion/table.py`.
-"""
+"""`python convert_torch_ckpt.py` is `sarwmix convert`: see `--help`."""
 
 import sys
-from collections.abc import Sequence
+from functools import partial
 
-from sarwmix_jax.cli.main import guarded
+from sarwmix_jax.cli.commands import COMMANDS
+from sarwmix_jax.cli.main import door
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command, whose imports take seconds, so that Ctrl-C ends it in one line at any moment."""
-
-    def work() -> None:
-        from sarwmix_jax.conversion import command
-
-        command.main(argv)
-
-    return guarded(work)
-
+main = partial(door, COMMANDS["convert"])
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -24,7 +24,6 @@ def get_config() -> ConfigDict:
     config.model.decoder_heads = 4
     # raw backscatter as target: what is drawn needs nothing from the truth
     config.loss.norm_pix = False
-    config.data.split = "train"
     config.validation.split = "validation"
     config.data.statistics = "records"
     config.batch.global_batch = 32

@@ -1,17 +1,20 @@
 """Finetuning on BigEarthNet v1, 19 classes, with the published recipe: base, large or huge.
 
-    sarwmix finetune --config=configs/finetune_bigearthnet_v1.py:base --config.data.records=FOLDER \
+    sarwmix finetune --config=finetune_bigearthnet_v1:base --config.data.records=FOLDER \
         --config.init_from=CHECKPOINT --workdir=runs/finetuned
     sarwmix evaluate --checkpoint=runs/finetuned --records=FOLDER --split=test --out=evaluation
 
-FOLDER is what `data_prep/bigearthnet_v1.py` wrote; CHECKPOINT a pretraining run or a converted file. Leave `init_from`
-out for random initialisation; `--config.data.label_fraction=0.125` takes an eighth of the labels.
-Hardware of the published runs: eight GPUs with 128 images each; with fewer, set `--config.batch.micro_batch` to what
-one device holds, and gradients are accumulated. What is not set here (layer decay, drop path, optimiser, 50 epochs) is
-published as `sarwmix_jax/settings/sections.py` has it.
+FOLDER is what `sarwmix prepare bigearthnet-v1` wrote; CHECKPOINT a pretraining run or a converted file. Leave
+`init_from` out for random initialisation; `--config.data.label_fraction=0.125` takes an eighth of the labels.
+What is not set here (layer decay, drop path, optimiser, 50 epochs) is the published recipe; `sarwmix settings
+finetuning` lists it.
+
+Hardware: the published runs had eight GPUs with 128 images each; with fewer, set `--config.batch.micro_batch=` to what
+one device holds, and gradients are accumulated.
 Published with this recipe, base, 100/50/25/12.5 % of the labels (arXiv 2503.01181): macro AP .7141/.6928/.6616/.6453,
 micro AP .8391/.8245/.8139/.8046; from random initialisation macro AP .6107/.5781/.5545/.5268. Split and selection rule
-of these figures are not certain: they may be those of the validation split. Measured here: not yet measured.
+of these figures are not certain: they may be those of the validation split.
+Measured: not yet measured.
 """
 
 from ml_collections import ConfigDict

@@ -1,10 +1,10 @@
 """A small classifier on synthetic scenes, some minutes on a CPU: from a pretrained encoder, or from scratch.
 
-    sarwmix finetune --config=configs/finetune_demo.py --config.data.records=FOLDER --config.init_from=RUN \
+    sarwmix finetune --config=finetune_demo --config.data.records=FOLDER --config.init_from=RUN \
         --workdir=runs/finetuned
 
-FOLDER is what `data_prep/synthetic_scenes.py` wrote, RUN a run of `configs/demo.py`; leave `init_from` out to start
-from scratch.
+FOLDER is what `sarwmix prepare synthetic` wrote, RUN what `sarwmix demo` did; leave `init_from` out to start from
+scratch.
 
 Hardware: two CPU cores.
 Measured on two cores, 1,024 training scenes of another seed, 256 test scenes: 1.5 minutes a run. Macro AP 0.398 (95 %

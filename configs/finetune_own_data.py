@@ -1,7 +1,7 @@
 """Finetuning on your own labelled records or pairs: start here and change what you need.
 
-    sarwmix dry-run  --config=configs/finetune_own_data.py --config.data.records=FOLDER
-    sarwmix finetune --config=configs/finetune_own_data.py --config.data.records=FOLDER \
+    sarwmix dry-run --config=finetune_own_data --config.data.records=FOLDER
+    sarwmix finetune --config=finetune_own_data --config.data.records=FOLDER \
         --config.init_from=CHECKPOINT --workdir=runs/own
     sarwmix evaluate --checkpoint=runs/own --records=FOLDER --split=test --out=evaluation
 

@@ -1,17 +1,19 @@
 """Finetuning on pairs of dates of SEN12-FLOOD, flooded or not: recipe `new` or `published`.
 
-    sarwmix finetune --config=configs/finetune_sen12flood.py:new --config.data.records=FOLDER \
+    sarwmix finetune --config=finetune_sen12flood:new --config.data.records=FOLDER \
         --config.init_from=CHECKPOINT --workdir=runs/flood
     sarwmix evaluate --checkpoint=runs/flood --records=FOLDER --split=test --out=evaluation
 
-FOLDER is what `data_prep/sen12flood.py` wrote; CHECKPOINT a pretraining run or a converted file (published: BigEarthNet
-v1, base).
+FOLDER is what `sarwmix prepare sen12flood` wrote; CHECKPOINT a pretraining run or a converted file (published:
+BigEarthNet v1, base).
 `new` cuts true VH/VV tiles, mirrors both dates alike, and selects on a tenth of the training sequences. `published`
 cuts tiles as the released code did, has no flips, and selects on the test split, so that its test scores are
 optimistic.
+
 Hardware: one GPU. A pair of 512 px is 32 tiles, so four pairs are computed at a time and blocks are recomputed in the
 backward pass; `dry-run` estimates the memory. The published batch is not known; it is taken from BigEarthNet.
-Published scores are not known. Measured here: not yet measured.
+Published scores are not known.
+Measured: not yet measured.
 """
 
 from ml_collections import ConfigDict

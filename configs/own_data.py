@@ -1,13 +1,14 @@
 """Pretraining on your own records, or on several record sets mixed by weight: start here and change what you need.
 
-    sarwmix dry-run  --config=configs/own_data.py --config.data.records=FOLDER
-    sarwmix pretrain --config=configs/own_data.py --config.data.records=FOLDER --workdir=runs/own
+    sarwmix prepare geotiff --inputs SCENES --out FOLDER
+    sarwmix dry-run --config=own_data --config.data.records=FOLDER
+    sarwmix pretrain --config=own_data --config.data.records=FOLDER --workdir=runs/own
 
 Several sets: repeat the flag, `--config.data.records=A --config.data.records=B --config.data.mix_weights=0.7,0.3`, and
 name published statistics, `--config.data.statistics=bigearthnet_v2` (VH and VV must be in dB in all of them).
 
 Folders are taken as they are, blanks and commas included. Records without a split `validation` are trained on without
-validation, and a line says so. The batch suits from 16 records up; with thousands on a GPU give
+validation, and a line shows it. The batch suits from 16 records up; with thousands on a GPU give
 `--config.batch.global_batch=256 --config.optimizer.base_lr=5e-4`, which keeps it busy.
 
 Hardware: sized for one GPU.
@@ -24,7 +25,6 @@ def get_config() -> ConfigDict:
     """Settings for tens to thousands of records: a smaller model and a shorter schedule than the published ones."""
     config = pretraining_config()
 
-    config.model.image_size = 128
     config.model.embed_dim = 64
     config.model.depths = (2, 2, 6, 2)
     config.model.num_heads = (2, 4, 8, 16)
@@ -33,7 +33,6 @@ def get_config() -> ConfigDict:
     config.model.decoder_heads = 8
     config.model.dtype = "bfloat16"
 
-    config.data.split = "train"
     config.validation.split = "if_any"
     config.data.statistics = "records"
     config.batch.global_batch = 16

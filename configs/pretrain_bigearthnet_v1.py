@@ -1,10 +1,12 @@
 """Pretraining on BigEarthNet v1 with the published recipe: base, large or huge.
 
-    sarwmix pretrain --config=configs/pretrain_bigearthnet_v1.py:base --workdir=runs/base --config.data.records=FOLDER
+    sarwmix pretrain --config=pretrain_bigearthnet_v1:base --workdir=runs/base --config.data.records=FOLDER
 
-FOLDER is what `data_prep/bigearthnet_v1.py` wrote. Hardware of the published runs: eight GPUs with 256 images each;
-with fewer, set `--config.batch.micro_batch` to what one device holds, and gradients are accumulated. What is not set
-here (mask, weights, optimiser, 64 of 1024 epochs) is published as `sarwmix_jax/settings/sections.py` has it.
+FOLDER is what `sarwmix prepare bigearthnet-v1` wrote. What is not set here (mask, weights, optimiser, 64 of 1024
+epochs) is the published recipe; `sarwmix settings pretraining` lists it.
+
+Hardware: the published runs had eight GPUs with 256 images each; with fewer, set `--config.batch.micro_batch=` to what
+one device holds, and gradients are accumulated.
 Measured: not yet measured.
 
 Differences from the published runs, on purpose:

@@ -1,10 +1,12 @@
 """Pretraining on BigEarthNet v2 with the published recipe: base, large or huge.
 
-    sarwmix pretrain --config=configs/pretrain_bigearthnet_v2.py:base --workdir=runs/base --config.data.records=FOLDER
+    sarwmix pretrain --config=pretrain_bigearthnet_v2:base --workdir=runs/base --config.data.records=FOLDER
 
-FOLDER is what `data_prep/bigearthnet_v2.py` wrote. Hardware of the published runs: eight GPUs with 256 images each;
-with fewer, set `--config.batch.micro_batch` to what one device holds, and gradients are accumulated. What is not set
-here (mask, weights, optimiser, 64 of 1024 epochs) is published as `sarwmix_jax/settings/sections.py` has it.
+FOLDER is what `sarwmix prepare bigearthnet-v2` wrote. What is not set here (mask, weights, optimiser, 64 of 1024
+epochs) is the published recipe; `sarwmix settings pretraining` lists it.
+
+Hardware: the published runs had eight GPUs with 256 images each; with fewer, set `--config.batch.micro_batch=` to what
+one device holds, and gradients are accumulated.
 Measured: not yet measured.
 
 Differences from the published runs, on purpose:
@@ -23,6 +25,5 @@ def get_config(size: str = "base") -> ConfigDict:
     config = pretraining_config(size)
     config.model.dtype = "bfloat16"
     config.data.split = "train+validation"
-    config.data.statistics = "bigearthnet_v2"
     config.data.quantity = "sigma0"
     return config

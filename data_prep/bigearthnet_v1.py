@@ -1,54 +1,12 @@
-"""Write the Sentinel-1 part of BigEarthNet v1 as records, with the 19 classes.
-
-    python data_prep/bigearthnet_v1.py --root DIR --out DIR --names s1_s2_name_country_season.csv \
-        --splits train=train.csv validation=val.csv test=test.csv [--workers 8]
-
-`--root` is the folder that holds `BigEarthNet-S1-v1.0/`; instead, `--zarr` is the Zarr store of the published system
-(`sentinel1/<s1_name>/{VH,VV}`, labels as attribute). Split lists are the official ones (an S2 name a line, mapped by
-`--names`) or CSVs with the S1 name in a column. Lists may be compressed. Patches with none of the 19 classes are left
-out and counted, those with snow or cloud if lists of them are given: `--exclude snow=FILE cloud=FILE`, or the metadata
-of BigEarthNet v2 (parquet), whose flags say so. A stopped run goes on where it was.
-"""
+"""`python data_prep/bigearthnet_v1.py` is `sarwmix prepare bigearthnet-v1`: see `--help`."""
 
 import sys
 from functools import partial
-from pathlib import Path
 
-from sarwmix_jax.cli.main import guarded
-from sarwmix_jax.command_line import Parser
-from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation import bigearthnet, patch_lists
-from sarwmix_jax.preparation.command import add_work_arguments, run_plan
-from sarwmix_jax.preparation.plan import Plan
+from sarwmix_jax.cli.commands import DATA_SETS
+from sarwmix_jax.cli.main import door
 
-
-def main() -> None:
-    """Parse the command line and prepare the records."""
-    parser = Parser(description="Write the Sentinel-1 part of BigEarthNet v1 as records.")
-    source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--root", type=Path, help=f"folder that holds {bigearthnet.FOLDER_V1}/")
-    source.add_argument("--zarr", type=Path, help="Zarr store that holds the group sentinel1")
-    parser.add_argument("--splits", nargs="+", required=True, help="train=FILE validation=FILE test=FILE")
-    parser.add_argument("--names", type=Path, help="table of S1 and S2 names (s1_s2_name_country_season.csv)")
-    parser.add_argument("--s1-column", type=int, help="column of the S1 name in the lists, from 0")
-    parser.add_argument("--exclude", nargs="+", default=[], help="snow=FILE cloud=FILE, or metadata of v2 (parquet)")
-    parser.add_argument(
-        "--without-class", choices=("exclude", "keep"), default="exclude", help="patches with none of the 19 classes"
-    )
-    add_work_arguments(parser)
-    arguments = parser.parse_args()
-    if arguments.zarr is None:
-        folder = bigearthnet.find_folder(arguments.root, bigearthnet.FOLDER_V1)
-    else:
-        folder = arguments.zarr / bigearthnet.ZARR_GROUP
-        if not folder.is_dir():
-            raise UserError(f"no group sentinel1 in {arguments.zarr}; give the Zarr store that holds it as --zarr")
-    rows = patch_lists.read_lists(arguments.splits, arguments.names, arguments.s1_column)
-    rows, counts = patch_lists.exclude(rows, patch_lists.read_exclusions(arguments.exclude, rows))
-    notes = {"patches without class": arguments.without_class, "excluded by lists": counts}
-    plan = Plan(bigearthnet.CONTRACT_V1, rows, arguments.records_per_shard, notes)
-    run_plan(arguments, plan, partial(bigearthnet.read_v1, folder, arguments.zarr is not None, arguments.without_class))
-
+main = partial(door, DATA_SETS["bigearthnet-v1"])
 
 if __name__ == "__main__":
-    sys.exit(guarded(main))
+    sys.exit(main())

@@ -1,6 +1,21 @@
-"""The one error that a user is meant to read."""
+"""The one error that a user is meant to read, and the exit codes of all commands."""
 
 import re
+
+FAILED = 1
+"""Exit code when the work was done and its result is not good enough."""
+
+MISTAKE = 2
+"""Exit code after a `UserError`."""
+
+STOPPED = 75
+"""Exit code of a run that a signal ended: saved; the same command goes on. Launch scripts requeue on it."""
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
+CLOSED = 141
+"""Exit code when nobody reads the output any more, as after `| head`."""
 
 # What would move a terminal's cursor, or is the byte of a file name that is not UTF-8.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")

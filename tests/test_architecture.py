@@ -18,7 +18,6 @@ MAY_IMPORT = {
     "version": set(),
     "errors": set(),
     "huge_pages": set(),
-    "command_line": {"errors"},
     "facts": set(),
     "settings": {"errors", "facts"},
     "preprocessing": {"facts", "settings"},
@@ -27,12 +26,12 @@ MAY_IMPORT = {
     "metrics": {"errors"},
     "data": {"errors", "facts", "plausibility"},
     "geotiff": {"errors", "facts", "plausibility", "data"},
-    "preparation": {"errors", "facts", "plausibility", "data", "geotiff", "command_line"},
+    "preparation": {"errors", "facts", "plausibility", "data", "geotiff"},
     "checkpoints": {"version", "errors", "facts", "settings", "models"},
 }
 """Parts at the bottom and all that each may import of the package; the parts above them are listed in ORDER."""
 
-ORDER = ("tasks", "inference", "evaluation", "training", "conversion", "cli")
+ORDER = ("tasks", "inference", "evaluation", "training", "conversion", "cli", "__main__")
 """From bottom to top: a part may import those before it, and all of MAY_IMPORT."""
 
 

@@ -1,12 +1,15 @@
 """The configs hold the recipes of the specification."""
 
+import ast
+import re
 import runpy
 from pathlib import Path
 
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.settings.config import as_json, to_dataclass
+from sarwmix_jax.settings.config import as_json, finetuning_config, pretraining_config, to_dataclass
+from sarwmix_jax.settings.recipes import recipes
 from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -55,3 +58,26 @@ def test_flood_recipes_differ_in_tiling_selection_and_flips():
     assert values(new, "data.statistics", "model.recompute") == ["bigearthnet_v1", "block"]
     with pytest.raises(UserError, match="recipe 'old' is unknown; use new or published"):
         config("finetune_sen12flood", "old")
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_recipe_holds_what_differs_from_the_defaults_and_nothing_else(name):
+    """Every assignment, for every size of the model; a value is a literal, so that a recipe has no logic."""
+    source = recipes()[name].read_text()
+    sizes = ("base", "large", "huge") if "get_config(size: str" in source else ("base",)
+    default_config = finetuning_config if name.startswith("finetune") else pretraining_config
+    made, *lines = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assign))
+    assert ast.unparse(made.targets[0]) == "config" and lines
+    for line in lines:
+        setting, value = ast.unparse(line.targets[0]).removeprefix("config."), ast.literal_eval(line.value)
+        for size in sizes:
+            assert values(default_config(size), setting) != [value], ast.unparse(line)
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_recipe_opens_with_its_command_hardware_and_result(name):
+    opening = recipes()[name].read_text().split('"""')[1]
+    assert re.search(rf"^    sarwmix (demo |(pretrain|finetune) --config={name}[ :])", opening, re.MULTILINE)
+    assert re.search(r"^Hardware: \S", opening, re.MULTILINE)
+    assert re.search(r"^Measured(: not yet measured\.$| on )", opening, re.MULTILINE)
+    assert ".py" not in opening

@@ -6,8 +6,9 @@ import pytest
 
 from sarwmix_jax.checkpoints.loading import load_parameters
 from sarwmix_jax.cli.demo import demo, report
-from sarwmix_jax.cli.main import load_config, main
+from sarwmix_jax.cli.main import main
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.settings.recipes import load_config
 from tests.test_cli import ROOT
 from tests.training.conftest import TINY_RUN
 

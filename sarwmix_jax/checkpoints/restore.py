@@ -206,7 +206,7 @@ def take_parameters(
     kept = {name: reason for name, reason in reasons.items() if reason}
     if lost := [name for name in kept if name.startswith("encoder/")]:
         raise UserError(
-            f"init_from {path}: the encoder is not loaded in full ({len(lost)} parameters, such as {lost[0]}: "
+            f"--config.init_from {path}: the encoder is not loaded in full ({len(lost)} parameters, such as {lost[0]}: "
             f"{kept[lost[0]]}); use a checkpoint of the same sizes and image side"
         )
     names = [name for name in wanted if name not in kept]

@@ -1,16 +1,12 @@
-"""The command `sarwmix demo`: synthetic scenes, a small model, some minutes, and pictures of what it learned."""
+"""The work of `sarwmix demo`: synthetic scenes, a small model, some minutes, and pictures of what it learned."""
 
 import json
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from absl import flags
-
 from sarwmix_jax.checkpoints.store import FOLDER
-from sarwmix_jax.cli.main import FAILED, needed
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.held_out import HeldOut, best_constant, evaluate_held_out
@@ -20,9 +16,8 @@ from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.settings.config import resolve
 from sarwmix_jax.settings.sections import PretrainingSettings
-from sarwmix_jax.training.logs import quiet_libraries, read_log, training_curve
+from sarwmix_jax.training.logs import read_log, training_curve
 from sarwmix_jax.training.loop import Progress, train
-from sarwmix_jax.training.resources import keep_compiled
 
 SCENES = {"train": 1024, "validation": 128}
 
@@ -101,16 +96,3 @@ def report(result: Result) -> str:
         *(f"{name.replace('_', ' ') + ':':15} {place}" for name, place in places.items()),
     ]
     return "\n".join(lines)
-
-
-def run(values: flags.FlagValues, _: list[str]) -> int:
-    """Train, evaluate, draw; fails where the model did not learn enough."""
-    config, workdir = needed(values, "config"), Path(needed(values, "workdir"))
-    quiet_libraries()
-    keep_compiled(values["compiled"].value)
-    result = demo(workdir, config)
-    print(report(result))
-    if result.held_out.margin < NEEDED_MARGIN:
-        print(f"error: the margin is below {NEEDED_MARGIN:.0%}: the model did not learn enough", file=sys.stderr)
-        return FAILED
-    return 0

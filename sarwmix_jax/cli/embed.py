@@ -1,26 +1,34 @@
-"""The command `sarwmix embed`: features of a record set as Parquet."""
+"""The command `sarwmix embed`.
 
-from collections.abc import Sequence
+    sarwmix embed --checkpoint runs/base --records records/bigearthnet_v2 --split test --out features.parquet
+
+One row a sample: features, names, labels, and the location where the records have one.
+"""
+
+import argparse
 from pathlib import Path
-from typing import Any
 
-from absl import flags
-
-from sarwmix_jax.cli.main import needed
+from sarwmix_jax.cli.flags import names
+from sarwmix_jax.errors import UserError
 
 
-def define(values: flags.FlagValues, _: Sequence[str]) -> None:
+def define(parser: argparse.ArgumentParser) -> None:
     """Its flags."""
-    flags.DEFINE_string("checkpoint", None, "run, checkpoint or converted folder", flag_values=values)
-    flags.DEFINE_string("records", None, "folder of a record set", flag_values=values)
-    flags.DEFINE_list("split", None, "splits, separated by commas; all unless given", flag_values=values)
-    flags.DEFINE_integer("batch", 32, "samples of one device at a time", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("out", None, "file to write", flag_values=values)
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--records")
+    parser.add_argument("--split", type=names, help="splits, separated by commas; all unless given")
+    parser.add_argument("--batch")
+    parser.add_argument("--out", required=True, metavar="FILE", help="Parquet file to write")
 
 
-def run(values: flags.FlagValues, _: list[str]) -> int:
-    """Encode and write."""
-    checkpoint, records, out = needed(values, "checkpoint"), needed(values, "records"), Path(needed(values, "out"))
+def run(options: argparse.Namespace) -> None:
+    """Encode and write.
+
+    Raises:
+        UserError: Several checkpoints are given, or one, the records or a split cannot be used.
+    """
+    if len(options.checkpoint) > 1:
+        raise UserError(f"sarwmix embed takes one checkpoint, {len(options.checkpoint)} are given; embed them apart")
     from sarwmix_jax.checkpoints.loading import load_parameters
     from sarwmix_jax.data.records import read_contract
     from sarwmix_jax.data.sources import check_contract, open_records
@@ -30,10 +38,9 @@ def run(values: flags.FlagValues, _: list[str]) -> int:
 
     quiet_libraries()
     keep_compiled()
-    splits: Any = values["split"].value or list(read_contract(Path(records)).records)
-    sources = {split: open_records(records, split) for split in splits}
+    splits = options.split or list(read_contract(Path(options.records)).records)
+    sources = {split: open_records(options.records, split) for split in splits}
     for source in sources.values():
         check_contract(source)
-    count = write_embeddings(out, load_parameters(checkpoint), sources, int(values["batch"].value or 1))
-    print(f"wrote {out}: {count:,} rows")
-    return 0
+    count = write_embeddings(options.out, load_parameters(options.checkpoint[0]), sources, options.batch)
+    print(f"wrote {options.out}: {count:,} rows")

@@ -1,54 +1,57 @@
-"""The command `sarwmix evaluate`: scores of classifiers and flood models, with intervals and baselines."""
+"""The command `sarwmix evaluate`.
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+    sarwmix evaluate --checkpoint runs/finetuned --records records/bigearthnet_v2 --split test --out evaluation
+    sarwmix evaluate --checkpoint runs/a runs/b --best weighted --records records/bigearthnet_v2 --out evaluation
 
-from absl import flags
+Several checkpoints of one task are compared on the same samples. Baselines stand beside them.
+"""
 
-from sarwmix_jax.cli.main import needed
+import argparse
+
+from sarwmix_jax.cli.flags import names
 
 
-def define(values: flags.FlagValues, _: Sequence[str]) -> None:
+def define(parser: argparse.ArgumentParser) -> None:
     """Its flags."""
-    flags.DEFINE_string("checkpoint", None, "run, checkpoint or converted folder; more may follow", flag_values=values)
-    flags.DEFINE_string("records", None, "folder of a record set with labels, or with pairs", flag_values=values)
-    flags.DEFINE_list("split", ["test"], "splits to score, separated by commas", flag_values=values)
-    flags.DEFINE_string("fit", "train", "split on which the baselines are fitted", flag_values=values)
-    flags.DEFINE_string(
-        "calibrate", "validation", "split on which temperature and thresholds are fitted; none: no", flag_values=values
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--records")
+    parser.add_argument("--split", type=names, default="test", help="splits to score, separated by commas")
+    parser.add_argument("--fit", default="train")
+    parser.add_argument(
+        "--calibrate",
+        default="validation",
+        metavar="SPLIT",
+        help="split on which temperature and thresholds are fitted; none: no",
     )
-    flags.DEFINE_boolean("tune_thresholds", False, "choose each class's threshold on that split", flag_values=values)
-    flags.DEFINE_string(
-        "best", None, "the best checkpoint of a run by this selection rule, such as weighted", flag_values=values
+    parser.add_argument("--tune-thresholds", action="store_true", help="choose each class's threshold on that split")
+    parser.add_argument(
+        "--best", metavar="RULE", help="the best checkpoint of a run by this selection rule, such as weighted"
     )
-    flags.DEFINE_enum(
-        "patch_op", None, ["avg", "max"], "how flood tiles are pooled; by default as trained", flag_values=values
-    )
-    flags.DEFINE_integer("batch", 32, "samples of one device at a time", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("replicates", 2000, "bootstrap replicates of intervals", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("out", None, "folder for tables and pictures", flag_values=values)
+    parser.add_argument("--patch-op", choices=("avg", "max"), help="how flood tiles are pooled; by default as trained")
+    parser.add_argument("--batch")
+    parser.add_argument("--replicates")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for tables and pictures")
 
 
-def run(values: flags.FlagValues, more: list[str]) -> int:
-    """Evaluate and print the tables."""
-    checkpoints = [needed(values, "checkpoint"), *more]
-    records, out = needed(values, "records"), Path(needed(values, "out"))
+def run(options: argparse.Namespace) -> None:
+    """Evaluate and print the tables.
+
+    Raises:
+        UserError: A checkpoint, the records or a split cannot be used.
+    """
     from sarwmix_jax.evaluation.evaluate import Request, evaluate
     from sarwmix_jax.training.logs import quiet_libraries
     from sarwmix_jax.training.resources import keep_compiled
 
     quiet_libraries()
     keep_compiled()
-    given: dict[str, Any] = {name: values[name].value for name in values}
+    given = ("records", "fit", "tune_thresholds", "best", "patch_op", "batch", "replicates")
     request = Request(
-        checkpoints=checkpoints,
-        records=records,
-        splits=given["split"],
-        calibrate=None if given["calibrate"] == "none" else given["calibrate"],
-        **{name: given[name] for name in ("fit", "tune_thresholds", "best", "patch_op", "batch", "replicates")},
+        checkpoints=options.checkpoint,
+        splits=options.split,
+        calibrate=None if options.calibrate == "none" else options.calibrate,
+        **{name: vars(options)[name] for name in given},
     )
-    for table in evaluate(request, out).values():
+    for table in evaluate(request, options.out).values():
         print(table)
-    print(f"tables and pictures: {out}")
-    return 0
+    print(f"tables and pictures: {options.out}")

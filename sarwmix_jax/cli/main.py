@@ -1,66 +1,45 @@
 """The command `sarwmix`: reads the command line, calls the work, reports mistakes in one line.
 
-Nothing heavy is imported before a command is known, so that `--help` answers at once and touches no device.
+Nothing heavy is imported before the command line is parsed, so that `--help` answers at once and touches no device.
 """
 
+import argparse
+import difflib
+import importlib
 import io
+import os
+import re
+import select
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
-from typing import Any
-
-from absl import flags
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType, ModuleType
+from typing import Any, NoReturn
 
 from sarwmix_jax import huge_pages
-from sarwmix_jax.command_line import flags_help
-from sarwmix_jax.errors import UserError, one_line
-
-FAILED = 1
-"""Exit code when the work was done and its result is not good enough."""
-
-MISTAKE = 2
-"""Exit code after a `UserError`."""
-
-STOPPED = 75
-"""Exit code of a run that a signal ended: saved; the same command goes on. Launch scripts requeue on it."""
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C."""
+from sarwmix_jax.cli.commands import COMMANDS, DATA_SETS, Command, overview, overview_of_data_sets
+from sarwmix_jax.cli.flags import SHARED
+from sarwmix_jax.errors import CLOSED, INTERRUPTED, MISTAKE, UNPRINTABLE, UserError, one_line
+from sarwmix_jax.version import __version__
 
 COMPUTING = ("pretrain", "finetune", "demo")
 """Commands that need much memory and time."""
 
-
-@dataclass(frozen=True)
-class Command:
-    """One command of `sarwmix`.
-
-    Attributes:
-        summary: One line for `sarwmix --help`.
-        usage: An example call.
-        define: Adds its flags.
-        run: Does the work and gives the exit code, from the flags and what is left over on the command line.
-        takes_more: Whether something may be left over.
-    """
-
-    summary: str
-    usage: str
-    define: Callable[[flags.FlagValues, Sequence[str]], None]
-    run: Callable[[flags.FlagValues, list[str]], int]
-    takes_more: bool = False
+HELP = ("-h", "--help", "help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("--help", "-h", "-help", "help"):
-        print(overview())
-        return 0
-    if argv is None and arguments[0] in COMPUTING and not huge_pages.CHOSEN:
+    if argv is None and arguments and arguments[0] in COMPUTING and not huge_pages.CHOSEN:
         huge_pages.ask_for_huge_pages()
-    return guarded(lambda: dispatch(arguments[0], arguments[1:]))
+    return guarded(lambda: dispatch(arguments))
+
+
+def door(command: Command, argv: Sequence[str] | None = None) -> int:
+    """Run a command under the name of the script that was started; gives its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: run(command, f"python {sys.argv[0]}", arguments))
 
 
 def guarded(work: Callable[[], int | None]) -> int:
@@ -68,223 +47,216 @@ def guarded(work: Callable[[], int | None]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
     try:
-        return work() or 0
-    except (UserError, flags.Error) as error:
+        code = work() or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt as stop:
         print(*stop.args or ("interrupted; the same command goes on from what is finished",), file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        if not _nobody_reads():
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return CLOSED
 
 
-def dispatch(name: str, arguments: list[str]) -> int:
-    """Parse the flags of one command and run it.
+def _nobody_reads() -> bool:
+    """Whether the standard output is a pipe whose other end is closed, as that of `| head` soon is."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def dispatch(arguments: list[str]) -> int | None:
+    """Find the command and run it; gives its exit code.
 
     Raises:
         UserError: Unknown command, flag or setting.
     """
-    command = COMMANDS.get(name)
-    if command is None:
-        raise UserError(f"unknown command {name!r}; choose one of {', '.join(COMMANDS)}")
-    values = flags.FlagValues()
-    values.set_gnu_getopt(True)
-    program = f"sarwmix {name}"
-    if set(arguments) & {"--help", "-h", "-help", "--helpfull"}:
-        command.define(values, [program])
-        print(f"{command.summary}\n\n  {command.usage}\n\n{flags_help(values)}")
-        return 0
-    from sarwmix_jax.settings.config import with_plain_texts
-
-    argv = [program, *with_plain_texts(arguments)]
-    command.define(values, argv)
-    rest = parse(values, argv)
-    if rest and not command.takes_more:
-        raise UserError(f"{program} does not understand {rest[0]!r}; see {program} --help")
-    return command.run(values, rest)
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [*arguments[1:], "--help"]
+    if not arguments or arguments[0] in HELP:
+        print(overview())
+    elif arguments[0] in ("-V", "--version"):
+        print(f"sarwmix_jax {__version__}")
+    elif arguments[0] != "prepare":
+        return run(chosen(COMMANDS, "command", "sarwmix", arguments), f"sarwmix {arguments[0]}", arguments[1:])
+    elif arguments[1:2] and arguments[1] in HELP:
+        print(overview_of_data_sets())
+    else:
+        command = chosen(DATA_SETS, "data set", "sarwmix prepare", arguments[1:])
+        return run(command, f"sarwmix prepare {arguments[1]}", arguments[2:])
+    return 0
 
 
-def overview() -> str:
-    """Text of `sarwmix --help`."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:{width}}  {command.summary}" for name, command in COMMANDS.items()]
-    head = ["SAR-W-MixMAE in JAX.", "", "sarwmix COMMAND [--flag=value ...]", ""]
-    return "\n".join([*head, *lines, "", "sarwmix COMMAND --help explains its flags."])
-
-
-def define_config(values: flags.FlagValues, argv: Sequence[str], default: str | None = None) -> None:
-    """The flags `--config` and `--config.GROUP.NAME`."""
-    from ml_collections import config_flags
-
-    config_flags.DEFINE_config_file(
-        "config",
-        default,
-        "settings: a Python file, with its argument after a colon; change one with --config.GROUP.NAME=VALUE",
-        flag_values=values,
-        lock_config=True,
-        sys_argv=list(argv),
-    )
-
-
-def parse(values: flags.FlagValues, argv: list[str]) -> list[str]:
-    """Parse flags; gives what is left over.
+def chosen(commands: dict[str, Command], what: str, program: str, arguments: list[str]) -> Command:
+    """The command that the first argument names.
 
     Raises:
-        UserError: A setting is unknown or of the wrong type, or the config file cannot be used.
+        UserError: There is none.
     """
+    names = ", ".join(commands)
+    if not arguments:
+        raise UserError(f"{program} needs a {what}: one of {names}; see {program} --help")
+    if arguments[0] not in commands:
+        near = difflib.get_close_matches(arguments[0], commands, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {names};"
+        raise UserError(f"unknown {what} {arguments[0]!r}; {hint} see {program} --help")
+    return commands[arguments[0]]
+
+
+def run(command: Command, program: str, arguments: Sequence[str]) -> int | None:
+    """Parse the flags of one command and do its work; gives the exit code.
+
+    Raises:
+        UserError: Unknown flag or setting, or whatever the work raises.
+    """
+    module = load(command)
+    parser = parser_of(command, program)
     try:
-        rest: list[str] = values(argv)[1:]
-        if "config" in values and values["config"].value is not None:
-            values["config"].value.to_dict()  # a config file that cannot be used raises at its first use
-    except (AttributeError, KeyError) as error:  # how a locked config refuses unknown names
-        from sarwmix_jax.settings.config import unknown_setting
-
-        raise UserError(unknown_setting(argv) or str(error)) from error
-    except (ArithmeticError, LookupError, ValueError, TypeError, OSError, ImportError, SyntaxError) as error:
-        raise UserError(f"the settings cannot be used: {error}") from error
-    return rest
+        options = parser.parse_args(arguments)
+    except SystemExit:  # after --help
+        return 0
+    code: int | None = module.run(options)
+    return code
 
 
-def load_config(place: str) -> Any:
-    """The config that `--config=PLACE` names: a Python file, with its argument after a colon.
-
-    Raises:
-        UserError: It cannot be used.
-    """
-    values = flags.FlagValues()
-    argv = ["sarwmix", f"--config={place}"]
-    define_config(values, argv)
-    parse(values, argv)
-    return values["config"].value
+def load(command: Command) -> ModuleType:
+    """The file of a command."""
+    return importlib.import_module(f"sarwmix_jax.cli.{command.module}")
 
 
-def needed(values: flags.FlagValues, name: str) -> Any:
-    """Value of a flag that must be given.
-
-    Raises:
-        UserError: It is not.
-    """
-    value = values[name].value
-    if value is None:
-        raise UserError(f"--{name} is not given")
-    return value
+def parser_of(command: Command, program: str) -> "Parser":
+    """The parser of a command, whose help ends with what its file states below the first line."""
+    module = load(command)
+    details = (module.__doc__ or "").partition("\n")[2]
+    parser = Parser(SHARED, prog=program, description=f"{command.summary}\n{details}")
+    module.define(parser)
+    return parser
 
 
-def define_run(values: flags.FlagValues, argv: Sequence[str], default: str | None = None) -> None:
-    """Flags of a command that has a config and a work directory."""
-    define_config(values, argv, default)
-    flags.DEFINE_string("workdir", None, "folder for checkpoints, logs and pictures", flag_values=values)
-    kept = "folder that keeps compiled programs between starts, or off; unless given, in the user's cache"
-    flags.DEFINE_string("compiled", None, kept, flag_values=values)
-    if default is None:
-        what = "go on although the settings differ from those of the checkpoint"
-        flags.DEFINE_boolean("override", False, what, flag_values=values)
+REQUIRED = "the following arguments are required: "
+"""How argparse begins its message about what is missing."""
 
-
-def settings_of(values: flags.FlagValues) -> Any:
-    """Checked settings of a run, and compiled programs kept where the flags say."""
-    config = needed(values, "config")
-    from sarwmix_jax.settings.config import resolve
-    from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings
-    from sarwmix_jax.training.logs import quiet_libraries
-    from sarwmix_jax.training.resources import keep_compiled
-
-    quiet_libraries()
-    keep_compiled(values["compiled"].value)
-    return resolve(config, FinetuningSettings if "task" in config else PretrainingSettings)
-
-
-def run_training(values: flags.FlagValues, _: list[str]) -> int:
-    """`sarwmix pretrain` and `sarwmix finetune`."""
-    _, workdir = needed(values, "config"), Path(needed(values, "workdir"))
-    settings = settings_of(values)
-    from sarwmix_jax.training.loop import train
-
-    progress = train(settings, workdir, override=bool(values["override"].value))
-    if progress.interrupted:
-        return INTERRUPTED if progress.interrupted == "SIGINT" else STOPPED
-    return 0
-
-
-def run_dry(values: flags.FlagValues, _: list[str]) -> int:
-    """`sarwmix dry-run`."""
-    settings = settings_of(values)
-    from sarwmix_jax.training.dry_run import plan_text
-    from sarwmix_jax.training.resources import check_disk, tree_bytes
-    from sarwmix_jax.training.run import abstract_state, set_up
-
-    run = set_up(settings)
-    print(plan_text(run))
-    if values["workdir"].value is not None:
-        check_disk(tree_bytes(abstract_state(run)), Path(values["workdir"].value))
-    return 0
-
-
-def _imported(module: str, name: str) -> Callable[..., Any]:
-    """A function of another command's file, which is imported when it is called."""
-
-    def call(*arguments: Any) -> Any:
-        import importlib
-
-        return getattr(importlib.import_module(f"sarwmix_jax.cli.{module}"), name)(*arguments)
-
-    return call
-
-
-def _other(module: str, summary: str, usage: str, *, takes_more: bool = False) -> Command:
-    return Command(summary, usage, _imported(module, "define"), _imported(module, "run"), takes_more)
-
-
-_EXAMPLE = "--config=configs/pretrain_bigearthnet_v2.py:base --config.data.records=FOLDER"
-
-_TRAINING = (define_run, run_training)
-
-COMMANDS = {
-    "pretrain": Command(
-        "Pretrain a model, or go on with a run.", f"sarwmix pretrain {_EXAMPLE} --workdir=runs/base", *_TRAINING
-    ),
-    "finetune": Command(
-        "Train a classifier, from a checkpoint or from scratch, or go on with a run.",
-        "sarwmix finetune --config=configs/finetune_bigearthnet_v2.py:base --config.data.records=FOLDER "
-        "--config.init_from=runs/base --workdir=runs/finetuned",
-        *_TRAINING,
-    ),
-    "dry-run": Command(
-        "Check settings, records and memory and print the plan of a run, without training.",
-        f"sarwmix dry-run {_EXAMPLE}",
-        define_run,
-        run_dry,
-    ),
-    "reconstruct": _other(
-        "reconstruct",
-        "Draw reconstructions of one or several checkpoints side by side.",
-        "sarwmix reconstruct --checkpoint runs/a runs/b --records FOLDER --out pictures",
-        takes_more=True,
-    ),
-    "evaluate": _other(
-        "evaluate",
-        "Score classifiers and flood models, with intervals, calibration and baselines.",
-        "sarwmix evaluate --checkpoint runs/finetuned --records FOLDER --split test --out evaluation",
-        takes_more=True,
-    ),
-    "probe": _other(
-        "probe",
-        "Score frozen features by logistic regression and nearest neighbours.",
-        "sarwmix probe --checkpoint runs/base --records FOLDER --out probe",
-        takes_more=True,
-    ),
-    "embed": _other(
-        "embed", "Write features as Parquet.", "sarwmix embed --checkpoint runs/base --records FOLDER --out x.parquet"
-    ),
-    "inspect": _other(
-        "inspect", "Count, measure, check and draw a record set.", "sarwmix inspect FOLDER --out=x.png", takes_more=True
-    ),
-    "demo": Command(
-        "Pretrain a small model on synthetic scenes and draw what it learned (some minutes on a CPU).",
-        "sarwmix demo --workdir=demo_output",
-        partial(define_run, default="configs/demo.py"),
-        _imported("demo", "run"),
-    ),
+OTHER_WORDS = {
+    "checkpoint": ("--config.init_from",),
+    "out": ("--workdir",),
+    "output": ("--out", "--workdir"),
+    "workdir": ("--out",),
+    "data": ("--records", "--config.data.records"),
+    "dataset": ("--records", "--config.data.records"),
 }
+"""Flags of some commands that are meant by words of other commands or programs."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports mistakes like everything else, in one line that names the right flag, and in its help every default."""
+
+    def __init__(self, shared: Mapping[str, dict[str, Any]] = MappingProxyType({}), **options: Any) -> None:
+        self.shared = shared
+        super().__init__(formatter_class=_Help, allow_abbrev=False, **options)
+
+    def add_argument(self, *names: str, **own: Any) -> Any:
+        """As argparse has it; a flag that several commands share only needs what is special about it."""
+        return super().add_argument(*names, **self.shared.get(names[0], {}) | own)
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Options of a command line.
+
+        Raises:
+            UserError: A mistake.
+        """
+        options, rest = self.parse_known_args(args, namespace)
+        if rest:
+            raise UserError(f"{self.prog} does not understand {rest[0]!r}; see {self.prog} --help")
+        return options
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Options of a command line, and what is left over; those of a config lie in `config`, not yet read.
+
+        Raises:
+            UserError: A mistake, or an argument that is not UTF-8 (as Python reads it: lone surrogates).
+        """
+        arguments, config = list(sys.argv[1:] if args is None else args), None
+        for argument in arguments:
+            if not argument.isprintable() and UNPRINTABLE.search(argument):
+                self.error(
+                    f"argument {one_line(argument)} has bytes that are not UTF-8, or control characters: rename it"
+                )
+        if "--config" in self._option_string_actions:
+            from sarwmix_jax.settings.recipes import split_arguments
+
+            config, arguments = split_arguments(arguments)
+        self._check_flags(arguments)
+        options, rest = super().parse_known_args(self._with_negative_values(arguments), namespace)
+        if config is not None:
+            options.config = config
+        return options, rest
+
+    def _check_flags(self, arguments: Sequence[str]) -> None:
+        """All flags are known; argparse itself would first ask for those that are not given."""
+        known = self._option_string_actions
+        end = arguments.index("--") if "--" in arguments else len(arguments)
+        flags = [a.split("=", 1)[0] for a in arguments[:end] if re.match("--?[a-zA-Z]", a)]
+        if not {"-h", "--help"} & set(flags):
+            for flag in flags:
+                if flag not in known and (flag.startswith("--") or flag[:2] not in known):
+                    meant = self._meant(flag)
+                    hint = f"did you mean {meant}? " if meant else ""
+                    raise UserError(f"unknown flag {flag}; {hint}see {self.prog} --help")
+
+    def _meant(self, flag: str) -> str | None:
+        """The flag or setting that a mistyped or shortened flag probably means."""
+        own = [each for each in self._option_string_actions if each.startswith("--") and "." not in each]
+        has_config = "--config" in own
+        word = flag.lstrip("-").replace("_", "-").rpartition(".")[2]
+        begun = sorted((each for each in own if each.startswith(f"--{word}")), key=len)
+        others = [e for e in OTHER_WORDS.get(word, ()) if e in own or (has_config and e.startswith("--config."))]
+        near = difflib.get_close_matches(f"--{word}", own, n=1, cutoff=0.8)
+        setting = None
+        if has_config:
+            from sarwmix_jax.settings.recipes import suggestion
+
+            setting = suggestion(flag)
+        return next(iter([*begun, *others, *near, *([setting] if setting else [])]), None)
+
+    def _with_negative_values(self, arguments: Sequence[str]) -> list[str]:
+        """The same with `--statistics=-19,-12,5,5` for `--statistics -19,-12,5,5`, which argparse takes for a flag."""
+        joined: list[str] = []
+        for argument in arguments:
+            action = self._option_string_actions.get(joined[-1]) if joined else None
+            if action is not None and action.nargs is None and re.match(r"-[\d.]", argument):
+                joined[-1] += f"={argument}"
+            else:
+                joined.append(argument)
+        return joined
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse at a mistake.
+
+        Raises:
+            UserError: Always.
+        """
+        if message.startswith(REQUIRED):
+            names = message.removeprefix(REQUIRED)
+            message = f"{names} {'are' if ', ' in names else 'is'} not given"
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+class _Help(argparse.HelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default in (None, [], argparse.SUPPRESS) or isinstance(action.default, bool)
+        return action.help if silent else f"{action.help} (default: %(default)s)"
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Paragraphs filled; examples, which are indented, as they are."""
+        parts = re.split(r"\n\s*\n", text.strip("\n"))
+        return "\n\n".join(part if part.startswith(" ") else textwrap.fill(part, width) for part in parts)
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,43 +1,43 @@
-"""The command `sarwmix probe`: how good frozen features are."""
+"""The command `sarwmix probe`.
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+    sarwmix probe --checkpoint runs/base runs/converted --records records/bigearthnet_v2 --fraction 0.05 --out probe
 
-from absl import flags
+Baselines and intervals are those of `sarwmix evaluate`.
+"""
 
-from sarwmix_jax.cli.main import needed
+import argparse
 
 
-def define(values: flags.FlagValues, _: Sequence[str]) -> None:
+def define(parser: argparse.ArgumentParser) -> None:
     """Its flags."""
-    flags.DEFINE_string("checkpoint", None, "run, checkpoint or converted folder; more may follow", flag_values=values)
-    flags.DEFINE_string("records", None, "folder of a record set with labels", flag_values=values)
-    flags.DEFINE_enum(
-        "task", "multilabel", ["multilabel", "single_label"], "whether classes exclude each other", flag_values=values
+    parser.add_argument("--checkpoint")
+    parser.add_argument("--records")
+    tasks = ("multilabel", "single_label")
+    parser.add_argument("--task", choices=tasks, default="multilabel", help="whether classes exclude each other")
+    parser.add_argument("--fit", default="train")
+    parser.add_argument(
+        "--tune", metavar="SPLIT", default="validation", help="split on which C and the number of neighbours are chosen"
     )
-    flags.DEFINE_string("train", "train", "split to fit on", flag_values=values)
-    flags.DEFINE_string("validation", "validation", "split to choose C and neighbours on", flag_values=values)
-    flags.DEFINE_string("split", "test", "split to score", flag_values=values)
-    flags.DEFINE_float("fraction", 1.0, "share of the training labels", flag_values=values)
-    flags.DEFINE_integer("seed", 0, "which share", flag_values=values)
-    flags.DEFINE_integer("replicates", 2000, "bootstrap replicates of intervals", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("out", None, "folder for the table", flag_values=values)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--fraction", type=float, default=1.0, help="share of the training labels")
+    parser.add_argument("--seed")
+    parser.add_argument("--replicates")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for the table")
 
 
-def run(values: flags.FlagValues, more: list[str]) -> int:
-    """Probe and print the table."""
-    checkpoints = [needed(values, "checkpoint"), *more]
-    records, out = needed(values, "records"), Path(needed(values, "out"))
+def run(options: argparse.Namespace) -> None:
+    """Probe and print the table.
+
+    Raises:
+        UserError: A checkpoint, the records or a split cannot be used.
+    """
     from sarwmix_jax.evaluation.probe import probe
     from sarwmix_jax.training.logs import quiet_libraries
     from sarwmix_jax.training.resources import keep_compiled
 
     quiet_libraries()
     keep_compiled()
-    given: dict[str, Any] = {name: values[name].value for name in values}
-    splits = (given["train"], given["validation"], given["split"])
-    options = {name: given[name] for name in ("task", "fraction", "seed", "replicates")}
-    print(probe(checkpoints, records, out, splits=splits, **options))
-    print(f"table: {out / 'probe.md'}")
-    return 0
+    splits = (options.fit, options.tune, options.split)
+    given = {name: vars(options)[name] for name in ("task", "fraction", "seed", "replicates")}
+    print(probe(options.checkpoint, options.records, options.out, splits=splits, **given))
+    print(f"table: {options.out / 'probe.md'}")

@@ -181,7 +181,7 @@ def promise_faults(found: Contract, wanted: Expectation) -> Iterator[str]:
     if found.unit != wanted.unit:
         yield f"values are {found.unit}, expected {wanted.unit}; convert them while preparing"
     if wanted.quantity not in (None, found.quantity):
-        hint = "use records of that quantity, or change the expectation"
+        hint = f"use records of that quantity, or give --config.data.quantity={found.quantity}"
         yield f"values are {found.quantity}, expected {wanted.quantity}; {hint}"
     if wanted.side is not None and found.shape[1:] != (wanted.side, wanted.side):
         size = f"{wanted.side}x{wanted.side}"
@@ -196,7 +196,7 @@ def promise_faults(found: Contract, wanted: Expectation) -> Iterator[str]:
         for band, mean, near, std in zip(found.bands, means, expected.mean_db, expected.std_db, strict=True):
             if abs(mean - near) > _FAR_DEVIATIONS * std:
                 far = f"more than {_FAR_DEVIATIONS:g} deviations from the {near:.1f} dB it is standardised with"
-                yield f"{band} has mean {mean:.1f} dB, {far}; use the record set's own statistics"
+                yield f"{band} has mean {mean:.1f} dB, {far}; give --config.data.statistics=records, the set's own"
 
 
 def shard_name(name: str, split: str, number: int, count: int) -> str:

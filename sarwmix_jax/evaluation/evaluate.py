@@ -91,7 +91,7 @@ def evaluate(request: Request, out: Path) -> dict[str, str]:
     fit_source = open_split(candidates[0], request.records, request.fit)
     if request.tune_thresholds:
         if candidates[0].task.name != "multilabel":
-            raise UserError("thresholds are of multi-label classifiers; leave --tune_thresholds out")
+            raise UserError("thresholds are of multi-label classifiers; leave --tune-thresholds out")
         if request.calibrate is None:
             raise UserError("thresholds are tuned on a split; name it with --calibrate")
         open_split(candidates[0], request.records, request.calibrate)

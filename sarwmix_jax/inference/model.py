@@ -1,6 +1,6 @@
 """The small, stable interface to a checkpoint."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -9,12 +9,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from sarwmix_jax.checkpoints.loading import Loaded, load_parameters
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS, STATISTICS, BandStatistics
+from sarwmix_jax.inference.batching import batches, mirrored_chunks, padded
 from sarwmix_jax.inference.checks import checked_db
+from sarwmix_jax.inference.summary import summary
 from sarwmix_jax.models.flood import flood_logits
 from sarwmix_jax.models.mixmae import draw_mask
 from sarwmix_jax.models.state import merge_model
@@ -47,22 +49,30 @@ class Reconstruction:
     mask: Float[np.ndarray, " cells"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LoadedModel:
     """A checkpoint ready for use. Images are (batch, band, height, width), VH and VV in dB, any number of them.
+
+    `print(model)` shows what it is, what it takes, which methods its kind has with the shapes that they give, and where
+    it came from.
 
     Attributes:
         kind: "pretraining", "classifier" or "flood".
         settings: Shape and arithmetic of the model.
         statistics: What standardises the input.
-        description: Everything that the checkpoint says of itself.
+        description: Everything that the checkpoint states about itself.
+        place: Folder that it was loaded from.
     """
 
     kind: str
     settings: ModelSettings
     statistics: BandStatistics
     description: dict[str, Any]
+    place: Path
     _loaded: Loaded
+
+    def __repr__(self) -> str:
+        return summary(self._loaded, self.statistics, self.place)
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -132,7 +142,7 @@ class LoadedModel:
             raise UserError(f"before_db has shape {before.shape} and after_db {after.shape}; give the same")
         chosen = tiling or self.description.get("tiling")
         if chosen is None:
-            raise UserError("the checkpoint does not say its tiling; give tiling='released' or 'two_band'")
+            raise UserError("the checkpoint does not state its tiling; give tiling='released' or 'two_band'")
         pairs = np.stack([before, after], axis=1)
         tiles = (pairs.shape[-2] // self.settings.image_size) * (pairs.shape[-1] // self.settings.image_size)
         limit = max(1, BATCH // max(2 * tiles, 1))
@@ -162,7 +172,9 @@ class LoadedModel:
             raise UserError("images_db holds one image, which would be mixed with itself; give at least 2")
         norm_pix = self.description.get("norm_pix") if norm_pix is None else norm_pix
         if norm_pix is None:
-            raise UserError("the checkpoint does not say whether its targets were standardised per cell; give norm_pix")
+            raise UserError(
+                "the checkpoint does not state whether its targets were standardised per cell; give norm_pix"
+            )
         cells = self._mask(mask, seed)
         image_db, prediction = np.empty_like(images), np.empty_like(images)
         with jax.default_matmul_precision("highest"):
@@ -238,50 +250,14 @@ class LoadedModel:
         results = []
         with jax.default_matmul_precision("highest"):
             for start, stop, size in batches(len(images), limit):
-                padded = _padded(images[start:stop], size)
-                found = self._compiled(what, **options)(self._arrays, padded)
+                given = padded(images[start:stop], size)
+                found = self._compiled(what, **options)(self._arrays, given)
                 results.append(jax.tree.map(lambda part, count=stop - start: np.asarray(part)[:count], found))
         return jax.tree.map(lambda *parts: np.concatenate(parts), *results)
 
 
-def batches(count: int, limit: int) -> Iterator[tuple[int, int, int]]:
-    """Start, stop and padded size of each batch; sizes are powers of two, so that few programs are compiled."""
-    for start in range(0, count, limit):
-        stop = min(count, start + limit)
-        yield start, stop, min(limit, 1 << (stop - start - 1).bit_length())
-
-
-def _padded(images: np.ndarray, size: int) -> np.ndarray:
-    """Images with the last one repeated up to a number."""
-    return images if len(images) == size else np.concatenate([images, np.repeat(images[-1:], size - len(images), 0)])
-
-
-def mirrored_chunks(count: int, limit: int) -> Iterator[tuple[Int[np.ndarray, " rows"], int]]:
-    """Rows of each chunk of a batch, and how many of them count: reversing a chunk brings every image to its partner.
-
-    The partner is the image as far from the other end; the middle one of an odd batch has the first one. Some pairs may
-    be repeated so that few sizes occur; repeated rows get the same result.
-    """
-    for start in range(0, count // 2, max(1, limit // 2)):
-        front = np.arange(start, min(start + max(1, limit // 2), count // 2))
-        size = min(max(1, limit // 2), 1 << (len(front) - 1).bit_length())
-        front = np.concatenate([front, np.repeat(front[-1:], size - len(front))])
-        yield np.concatenate([front, count - 1 - front[::-1]]), 2 * size
-    if count % 2:
-        yield np.array([count // 2, 0]), 1
-
-
 def load(path: str | Path, statistics: str | None = None, step: int | None = None) -> LoadedModel:
-    """A model from a checkpoint: converted, or of a run.
-
-    Args:
-        path: A folder that the converter or a run wrote.
-        statistics: Name of the statistics that standardise the input; the checkpoint's own unless given.
-        step: Which checkpoint of the folder; the newest unless given.
-
-    Raises:
-        UserError: There is no checkpoint, it does not fit this version, or the statistics are unknown.
-    """
+    """What `sarwmix_jax.load` does, which describes it."""
     if statistics is not None and statistics not in STATISTICS:
         raise UserError(f"statistics {statistics!r} are unknown; use one of {', '.join(sorted(STATISTICS))}")
     loaded = load_parameters(path, step)
@@ -292,4 +268,4 @@ def load(path: str | Path, statistics: str | None = None, step: int | None = Non
         )
     _ = loaded.structure  # refuses arrays that do not fit
     chosen = STATISTICS[statistics] if statistics else loaded.statistics
-    return LoadedModel(loaded.kind, loaded.settings, chosen, loaded.description, loaded)
+    return LoadedModel(loaded.kind, loaded.settings, chosen, loaded.description, Path(path), loaded)

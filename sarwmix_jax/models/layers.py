@@ -194,9 +194,14 @@ def check_kernel(settings: ModelSettings, platform: str) -> None:
     if settings.kernel == "xla":
         return
     if platform != "gpu":
-        raise UserError(f"model.kernel {settings.kernel} needs a GPU and this machine computes on {platform}; use xla")
+        raise UserError(
+            f"model.kernel {settings.kernel} needs a GPU and this machine computes on {platform}; "
+            "use --config.model.kernel=xla"
+        )
     if reason := _no_fused(settings) if settings.kernel == "fused" else _no_cudnn(settings):
-        raise UserError(f"model.kernel {settings.kernel} cannot serve this model: {reason}; use xla")
+        raise UserError(
+            f"model.kernel {settings.kernel} cannot serve this model: {reason}; use --config.model.kernel=xla"
+        )
 
 
 def _no_cudnn(settings: ModelSettings) -> str | None:

@@ -1,17 +1,15 @@
 """From a config to checked settings and back: types, ranges, and what must fit together."""
 
-import ast
 import dataclasses
-import difflib
 import math
-import types
+import re
 import typing
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
+from sarwmix_jax.settings.declarations import RANGES, Type, hints
 from sarwmix_jax.settings.model import published
 from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings, RunSettings
 
@@ -23,14 +21,6 @@ Run = TypeVar("Run", bound=RunSettings)
 
 RECORDS = "records"
 """`data.statistics` by this name are those that the record set states about itself."""
-
-RANGES = {
-    "positive": (lambda value: value > 0, "a number above 0"),
-    "not negative": (lambda value: value >= 0, "0 or more"),
-    "below one": (lambda value: 0 <= value < 1, "a number from 0 to below 1"),
-    "probability": (lambda value: 0 <= value <= 1, "a probability from 0 to 1"),
-    "share": (lambda value: 0 < value <= 1, "a number above 0, up to 1"),
-}
 
 RENAMED = {
     "data.validation_split": "validation.split",
@@ -66,94 +56,13 @@ def _to_config(settings: Any) -> "config_dict.ConfigDict":
     from ml_collections import config_dict
 
     config = config_dict.ConfigDict()
-    for name, hint in _hints(type(settings)).items():
+    for name, hint in hints(type(settings)).items():
         value = getattr(settings, name)
         if dataclasses.is_dataclass(value):
             config[name] = _to_config(value)
         else:
-            config[name] = config_dict.placeholder(_Type.of(hint).kind) if value is None else value
+            config[name] = config_dict.placeholder(Type.of(hint).kind) if value is None else value
     return config
-
-
-def _hints(kind: Any) -> dict[str, Any]:
-    """Type of every setting, by name, in order."""
-    hints = typing.get_type_hints(kind, include_extras=True)
-    return {item.name: hints[item.name] for item in dataclasses.fields(kind)}
-
-
-class _Type(typing.NamedTuple):
-    """What a type hint says: plain type, type of a tuple's parts, range, and whether it may be unset."""
-
-    kind: Any
-    part: Any
-    range: str | None
-    optional: bool
-
-    @classmethod
-    def of(cls, hint: Any) -> "_Type":
-        optional = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-        if optional:
-            hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
-        limits = getattr(hint, "__metadata__", (None,))[0]
-        hint = typing.get_args(hint)[0] if limits else hint
-        if typing.get_origin(hint) is typing.Literal:
-            return cls(type(typing.get_args(hint)[0]), None, limits, optional)
-        return cls(typing.get_origin(hint) or hint, next(iter(typing.get_args(hint)), None), limits, optional)
-
-
-def setting_names(kind: Any) -> list[str]:
-    """Dotted names of all settings of a kind of run."""
-    return list(_setting_types(kind))
-
-
-def _setting_types(kind: Any, where: str = "") -> dict[str, _Type]:
-    """Types of all settings of a kind of run by their dotted names."""
-    types_of: dict[str, _Type] = {}
-    for own, hint in _hints(kind).items():
-        inside = dataclasses.is_dataclass(hint)
-        types_of |= _setting_types(hint, f"{where}{own}.") if inside else {where + own: _Type.of(hint)}
-    return types_of
-
-
-def with_plain_texts(arguments: Sequence[str]) -> list[str]:
-    """Command line arguments in which every value of a setting that lists texts stands for itself.
-
-    ml_collections reads values of tuples as Python: `/data/x y` would be a mistake and `2020` a number. Only a quoted
-    text, or a tuple or list of quoted texts, is still read so.
-    """
-    kinds = (PretrainingSettings, FinetuningSettings)
-    lists = {f"config.{name}" for kind in kinds for name, part in _setting_types(kind).items() if part.part is str}
-    plain, rest = [], iter(arguments)
-    for argument in rest:
-        name, equals, value = argument.partition("=")
-        if name.startswith("-") and name.lstrip("-") in lists:
-            given = value if equals else next(rest, None)
-            argument = name if given is None else f"{name}={_quoted(given)}"
-        plain.append(argument)
-    return plain
-
-
-def _quoted(text: str) -> str:
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return repr(text)
-    parts = value if isinstance(value, tuple | list) else [value]
-    return text if all(isinstance(part, str) for part in parts) else repr(text)
-
-
-def unknown_setting(arguments: Sequence[str]) -> str | None:
-    """What to report about the first setting among command line arguments that no kind of run has."""
-    known = list(dict.fromkeys(setting_names(PretrainingSettings) + setting_names(FinetuningSettings)))
-    for argument in arguments:
-        name = argument.lstrip("-").split("=", 1)[0].removeprefix("config.")
-        if argument.lstrip("-").startswith("config.") and name not in known:
-            group = name.rpartition(".")[0]
-            inside = [each for each in known if each.rpartition(".")[0] == group]
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}" if near else f"there are {', '.join(inside or known)}"
-            return f"unknown setting {name}; {hint}"
-    return None
 
 
 def to_dataclass(config: Any, kind: type[T], where: str = "") -> T:
@@ -162,18 +71,24 @@ def to_dataclass(config: Any, kind: type[T], where: str = "") -> T:
     Raises:
         UserError: A name is missing or unknown, or a value has another type or lies where it cannot.
     """
-    hints = _hints(kind)
-    unknown, missing = sorted(set(config) - set(hints)), sorted(set(hints) - set(config))
+    known = hints(kind)
+    unknown, missing = sorted(set(config) - set(known)), sorted(set(known) - set(config))
     if unknown or missing:
         problem = f"unknown setting {where}{unknown[0]}" if unknown else f"missing setting {where}{missing[0]}"
-        raise UserError(f"{problem}; known here: {', '.join(hints)}")
-    return kind(**{name: _value(config[name], hint, where + name) for name, hint in hints.items()})
+        raise UserError(f"{problem}; known here: {', '.join(known)}")
+    values = {name: _value(config[name], hint, where + name) for name, hint in known.items()}
+    try:
+        return kind(**values)
+    except UserError as error:  # what does not fit together in one section; it names settings without the flag
+        raise UserError(
+            re.sub(rf"(?<![\w.]){re.escape(where)}(?=({'|'.join(known)})\b)", f"--config.{where}", str(error))
+        ) from error
 
 
 def _value(value: Any, hint: Any, name: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return to_dataclass(value, typing.cast(type, hint), f"{name}.")
-    expected = _Type.of(hint)
+    expected = Type.of(hint)
     if expected.optional and value in (None, ""):
         return None  # an empty text on the command line unsets a setting
     if expected.kind is tuple and isinstance(value, list | tuple):
@@ -181,11 +96,11 @@ def _value(value: Any, hint: Any, name: str) -> Any:
     if expected.kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, expected.kind) or (expected.kind is int and isinstance(value, bool)):
-        raise UserError(f"setting {name} is {value!r}, a {type(value).__name__}; give a {expected.kind.__name__}")
+        raise UserError(f"--config.{name} is {value!r}; give {expected.words}")
     if expected.range is not None:
-        allowed, words = RANGES[expected.range]
+        allowed, _ = RANGES[expected.range]
         if not (math.isfinite(value) and allowed(value)):
-            raise UserError(f"{name} is {value}; give {words}")
+            raise UserError(f"--config.{name} is {value}; give {expected.words}")
     return value
 
 
@@ -243,7 +158,8 @@ def _check_mask(settings: PretrainingSettings) -> None:
     cells, ratio, extra = settings.model.cells, settings.mask.ratio, settings.mask.range_mask_ratio
     if math.floor(cells * ratio) < 1 or math.floor(cells * (ratio + extra)) >= cells:
         raise UserError(
-            f"mask.ratio {ratio} with range_mask_ratio {extra} can mask none or all of the {cells} cells; use 0.5 and 0"
+            f"--config.mask.ratio {ratio} with --config.mask.range_mask_ratio {extra} can mask none or all of the "
+            f"{cells} cells; use 0.5 and 0"
         )
 
 
@@ -253,7 +169,10 @@ def _check_batch(settings: RunSettings) -> None:
     for small, large in (("micro_batch", "global_batch"), ("mix_group", "micro_batch"), ("mix_group", "global_batch")):
         inner, outer = batch.get(small), batch[large]
         if inner is not None and outer is not None and outer % inner:
-            raise UserError(f"batch.{large} {outer} is not a multiple of batch.{small} {inner}; {remedy(outer, inner)}")
+            raise UserError(
+                f"--config.batch.{large} {outer} is not a multiple of --config.batch.{small} {inner}; "
+                f"{remedy(outer, inner)}"
+            )
 
 
 def remedy(value: int, unit: int) -> str:
@@ -265,14 +184,14 @@ def remedy(value: int, unit: int) -> str:
 def _check_schedule(settings: RunSettings) -> None:
     """Warm-up, end and schedule are in order."""
     optimizer = settings.optimizer
-    length = f"optimizer.schedule_epochs {optimizer.schedule_epochs:g}"
+    length = f"--config.optimizer.schedule_epochs {optimizer.schedule_epochs:g}"
     if optimizer.warmup_epochs >= optimizer.schedule_epochs:
         raise UserError(
-            f"optimizer.warmup_epochs {optimizer.warmup_epochs:g} is not below {length}; shorten the warm-up"
+            f"--config.optimizer.warmup_epochs {optimizer.warmup_epochs:g} is not below {length}; shorten the warm-up"
         )
     if optimizer.stop_after_epochs > optimizer.schedule_epochs:
         raise UserError(
-            f"optimizer.stop_after_epochs {optimizer.stop_after_epochs:g} is beyond {length}; "
+            f"--config.optimizer.stop_after_epochs {optimizer.stop_after_epochs:g} is beyond {length}; "
             "lower it or lengthen the schedule"
         )
 
@@ -281,15 +200,20 @@ def _check_data(settings: RunSettings) -> None:
     """Records are named, each set once, and their statistics known."""
     if settings.data.statistics not in {*STATISTICS, RECORDS}:
         known = ", ".join([*sorted(STATISTICS), RECORDS])
-        raise UserError(f"data.statistics is {settings.data.statistics!r}; use one of {known}")
+        raise UserError(f"--config.data.statistics is {settings.data.statistics!r}; use one of {known}")
     sets, weights = len(settings.data.records), settings.data.mix_weights
     if not sets:
-        raise UserError("data.records is not set; give the folder of a record set, --config.data.records=FOLDER")
+        raise UserError(
+            "--config.data.records is not set; give the folder of a record set, --config.data.records=FOLDER"
+        )
     places = [Path(folder).resolve() for folder in settings.data.records]
     if twice := [folder for number, folder in enumerate(settings.data.records) if places[number] in places[:number]]:
-        raise UserError(f"data.records names {twice[0]} twice; name each set once, and weigh it with data.mix_weights")
+        raise UserError(
+            f"--config.data.records names {twice[0]} twice; name each set once, and weigh it with "
+            "--config.data.mix_weights=SHARE,SHARE"
+        )
     if (sets if sets > 1 else 0) != len(weights or ()):
         raise UserError(
-            f"data.mix_weights has {len(weights or ())} numbers for {sets} record sets; "
-            f"{'give one for each' if sets > 1 else 'leave it unset'}"
+            f"--config.data.mix_weights has {len(weights or ())} numbers for {sets} record sets; "
+            f"{'give one for each' if sets > 1 else 'unset it, --config.data.mix_weights='}"
         )

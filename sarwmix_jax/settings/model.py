@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.facts.sizes import SIZES, WINDOWS
+from sarwmix_jax.settings.declarations import BelowOne, Positive, setting
 
 CELL = 32
 """Side of a mask cell in pixels, which is also the encoder's stride."""
@@ -50,24 +51,38 @@ class ModelSettings(Section):
 
     section: ClassVar[str] = "model."
 
-    bands: tuple[str, ...] = BANDS  # polarisations of the input, in order
-    image_size: int = 128  # side in pixels that records are resized to; a multiple of 32
-    embed_dim: int = _BASE.embed_dim  # width of the first stage; each of the next three doubles it
-    depths: tuple[int, ...] = _BASE.depths  # blocks per stage
-    num_heads: tuple[int, ...] = _BASE.num_heads  # attention heads per stage
-    windows: tuple[int, ...] | None = None  # window side in tokens per stage; unset: by image size
-    mlp_ratio: int = 4
-    decoder_dim: int = _BASE.decoder_dim
-    decoder_depth: int = _BASE.decoder_depth
-    decoder_heads: int = _BASE.decoder_heads
-    drop_path: float = 0.0  # rate of the last block, linear from 0 at the first
-    dropout: float = 0.0
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations and matrix products
-    recompute: Literal["none", "elementwise", "block"] = "none"  # in the backward pass: LayerNorm and GELU, or all
-    scan: bool | None = None  # loop over equal blocks, compiled once: starts faster; unset: on CPUs, as fast there
-    attention: Literal["auto", "plain"] = "auto"  # auto: half-length groups where exact; plain: always the bias path
-    decoder: Literal["auto", "full"] = "auto"  # auto: only masked cells for the loss where exact; full: every cell
-    kernel: Kernel = "xla"  # what computes attention: xla; on an NVIDIA GPU also cudnn (bfloat16 only) or fused
+    bands: tuple[str, ...] = setting(BANDS, "polarisations of the input, in order")
+    image_size: Positive[int] = setting(128, "side in pixels to which records are resized; a multiple of 32")
+    embed_dim: Positive[int] = setting(_BASE.embed_dim, "width of the first stage; each of the next three doubles it")
+    depths: tuple[int, ...] = setting(_BASE.depths, "blocks of each of the four stages")
+    num_heads: tuple[int, ...] = setting(_BASE.num_heads, "attention heads of each of the four stages")
+    windows: tuple[int, ...] | None = setting(
+        None, "window side in tokens of each of the four stages; unset: by image size"
+    )
+    mlp_ratio: Positive[int] = setting(4, "hidden width of the MLPs as a multiple of their input's")
+    decoder_dim: Positive[int] = setting(_BASE.decoder_dim, "width of the decoder")
+    decoder_depth: Positive[int] = setting(_BASE.decoder_depth, "blocks of the decoder")
+    decoder_heads: Positive[int] = setting(_BASE.decoder_heads, "attention heads of the decoder")
+    drop_path: BelowOne[float] = setting(0.0, "drop-path rate of the last block; it rises linearly from 0 at the first")
+    dropout: BelowOne[float] = setting(0.0, "dropout rate")
+    dtype: Literal["float32", "bfloat16"] = setting("float32", "type of activations and matrix products")
+    recompute: Literal["none", "elementwise", "block"] = setting(
+        "none",
+        "what is computed again in the backward pass instead of kept in memory: LayerNorm and GELU, or whole blocks",
+    )
+    scan: bool | None = setting(
+        None,
+        "loop over equal blocks, compiled once: the run starts faster; unset: on CPUs, where it is as fast",
+    )
+    attention: Literal["auto", "plain"] = setting(
+        "auto",
+        "auto: half-length groups where that is exact; plain: always with a mask as bias",
+    )
+    decoder: Literal["auto", "full"] = setting(
+        "auto",
+        "auto: computes only the masked cells of the loss where that is exact; full: every cell",
+    )
+    kernel: Kernel = setting("xla", "what computes attention; cudnn (bfloat16 only) and fused need an NVIDIA GPU")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,15 +132,15 @@ class ModelSettings(Section):
                 raise UserError(f"model.{name} is {values}; give {STAGES} positive numbers, one a stage")
 
     def _check_widths(self) -> None:
-        named = [(f"stage {s + 1}", *pair) for s, pair in enumerate(zip(self.widths, self.num_heads, strict=True))]
-        for place, width, heads in [*named, ("the decoder", self.decoder_dim, self.decoder_heads)]:
+        stages = [(f"stage {s + 1}", *pair) for s, pair in enumerate(zip(self.widths, self.num_heads, strict=True))]
+        named = [(*stage, "model.embed_dim", "model.num_heads") for stage in stages]
+        decoder = ("the decoder", self.decoder_dim, self.decoder_heads, "model.decoder_dim", "model.decoder_heads")
+        for place, width, heads, of_width, of_heads in [*named, decoder]:
             if width < 4 or width % 4:
-                raise UserError(
-                    f"width {width} of {place} is not a positive multiple of 4; change embed_dim or decoder_dim"
-                )
+                raise UserError(f"width {width} of {place} is not a positive multiple of 4; change {of_width}")
             if heads < 1 or width % heads:
                 raise UserError(
-                    f"{heads} heads do not divide the width {width} of {place}; change the heads or the width"
+                    f"{heads} heads do not divide the width {width} of {place}; change {of_heads} or {of_width}"
                 )
 
     def _check_windows(self) -> None:
@@ -133,7 +148,7 @@ class ModelSettings(Section):
             if window > grid or grid % window:
                 raise UserError(
                     f"window {window} of stage {stage + 1} does not divide its grid of {grid} tokens at "
-                    f"{self.image_size} px; use {window_for(window, grid)}"
+                    f"{self.image_size} px; use {window_for(window, grid)} in model.windows"
                 )
 
     def _check_values(self) -> None:
@@ -143,14 +158,16 @@ class ModelSettings(Section):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}; use a rate from 0 to below 1")
         if min(len(self.bands), self.mlp_ratio, self.decoder_depth) < 1 or len(set(self.bands)) < len(self.bands):
-            raise UserError("model.bands, mlp_ratio and decoder_depth must be at least 1, each band once")
+            raise UserError("model.bands, model.mlp_ratio and model.decoder_depth must be at least 1, each band once")
 
 
 def check_image_size(image_size: int) -> None:
     """Raises UserError unless the side in pixels is a positive multiple of the cell."""
     if image_size < CELL or image_size % CELL:
         below = max(image_size // CELL, 1) * CELL
-        raise UserError(f"image side {image_size} is not a multiple of {CELL}; use {below} or {below + CELL}")
+        raise UserError(
+            f"image side {image_size} is not a multiple of {CELL}; use {below} or {below + CELL} as model.image_size"
+        )
 
 
 def window_for(wanted: int, grid: int) -> int:

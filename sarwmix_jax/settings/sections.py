@@ -1,20 +1,13 @@
-"""Every setting of a run, once: its name, type, default, range and meaning.
+"""Every setting of a run, once: its name, type, default, range and meaning; `sarwmix settings` lists them.
 
 The same objects go from the command line down to the compiled step. `None` means: not set. `config` checks the ranges.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import ClassVar, Literal
 
+from sarwmix_jax.settings.declarations import BelowOne, NotNegative, Positive, Probability, Share, setting
 from sarwmix_jax.settings.model import ModelSettings, Section
-
-T = TypeVar("T")
-Positive = Annotated[T, "positive"]
-NotNegative = Annotated[T, "not negative"]
-BelowOne = Annotated[T, "below one"]
-Probability = Annotated[T, "probability"]
-Share = Annotated[T, "share"]
-"""Ranges; `config` knows what they mean."""
 
 Tiling = Literal["released", "two_band"]
 PatchOp = Literal["avg", "max"]
@@ -24,74 +17,87 @@ PatchOp = Literal["avg", "max"]
 class MaskSettings:
     """How many of the 32-pixel cells come from the partner image: floor(cells * (ratio + u))."""
 
-    ratio: float = 0.5
-    range_mask_ratio: NotNegative[float] = 0.0  # u is uniform in [0, range_mask_ratio]
+    ratio: Share[float] = setting(0.5, "share of the cells of 32 x 32 px that come from the partner image")
+    range_mask_ratio: NotNegative[float] = setting(
+        0.0,
+        "largest random addition to the share, drawn for each mix group",
+    )
 
 
 @dataclass(frozen=True)
 class WeightSettings(Section):
-    """Backscatter weights of the squared error.
-
-    Raises:
-        UserError: If a value is none of the choices.
-    """
+    """Backscatter weights of the squared error."""
 
     section: ClassVar[str] = "weighting."
 
-    # per_channel: each band by its own power; shared_power: all by the mean of their powers (paper, released code);
-    # shared_weight: all by the mean of their weights (published README); off: 1
-    mode: Literal["per_channel", "shared_power", "shared_weight", "off"] = "per_channel"
-    # power is 10^(x/10) of the backscatter in dB (README, paper), or of the standardised values (released code)
-    power_of: Literal["backscatter", "standardised"] = "backscatter"
-    granularity: Literal["pixel", "token"] = "pixel"  # token: the mean over each 32-pixel cell, per band (README)
-    exp_scale: Positive[float] = 1.0  # s in exp(s * (1 - normalised power))
+    mode: Literal["per_channel", "shared_power", "shared_weight", "off"] = setting(
+        "per_channel",
+        "per_channel: each band by its own power; shared_power: all by the mean of their powers (paper, released "
+        "code); shared_weight: all by the mean of their weights (published README); off: weight 1",
+    )
+    power_of: Literal["backscatter", "standardised"] = setting(
+        "backscatter",
+        "values x whose power is 10^(x/10): backscatter in dB (paper, README), or standardised (released code)",
+    )
+    granularity: Literal["pixel", "token"] = setting(
+        "pixel",
+        "token: mean weight of each cell of 32 x 32 px, per band (README)",
+    )
+    exp_scale: Positive[float] = setting(1.0, "s in the weight exp(s * (1 - normalised power))")
 
 
 @dataclass(frozen=True)
 class LossSettings:
     """What the squared error compares."""
 
-    norm_pix: bool = True  # target standardised per cell
+    norm_pix: bool = setting(True, "standardise the target of each cell by its own mean and standard deviation")
 
 
 @dataclass(frozen=True)
 class DataSettings:
     """Where images come from, and how they are read."""
 
-    records: tuple[str, ...] = ()  # folder of a record set, or of several to mix
-    mix_weights: tuple[float, ...] | None = None  # shares of several record sets in every batch
-    split: str = "train"  # such as train+validation or train[:12.5%]
-    statistics: str = "bigearthnet_v2"  # published band statistics by name, or "records": those of the record set
-    quantity: str | None = None  # sigma0, gamma0 or beta0: refuse records of another; unset: take any
-    nodata_aware: bool = False  # leave pixels that the records mark invalid out of weights, targets and loss
-    threads: Positive[int] = 2  # reading threads
-    workers: NotNegative[int] = 0  # reading processes; 0: threads of this process
-    prefetch: Positive[int] = 2  # batches kept ready
-    resident: bool = False  # hold the records of `split` in device memory, spread over the devices: read once a start
+    records: tuple[str, ...] = setting((), "folder of a record set; repeat the flag for several, which are mixed")
+    mix_weights: tuple[float, ...] | None = setting(None, "shares of several record sets in every batch")
+    split: str = setting("train", "split to train on, such as train+validation or train[:12.5%]")
+    statistics: str = setting(
+        "bigearthnet_v2",
+        "mean and standard deviation of each band: bigearthnet_v1, bigearthnet_v2, or records: the record set's own",
+    )
+    quantity: str | None = setting(None, "sigma0, gamma0 or beta0: refuse records of another quantity; unset: take any")
+    nodata_aware: bool = setting(False, "leave pixels marked as invalid out of weights, targets and loss")
+    threads: Positive[int] = setting(2, "threads that read records")
+    workers: NotNegative[int] = setting(0, "processes that read records; 0: threads of the run itself")
+    prefetch: Positive[int] = setting(2, "batches that are kept ready")
+    resident: bool = setting(False, "hold the training records in the memory of the devices, shared among them")
 
 
 @dataclass(frozen=True)
 class ValidationSettings:
     """Held-out records: which, and how often they are evaluated."""
 
-    split: str | None = None  # unset: none; if_any: "validation" where every record set has it
-    every_epochs: Positive[float] = 1.0
+    split: str | None = setting(
+        None,
+        "split of held-out records; if_any: `validation` where every record set has it; held_out (finetuning alone): "
+        "acquisitions or sequences taken out of data.split; unset: no validation",
+    )
+    every_epochs: Positive[float] = setting(1.0, "epochs between two evaluations on the held-out records")
 
 
 @dataclass(frozen=True)
 class AugmentSettings:
     """Random flips."""
 
-    horizontal_flip: Probability[float] = 0.5
-    vertical_flip: Probability[float] = 0.5
+    horizontal_flip: Probability[float] = setting(0.5, "probability of a left-right flip")
+    vertical_flip: Probability[float] = setting(0.5, "probability of an upside-down flip")
 
 
 @dataclass(frozen=True)
 class BatchSettings:
     """How the global batch is cut."""
 
-    global_batch: Positive[int] = 2048  # images of one optimiser step, all devices and accumulation included
-    micro_batch: Positive[int] | None = None  # images of one device at a time; unset: no accumulation
+    global_batch: Positive[int] = setting(2048, "images of one optimiser step, all devices and accumulation included")
+    micro_batch: Positive[int] | None = setting(None, "images of one device at a time; unset: all, no accumulation")
 
 
 @dataclass(frozen=True)
@@ -100,25 +106,37 @@ class MixedBatchSettings(Section, BatchSettings):
 
     section: ClassVar[str] = "batch."
 
-    mix_group: Positive[int] | None = None  # images that share a mask and mix; unset: the micro-batch at first start
-    odd_group: Literal["refuse", "faithful"] = "refuse"  # faithful: its middle image is its own partner, as published
+    mix_group: Positive[int] | None = setting(
+        None,
+        "images that share a mask and mix; unset: the first start's micro-batch",
+    )
+    odd_group: Literal["refuse", "faithful"] = setting(
+        "refuse",
+        "faithful: the middle image of an odd group mixes with itself, as published",
+    )
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
     """AdamW and its schedule."""
 
-    base_lr: Positive[float] = 1.5e-4  # for a global batch of 256; scaled with the batch
-    min_lr: NotNegative[float] = 0.0  # absolute, at the end of the schedule
-    beta1: BelowOne[float] = 0.9
-    beta2: BelowOne[float] = 0.95
-    eps: Positive[float] = 1e-8
-    weight_decay: NotNegative[float] = 0.05
-    clip_grad: Positive[float] | None = None  # largest global gradient norm; unset: no clipping
-    warmup_epochs: NotNegative[float] = 40.0
-    schedule_epochs: Positive[float] = 1024.0  # where the cosine ends, warm-up included
-    stop_after_epochs: Positive[float] = 64.0  # where the run ends, whatever the schedule's length
-    stop_after_steps: Positive[int] | None = None  # or after so many steps, when that is earlier
+    base_lr: Positive[float] = setting(1.5e-4, "largest learning rate for a global batch of 256; scaled with the batch")
+    min_lr: NotNegative[float] = setting(
+        0.0,
+        "learning rate at the end, not scaled; in finetuning times the layer's factor",
+    )
+    beta1: BelowOne[float] = setting(0.9, "decay of the mean of gradients in AdamW")
+    beta2: BelowOne[float] = setting(0.95, "decay of the mean of squared gradients in AdamW")
+    eps: Positive[float] = setting(1e-8, "term in the denominator of AdamW")
+    weight_decay: NotNegative[float] = setting(0.05, "weight decay of AdamW")
+    clip_grad: Positive[float] | None = setting(None, "largest norm of the whole gradient; unset: no clipping")
+    warmup_epochs: NotNegative[float] = setting(40.0, "epochs over which the learning rate rises from 0")
+    schedule_epochs: Positive[float] = setting(1024.0, "epochs after which the cosine schedule ends, warm-up included")
+    stop_after_epochs: Positive[float] = setting(
+        64.0,
+        "epochs after which the run ends, whatever the schedule's length",
+    )
+    stop_after_steps: Positive[int] | None = setting(None, "steps after which the run ends, when that is earlier")
 
 
 @dataclass(frozen=True)
@@ -126,55 +144,54 @@ class FinetuningOptimizerSettings(OptimizerSettings):
     """AdamW with layer-wise learning rates; the defaults are the published finetuning recipe."""
 
     base_lr: Positive[float] = 5e-4
-    min_lr: NotNegative[float] = 1e-6  # of the fastest layer, times each layer's factor
+    min_lr: NotNegative[float] = 1e-6
     beta2: BelowOne[float] = 0.999
     warmup_epochs: NotNegative[float] = 5.0
     schedule_epochs: Positive[float] = 50.0
     stop_after_epochs: Positive[float] = 50.0
-    layer_decay: Share[float] = 0.7  # factor of the learning rate from each layer to the one below; 1: none
+    layer_decay: Share[float] = setting(0.7, "factor of the learning rate from each layer to the one below; 1: none")
 
 
 @dataclass(frozen=True)
 class CheckpointSettings:
     """When checkpoints are written and which stay."""
 
-    every_epochs: Positive[float] = 1.0
-    keep: Positive[int] = 2  # the last so many
-    powers_of_two: bool = True  # also keep those after 1, 2, 4, 8, ... epochs
-    at_epochs: tuple[float, ...] = ()  # also keep those after these epochs
-    best: bool = True  # also keep the best on the validation records
+    every_epochs: Positive[float] = setting(1.0, "epochs between two checkpoints")
+    keep: Positive[int] = setting(2, "how many of the last checkpoints stay")
+    powers_of_two: bool = setting(True, "keep those after 1, 2, 4, 8, ... epochs too")
+    at_epochs: tuple[float, ...] = setting((), "keep those after these epochs too")
+    best: bool = setting(True, "keep the best by the validation records too")
 
 
 @dataclass(frozen=True)
 class LogSettings:
     """How often is written down what."""
 
-    every_steps: Positive[int] = 20
+    every_steps: Positive[int] = setting(20, "steps between two entries of the log")
 
 
 @dataclass(frozen=True)
 class ProbeSettings(Section):
-    """Labelled records on which a pretraining run shows the quality of its features as it goes.
-
-    Raises:
-        UserError: If a value is none of the choices.
-    """
+    """Labelled records on which a pretraining run shows the quality of its features as it goes."""
 
     section: ClassVar[str] = "probe."
 
-    records: str | None = None  # folder of a record set with labels; unset: no probe
-    task: Literal["multilabel", "single_label"] = "multilabel"  # single_label: classes exclude each other
-    train: str = "train"  # split of the neighbours; a small part will do, such as train[:10%]
-    split: str = "validation"  # split that is scored
-    every_epochs: Positive[float] = 1.0
+    records: str | None = setting(
+        None,
+        "folder of labelled records that score the features during the run; unset: no probe",
+    )
+    task: Literal["multilabel", "single_label"] = setting("multilabel", "single_label: classes exclude each other")
+    train: str = setting("train", "split whose records are the neighbours; a small part will do, such as train[:10%]")
+    split: str = setting("validation", "split that is scored")
+    every_epochs: Positive[float] = setting(1.0, "epochs between two probes")
 
 
 @dataclass(frozen=True)
 class RunSettings:
     """What the runs of all tasks have in common."""
 
-    seed: NotNegative[int] = 0
-    init_from: str | None = None  # start from the parameters of this checkpoint (a new run, step 0)
+    seed: NotNegative[int] = setting(0, "seed of all random numbers: order, masks, flips, parameters")
+    init_from: str | None = setting(None, "checkpoint whose parameters a new run starts from; unset: random ones")
     model: ModelSettings = ModelSettings()
     data: DataSettings = DataSettings()
     validation: ValidationSettings = ValidationSettings()
@@ -200,45 +217,46 @@ class PretrainingSettings(RunSettings):
 class LabelledDataSettings(DataSettings):
     """Where labelled images come from, and how many of them are used."""
 
-    label_fraction: Share[float] = 1.0  # share of the training samples; a smaller one is part of a larger one
-    fraction_seed: NotNegative[int] = 0  # which samples that share is
+    label_fraction: Share[float] = setting(
+        1.0,
+        "share of the training samples that are used; a smaller is part of a larger",
+    )
+    fraction_seed: NotNegative[int] = setting(0, "seed that decides which samples that share has")
 
 
 @dataclass(frozen=True)
 class SelectionSettings(ValidationSettings):
     """Held-out samples, on which the best checkpoints are selected."""
 
-    split: str | None = "validation"  # as above; held_out: acquisitions or sequences taken out of data.split
-    share: Share[float] = 0.1  # of the acquisitions or sequences, for held_out
-    patience: Positive[int] | None = None  # validations without a better one after which the run ends; unset: never
+    split: str | None = "validation"
+    share: Share[float] = setting(0.1, "share of the acquisitions or sequences that held_out takes")
+    patience: Positive[int] | None = setting(None, "validations without improvement that end the run; unset: never")
 
 
 @dataclass(frozen=True)
 class HeadSettings(Section):
-    """What is trained on top of the encoder.
-
-    Raises:
-        UserError: If a value is none of the choices.
-    """
+    """What is trained on top of the encoder."""
 
     section: ClassVar[str] = "head."
 
-    frozen_encoder: bool = False  # train the linear head alone, on features without drop path
-    class_weights: Literal["none", "balanced"] = "none"  # balanced: rare classes weigh more, by their training counts
+    frozen_encoder: bool = setting(False, "train the linear head alone, on features without drop path")
+    class_weights: Literal["none", "balanced"] = setting(
+        "none",
+        "balanced: rare classes weigh more, by their training counts",
+    )
 
 
 @dataclass(frozen=True)
 class FloodSettings(Section):
-    """How a pair of dates becomes one answer.
-
-    Raises:
-        UserError: If a value is none of the choices.
-    """
+    """How a pair of dates becomes one answer."""
 
     section: ClassVar[str] = "flood."
 
-    tiling: Tiling = "two_band"  # released: tiles as the released code cuts them, needed with its flood checkpoint
-    patch_op: PatchOp = "avg"  # how the tiles' feature differences are pooled
+    tiling: Tiling = setting(
+        "two_band",
+        "two_band: tiles of VH and VV; released: as the released code cuts them, needed with its flood checkpoint",
+    )
+    patch_op: PatchOp = setting("avg", "how the feature differences of the tiles are pooled")
 
 
 @dataclass(frozen=True)
@@ -247,7 +265,10 @@ class FinetuningSettings(Section, RunSettings):
 
     section: ClassVar[str] = ""
 
-    task: Literal["multilabel", "single_label", "flood"] = "multilabel"
+    task: Literal["multilabel", "single_label", "flood"] = setting(
+        "multilabel",
+        "multilabel: any number of classes an image; single_label: exactly one; flood: pairs of dates",
+    )
     model: ModelSettings = ModelSettings(drop_path=0.1)
     data: LabelledDataSettings = LabelledDataSettings()
     validation: SelectionSettings = SelectionSettings()
@@ -255,3 +276,7 @@ class FinetuningSettings(Section, RunSettings):
     batch: BatchSettings = BatchSettings(global_batch=1024)
     optimizer: FinetuningOptimizerSettings = FinetuningOptimizerSettings()
     flood: FloodSettings = FloodSettings()
+
+
+TASKS = {"pretraining": PretrainingSettings, "finetuning": FinetuningSettings}
+"""Kinds of runs by the word for their task."""

@@ -71,7 +71,9 @@ def open_all(open_split: Callable[..., Any], settings: RunSettings, split: str) 
         check_contract(source.records, expected)  # what the values are comes before how they are standardised
         check_contract(source.records, standardised, samples=1)
         if settings.data.nodata_aware and not source.contract.has_valid_pixels:
-            raise UserError(f"data.nodata_aware is set, but the records in {folder} carry no masks; unset it")
+            raise UserError(
+                f"the records in {folder} carry no masks of invalid pixels; give --config.data.nodata_aware=false"
+            )
     return sources
 
 

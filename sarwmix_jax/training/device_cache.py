@@ -240,7 +240,7 @@ def allocate(shape: tuple[int, int], device: jax.Device) -> Rows:
         size = math.prod(shape) * WORD_BITS // 8
         raise UserError(
             f"{shape[0]:,} training records, {size / 2**30:.2f} GiB, do not fit into the free memory of {device}; "
-            "unset data.resident, use more devices or fewer records (data.split)"
+            "give --config.data.resident=false, use more devices or fewer records (--config.data.split=)"
         ) from error
 
 

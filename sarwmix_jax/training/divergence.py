@@ -27,15 +27,15 @@ def not_finite(run: Run, workdir: Path, log: RunLog, good: list[int], error: Non
     log.write("not_finite", step=error.step, metrics=error.values, records=names)
     if not names:
         return UserError(
-            f"the validation loss is not finite at step {error.step}; {good_step}; lower optimizer.base_lr or set "
-            "optimizer.clip_grad"
+            f"the validation loss is not finite at step {error.step}; {good_step}; lower "
+            "--config.optimizer.base_lr= or give --config.optimizer.clip_grad=1"
         )
     place = workdir / f"not_finite_step_{error.step}_process_{jax.process_index()}.json"
     place.write_text(json.dumps({"step": error.step, "metrics": error.values, "records": names}, indent=2) + "\n")
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return UserError(
         f"the loss is not finite at step {error.step}; {good_step}; records of the batch: {shown} (all in {place}); "
-        "look at them, or lower optimizer.base_lr or set optimizer.clip_grad"
+        "look at them, or lower --config.optimizer.base_lr= or give --config.optimizer.clip_grad=1"
     )
 
 

@@ -62,8 +62,8 @@ def memory_text(run: Run, state: TrainState) -> str:
         records = f" and its share of the training records {held / GIB:.1f}" if held else ""
         raise UserError(
             f"a training step needs {needed / GIB:.1f} GiB{records}, the device has {available / GIB:.1f}; "
-            f"{'unset data.resident, use more devices, ' if held else ''}"
-            f"lower batch.micro_batch from {micro} to {max(1, micro // 2)}, or set model.recompute to block"
+            f"{'give --config.data.resident=false, use more devices, or ' if held else 'give '}"
+            f"--config.batch.micro_batch={max(1, micro // 2)} (now {micro}) or --config.model.recompute=block"
         )
     return f"{text}, {available / GIB:.2f} GiB there"
 

@@ -122,7 +122,7 @@ def balanced(truth: np.ndarray, task: str) -> tuple[float, ...]:
     if (counts == 0).any() or (weights == 0).any():
         number = int(np.argmax((counts == 0) | (weights == 0)))
         raise UserError(
-            f"class {number} has {counts[number]} of {len(truth)} training samples, so head.class_weights=balanced has "
-            "no weight for it; use none"
+            f"class {number} has {counts[number]} of {len(truth)} training samples, so it has no weight; "
+            "use --config.head.class_weights=none"
         )
     return tuple(float(weight) for weight in weights)

@@ -130,8 +130,8 @@ def check_records_fit(held: int, state: int, devices: int) -> None:
     if held and available is not None and held + state > available:
         raise UserError(
             f"the training records need {held / GIB:.1f} GiB on each of {devices} devices and the state "
-            f"{state / GIB:.1f}, a device has {available / GIB:.1f}; unset data.resident, use more devices or "
-            "fewer records (data.split)"
+            f"{state / GIB:.1f}, a device has {available / GIB:.1f}; give --config.data.resident=false, use "
+            "more devices or fewer records (--config.data.split=)"
         )
 
 

@@ -139,14 +139,14 @@ def cut_batch(batch: Any, devices: int, frozen_mix_group: int | None = None) -> 
     """
     if batch.global_batch % devices:
         raise UserError(
-            f"batch.global_batch {batch.global_batch} is not a multiple of {devices} devices; "
+            f"--config.batch.global_batch {batch.global_batch} is not a multiple of {devices} devices; "
             f"{remedy(batch.global_batch, devices)}"
         )
     per_device = batch.global_batch // devices
     micro = batch.micro_batch or per_device
     if per_device % micro:
         raise UserError(
-            f"batch.micro_batch {micro} does not divide the {per_device} images of each of {devices} devices; "
+            f"--config.batch.micro_batch {micro} does not divide the {per_device} images of each of {devices} devices; "
             f"use {max(size for size in range(1, min(micro, per_device) + 1) if per_device % size == 0)}"
         )
     if not isinstance(batch, MixedBatchSettings):
@@ -155,14 +155,14 @@ def cut_batch(batch: Any, devices: int, frozen_mix_group: int | None = None) -> 
     if micro % group:
         raise UserError(
             f"a mix group of {group} images does not divide the device's micro-batch of {micro}; "
-            f"set batch.micro_batch to a multiple of {group}, or use fewer devices"
+            f"give a multiple of {group}, --config.batch.micro_batch={group}, or use fewer devices"
         )
     if group == 1 or (group % 2 and batch.odd_group == "refuse"):
         what = "its only image" if group == 1 else "its middle image"
-        allowed = "" if group == 1 else ", or batch.odd_group=faithful, as published"
+        allowed = "" if group == 1 else ", or --config.batch.odd_group=faithful, as published"
         raise UserError(
-            f"in a mix group of {group} {what} would mix with itself and hide nothing; give an even batch.mix_group "
-            f"or batch.micro_batch{allowed}"
+            f"in a mix group of {group} {what} would mix with itself and hide nothing; give an even "
+            f"number, --config.batch.mix_group= or --config.batch.micro_batch={allowed}"
         )
     return dataclasses.replace(batch, micro_batch=micro, mix_group=group)
 
@@ -177,10 +177,13 @@ def band_statistics(settings: RunSettings, sources: tuple[Any, ...]) -> BandStat
         return STATISTICS[settings.data.statistics]
     contracts = [source.contract for source in sources]
     if len(contracts) > 1:
-        raise UserError("data.statistics is 'records', but there are several record sets; name published statistics")
+        raise UserError(
+            "--config.data.statistics is 'records', but there are several record sets; "
+            f"use one of {', '.join(sorted(STATISTICS))}"
+        )
     if contracts[0].statistics is None:
         raise UserError(
-            f"data.statistics is 'records', but {settings.data.records[0]} states none; "
+            f"--config.data.statistics is 'records', but {settings.data.records[0]} states none; "
             f"use one of {', '.join(sorted(STATISTICS))}"
         )
     return contracts[0].statistics

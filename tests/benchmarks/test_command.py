@@ -75,7 +75,7 @@ def test_variants_from_text():
 def test_wrong_variants(text):
     with pytest.raises(
         UserError,
-        match=r"--variants has|model.kernel is 'xlb'|unknown setting model.kernl|setting model.scan is 1, a int",
+        match=r"--variants has|model.kernel is 'xlb'|unknown setting model.kernl|model.scan is 1; give true or false",
     ):
         parse_variant(text)
 

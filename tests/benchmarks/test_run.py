@@ -17,7 +17,7 @@ from benchmarks import run
 from benchmarks.__main__ import FLAGS
 from benchmarks.plan import Program
 from benchmarks.report import Results, speed_ratio
-from sarwmix_jax.command_line import Parser
+from sarwmix_jax.cli.main import Parser
 
 WORKLOAD = ("pretrain", "base", 8, "bfloat16", "gpu")
 CAPACITY = 80

@@ -11,8 +11,6 @@ import pyarrow.parquet
 import pytest
 import rasterio
 
-from sarwmix_jax.cli.main import guarded
-
 REPOSITORY = Path(__file__).parents[2]
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
 needs_shared_data = pytest.mark.skipif(not SHARED_DATA.is_dir(), reason=f"no sample data at {SHARED_DATA}")
@@ -49,11 +47,7 @@ def run_here(monkeypatch, capsys):
         command = [name, *map(str, arguments)]
         monkeypatch.setattr(sys, "argv", command)
         module = importlib.import_module(name.removesuffix(".py"))
-        try:
-            code = guarded(module.main)
-        except SystemExit as end:
-            code = end.code
-        return subprocess.CompletedProcess(command, code, *capsys.readouterr())
+        return subprocess.CompletedProcess(command, module.main(), *capsys.readouterr())
 
     return run
 

@@ -12,4 +12,4 @@ def test_help_tells_the_workers_and_a_mistake_is_one_line(run_here, script):
     assert "(default: 1)" in done.stdout.split("--workers WORKERS")[-1].split("--")[0]
     wrong = run_here(script, "--workers=many")
     assert wrong.returncode == 2
-    assert wrong.stderr == f"error: argument --workers: invalid int value: 'many'; see {script} --help\n"
+    assert wrong.stderr == f"error: argument --workers: invalid int value: 'many'; see python {script} --help\n"

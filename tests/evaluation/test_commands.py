@@ -90,7 +90,7 @@ def test_the_released_flood_model_evaluates_and_no_score_of_it_is_known(converte
 def test_a_run_from_the_released_classifier_starts_with_its_head(converted, labelled, tmp_path):
     run = finetune(labelled, tmp_path / "run", init_from=converted["finetune"])
     assert next(line for line in log_of(run) if line["event"] == "begin")["kept"] == {}
-    table = evaluate(run, labelled, tmp_path / "out", "--split=test,validation", "--tune_thresholds", "--best=sum")
+    table = evaluate(run, labelled, tmp_path / "out", "--split=test,validation", "--tune-thresholds", "--best=sum")
     assert "run: thresholds tuned per class on validation." in table.replace("validation\n", "validation.\n")
     assert "validation split, 10 samples" in (tmp_path / "out" / "validation.md").read_text()
     assert len({row["threshold"] for row in result(tmp_path / "out", run)["scores"]["per_class"]}) > 1

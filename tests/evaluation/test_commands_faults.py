@@ -62,20 +62,20 @@ def refusal(capsys):
             ["--best=weighted"],
             ("no best checkpoint by the rule 'weighted'", "not selected by any"),
         ),
-        ("finetune", "labelled", ["--patch_op=sum"], ("patch_op", "avg|max")),
+        ("finetune", "labelled", ["--patch-op=sum"], ("--patch-op", "'sum'", "avg", "max")),
         (
             "finetune",
             "labelled",
-            ["--tune_thresholds", "--calibrate=val"],
+            ["--tune-thresholds", "--calibrate=val"],
             ("no split 'val'", "validation (10 records)"),
         ),
         (
             "finetune",
             "labelled",
-            ["--tune_thresholds", "--calibrate=none"],
+            ["--tune-thresholds", "--calibrate=none"],
             ("tuned on a split; name it with --calibrate",),
         ),
-        ("flood", "pairs", ["--tune_thresholds"], ("thresholds are of multi-label classifiers; leave",)),
+        ("flood", "pairs", ["--tune-thresholds"], ("thresholds are of multi-label classifiers; leave",)),
     ],
 )
 def test_evaluate_refuses(checkpoint, kind, more, words, converted, labelled, pairs, others, tmp_path, refusal):

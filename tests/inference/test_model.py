@@ -10,7 +10,7 @@ from sarwmix_jax.conversion.convert import Request, convert, write
 from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.inference import model as model_module
-from sarwmix_jax.inference.model import batches, mirrored_chunks
+from sarwmix_jax.inference.batching import batches, mirrored_chunks
 from tests.support import GOLDEN, golden
 
 ATOL = 2e-5

@@ -45,15 +45,24 @@ def test_windows_for_a_side(side, windows):
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"image_size": 130}, "image side 130 is not a multiple of 32; use 128 or 160"),
-        ({"windows": (8, 8, 7, 4)}, "window 7 of stage 3 does not divide its grid of 8 tokens at 128 px; use 4"),
+        ({"image_size": 130}, "image side 130 is not a multiple of 32; use 128 or 160 as model.image_size"),
+        (
+            {"windows": (8, 8, 7, 4)},
+            "window 7 of stage 3 does not divide its grid of 8 tokens at 128 px; use 4 in model.windows",
+        ),
         ({"depths": (1, 2)}, "model.depths is (1, 2); give 4 positive numbers, one a stage"),
-        ({"num_heads": (3, 2, 4, 8)}, "3 heads do not divide the width 8 of stage 1; change the heads or the width"),
+        (
+            {"num_heads": (3, 2, 4, 8)},
+            "3 heads do not divide the width 8 of stage 1; change model.num_heads or model.embed_dim",
+        ),
         ({"dtype": "float16"}, "model.dtype is 'float16'; use one of float32, bfloat16"),
         ({"kernel": "triton"}, "model.kernel is 'triton'; use one of xla, cudnn, fused"),
         ({"kernel": "cudnn"}, "model.kernel cudnn cannot compute in model.dtype float32; use bfloat16, or kernel xla"),
         ({"drop_path": 1.0}, "model.drop_path is 1.0; use a rate from 0 to below 1"),
-        ({"bands": ("VH", "VH")}, "model.bands, mlp_ratio and decoder_depth must be at least 1, each band once"),
+        (
+            {"bands": ("VH", "VH")},
+            "model.bands, model.mlp_ratio and model.decoder_depth must be at least 1, each band once",
+        ),
     ],
 )
 def test_bad_values_are_refused_in_one_line(change, line):

@@ -1,15 +1,10 @@
 import dataclasses
 
 import matplotlib.image
-import numpy as np
 import pytest
-from absl import flags
 
-from sarwmix_jax.cli.inspect import define as define_inspect
-from sarwmix_jax.cli.inspect import run as run_inspect
-from sarwmix_jax.cli.main import COMMANDS
+from sarwmix_jax.cli.main import main
 from sarwmix_jax.data.records import CONTRACT_FILE, read_contract
-from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.inspection import inspect
 from sarwmix_jax.preparation.writer import write_file
 from tests.data.conftest import toy_contract, toy_records
@@ -20,11 +15,7 @@ from tests.record_sets import write_records
 @pytest.fixture
 def run(capsys):
     def run(*arguments):
-        values = flags.FlagValues()
-        values.set_gnu_getopt(True)
-        define_inspect(values, [])
-        more = values(["inspect", *map(str, arguments)])[1:]
-        return run_inspect(values, more), capsys.readouterr()
+        return main(["inspect", *map(str, arguments)]), capsys.readouterr()
 
     return run
 
@@ -72,8 +63,11 @@ def test_swapped_bands_and_linear_values_are_found(tmp_path):
 
 
 def test_mistakes_are_one_line(run, tmp_path):
-    with pytest.raises(UserError, match="takes one folder of records, 0 are given"):
-        run()
-    with pytest.raises(UserError, match="no record set at"):
-        run(tmp_path / "nothing")
-    assert np.isin("inspect", list(COMMANDS))
+    for arguments, words in (
+        ((), "RECORDS is not given"),
+        ((tmp_path / "nothing",), "no record set at"),
+        ((tmp_path, tmp_path / "second"), "does not understand"),
+    ):
+        code, output = run(*arguments)
+        assert code == 2 and output.out == "" and output.err.count("\n") == 1
+        assert output.err.startswith("error: ") and words in output.err

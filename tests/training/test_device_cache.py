@@ -157,7 +157,8 @@ def test_progress_counts_every_record(tmp_path, monkeypatch):
 
 def test_records_that_do_not_fit_are_one_line():
     with pytest.raises(
-        UserError, match=r"^1,099,511,627,776 training records, 65536.00 GiB, do not fit .*; unset data.resident, .*$"
+        UserError,
+        match=r"^1,099,511,627,776 training records, 65536.00 GiB, do not fit .*; give --config.data.resident=false",
     ):
         allocate((2**40, 16), jax.devices()[0])
 

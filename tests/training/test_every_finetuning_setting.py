@@ -6,7 +6,7 @@ import pytest
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import abstract_model
-from sarwmix_jax.settings.config import setting_names
+from sarwmix_jax.settings.declarations import setting_names
 from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings
 from sarwmix_jax.training.loop import train
 from sarwmix_jax.training.run import set_up

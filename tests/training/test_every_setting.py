@@ -14,12 +14,13 @@ from flax import nnx
 from ml_collections import config_dict
 
 from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps
-from sarwmix_jax.cli.main import load_config
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import merge_model, split_model
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
-from sarwmix_jax.settings.config import pretraining_config, resolve, setting_names
+from sarwmix_jax.settings.config import pretraining_config, resolve
+from sarwmix_jax.settings.declarations import setting_names
+from sarwmix_jax.settings.recipes import load_config
 from sarwmix_jax.settings.sections import PretrainingSettings
 from sarwmix_jax.tasks.gradients import TrainState, open_all
 from sarwmix_jax.training import run as run_module

@@ -114,7 +114,7 @@ def test_a_loss_that_is_not_finite_names_the_records_held(run_settings, tmp_path
 
 @pytest.mark.slow
 def test_a_validation_loss_that_is_not_finite_is_one_line(run_settings, tmp_path):
-    line = r"the validation loss is not finite at step 2; last good checkpoint: none; lower optimizer.base_lr or "
+    line = r"the validation loss is not finite at step 2; last good checkpoint: none; lower --config.optimizer.base_lr"
     with pytest.raises(UserError, match=line):
         train(run_settings(optimizer__base_lr=1e30), tmp_path)
     assert not list(tmp_path.glob("not_finite*"))
@@ -133,7 +133,8 @@ def test_the_plan_counts_the_records_held_and_refuses_what_does_not_fit(run_sett
     monkeypatch.setattr(resources, "device_memory", lambda: needed + held)
     memory_text(run, state)
     monkeypatch.setattr(resources, "device_memory", lambda: needed + held - 1)
-    with pytest.raises(UserError, match=r"share of the training records 0.0, .*; unset data.resident, use more"):
+    remedy = r"share of the training records 0.0, .*; give --config.data.resident=false, use more"
+    with pytest.raises(UserError, match=remedy):
         memory_text(run, state)
     assert "records" not in memory_text(set_up(run_settings()), state)
 
@@ -142,7 +143,8 @@ def test_a_run_whose_records_do_not_fit_beside_the_state_begins_nothing(run_sett
     settings = run_settings(data__resident=True)
     state = resources.tree_bytes(abstract_state(set_up(settings)))
     monkeypatch.setattr(resources, "device_memory", lambda: state + 20 * RECORD_BYTES - 1)
-    with pytest.raises(UserError, match=r"records need 0.0 GiB on each of 1 devices .*; unset data.resident"):
+    remedy = r"records need 0.0 GiB on each of 1 devices .*; give --config.data.resident=false"
+    with pytest.raises(UserError, match=remedy):
         train(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     monkeypatch.setattr(resources, "device_memory", lambda: state + 20 * RECORD_BYTES)

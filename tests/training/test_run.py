@@ -37,18 +37,18 @@ def test_defaults_are_the_published_base():
         ({"weighting__mode": "both"}, "weighting.mode is 'both'"),
         ({"batch__global_batch": 100, "batch__micro_batch": 16}, "use 96 or 112"),
         ({"batch__micro_batch": 16, "batch__mix_group": 5}, "use 15 or 20"),
-        ({"optimizer__stop_after_epochs": 2000.0}, "beyond optimizer.schedule_epochs 1024"),
+        ({"optimizer__stop_after_epochs": 2000.0}, "beyond --config.optimizer.schedule_epochs 1024"),
         ({"optimizer__warmup_epochs": 1024.0}, "shorten the warm-up"),
         ({"data__statistics": "bigearthnet"}, "use one of bigearthnet_v1, bigearthnet_v2"),
         ({"data__records": ()}, "data.records is not set"),
-        ({"data__mix_weights": (1.0,)}, "leave it unset"),
+        ({"data__mix_weights": (1.0,)}, "1 numbers for 1 record sets; unset it, --config.data.mix_weights="),
         ({"data__records": ("a", "b/../a/")}, "data.records names b/../a/ twice; name each set once"),
         ({"data__records": ("a", "b")}, "0 numbers for 2 record sets; give one for each"),
         ({"mask__ratio": 0.01}, "mask none or all of the 16 cells"),
         ({"mask__ratio": 0.5, "mask__range_mask_ratio": 0.5}, "mask none or all"),
         ({"optimizer__base_lr": float("nan")}, "optimizer.base_lr is nan; give a number above 0"),
         ({"optimizer__clip_grad": 0.0}, "optimizer.clip_grad is 0.0"),
-        ({"augment__vertical_flip": 1.5}, "give a probability from 0 to 1"),
+        ({"augment__vertical_flip": 1.5}, "give a number from 0 to 1"),
         ({"log__every_steps": 0}, "log.every_steps is 0"),
     ],
 )
@@ -56,6 +56,7 @@ def test_wrong_values_are_refused_in_one_line(change, message):
     with pytest.raises(UserError, match=message.replace(".", r"\.")) as caught:
         resolved(**change)
     assert "\n" not in str(caught.value)
+    assert "--config." in str(caught.value)
 
 
 def test_batch_is_cut_over_devices():
@@ -98,7 +99,8 @@ def test_devices_that_do_not_fit(batch, devices, message):
 def test_a_kernel_that_this_machine_lacks_is_refused_at_the_start(run_settings):
     if jax.default_backend() == "gpu":
         pytest.skip("there is a GPU")
-    with pytest.raises(UserError, match=r"^model\.kernel fused needs a GPU and this machine computes on cpu; use xla$"):
+    line = r"^model\.kernel fused needs a GPU and this machine computes on cpu; use --config\.model\.kernel=xla$"
+    with pytest.raises(UserError, match=line):
         set_up(run_settings(model__kernel="fused"))
 
 

@@ -1,54 +1,65 @@
-"""The command line of `convert_torch_ckpt.py`."""
+"""The command `sarwmix convert`.
+
+    sarwmix convert benv2_finetune_checkpoint_best.pth runs/benv2_finetuned --verify
+    sarwmix convert runs/finetuned finetuned.safetensors
+    sarwmix convert --list
+
+A published .pth file becomes a checkpoint folder, a checkpoint folder a .safetensors or .pth file with the published
+names. Nothing in a .pth file is ever executed.
+"""
 
 import argparse
-import sys
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sarwmix_jax.command_line import Parser
-from sarwmix_jax.conversion.convert import Converted, Request, check_free, convert, write
-from sarwmix_jax.conversion.hints import NEEDS_NORM_PIX, Hints, option
-from sarwmix_jax.conversion.identity import listing
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.released import TILINGS
 from sarwmix_jax.settings.model import STAGES
+
+if TYPE_CHECKING:
+    from sarwmix_jax.conversion.convert import Converted
 
 _SUFFIXES = (".safetensors", ".pth")
 _KINDS = {"pretrain": "pretraining", "classifier": "classifier", "flood": "flood"}
 
 
-def parser() -> argparse.ArgumentParser:
-    """Options of the command."""
-    p = Parser(
-        prog="convert_torch_ckpt.py",
-        description="Turn a published .pth file into a checkpoint folder, or a checkpoint folder into a .safetensors "
-        "or .pth file with the published names. Nothing in a .pth file is ever executed.",
+def define(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
+    parser.add_argument("source", nargs="?", type=Path, metavar="SOURCE", help="a .pth file, or a checkpoint folder")
+    parser.add_argument(
+        "destination",
+        nargs="?",
+        type=Path,
+        metavar="DESTINATION",
+        help="a new folder, or a new .safetensors or .pth file for a folder",
     )
-    p.add_argument("source", nargs="?", type=Path, help="a .pth file, or a checkpoint folder")
-    p.add_argument(
-        "destination", nargs="?", type=Path, help="a new folder, or a new .safetensors or .pth file for a folder"
-    )
-    p.add_argument("--list", action="store_true", help="print the released files that are known")
-    p.add_argument("--verify", action="store_true", help="compare every tensor, and run a probe that is kept")
-    p.add_argument("-v", "--verbose", action="store_true", help="with --verify, a line for every tensor")
-    p.add_argument("--sha256", metavar="HEX", help="refuse the file unless it has this hash")
-    p.add_argument("--kind", choices=_KINDS, help="what the file is, where its tensors do not tell")
-    p.add_argument("--tiling", choices=TILINGS, help="how a flood model's tiles were cut")
-    p.add_argument(
+    parser.add_argument("--list", action="store_true", help="print the released files that are known")
+    parser.add_argument("--verify", action="store_true", help="compare every tensor, and run a probe that is kept")
+    parser.add_argument("-v", "--verbose", action="store_true", help="with --verify, a line for every tensor")
+    parser.add_argument("--sha256", metavar="HEX", help="refuse the file unless it has this hash")
+    parser.add_argument("--kind", choices=_KINDS, help="what the file is, where its tensors leave it open")
+    parser.add_argument("--tiling", choices=TILINGS, help="how a flood model's tiles were cut")
+    parser.add_argument(
         "--statistics", metavar="NAME|NUMBERS", help="bigearthnet_v1, bigearthnet_v2, or mean VH,VV,std VH,VV"
     )
-    p.add_argument("--decoder-heads", type=int, metavar="N", help="for decoders that are not of the published size")
-    p.add_argument("--norm-pix", choices=("yes", "no"), help="whether pretraining targets were standardised per cell")
-    p.add_argument("--image-size", type=int, metavar="PX", help="resize position and bias tables to this image side")
-    p.add_argument("--windows", type=_windows, metavar="A,B,C,D", help="window sides per stage with --image-size")
-    p.add_argument("--allow-missing", action="append", default=[], metavar="NAME", help="draw this tensor if missing")
-    p.add_argument("--allow-nonfinite", action="store_true", help="accept values that are not finite")
-    p.add_argument("--with-optimizer", action="store_true", help="keep the optimiser state, to go on pretraining")
-    p.add_argument("--mix-group", type=int, metavar="N", help="images per device of the run, for --with-optimizer")
-    p.add_argument("--step", type=int, metavar="N", help="which checkpoint of a folder; the newest unless given")
-    return p
+    parser.add_argument(
+        "--decoder-heads", type=int, metavar="N", help="for decoders that are not of the published size"
+    )
+    parser.add_argument(
+        "--norm-pix", choices=("yes", "no"), help="whether pretraining targets were standardised per cell"
+    )
+    parser.add_argument(
+        "--image-size", type=int, metavar="PX", help="resize position and bias tables to this image side"
+    )
+    parser.add_argument("--windows", type=_windows, metavar="A,B,C,D", help="window sides per stage with --image-size")
+    parser.add_argument(
+        "--allow-missing", action="append", default=[], metavar="NAME", help="initialise this tensor if missing"
+    )
+    parser.add_argument("--allow-nonfinite", action="store_true", help="accept values that are not finite")
+    parser.add_argument("--with-optimizer", action="store_true", help="keep the optimiser state, to go on pretraining")
+    parser.add_argument("--mix-group", type=int, metavar="N", help="images per device of the run, for --with-optimizer")
+    parser.add_argument("--step", type=int, metavar="N", help="which checkpoint of a folder; the newest unless given")
 
 
 def _windows(text: str) -> tuple[int, ...]:
@@ -58,20 +69,6 @@ def _windows(text: str) -> tuple[int, ...]:
     return windows
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command.
-
-    Raises:
-        UserError: See `run`, or unknown options.
-    """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    # argparse takes numbers such as -19,-12,5,5 for an option; with = it does not.
-    while "--statistics" in arguments[:-1]:
-        at = arguments.index("--statistics")
-        arguments[at : at + 2] = [f"--statistics={arguments[at + 1]}"]
-    run(parser().parse_args(arguments))
-
-
 def run(options: argparse.Namespace) -> None:
     """Do what the options ask.
 
@@ -79,6 +76,8 @@ def run(options: argparse.Namespace) -> None:
         UserError: options that do not fit together, or whatever the work raises.
     """
     if options.list:
+        from sarwmix_jax.conversion.identity import listing
+
         print(listing())
         return
     if options.source is None or (options.destination is None and not (options.source.is_dir() and options.verify)):
@@ -97,6 +96,9 @@ def import_file(options: argparse.Namespace) -> None:
     """A `.pth` file becomes a checkpoint folder."""
     if options.step is not None or options.destination.suffix in _SUFFIXES:
         raise UserError(f"{options.source} is not a folder; --step, .safetensors and .pth belong to exports of folders")
+    from sarwmix_jax.conversion.convert import Request, check_free, convert, write
+    from sarwmix_jax.conversion.hints import Hints
+
     check_free(options.destination)
     options.kind = _KINDS.get(options.kind)
     options.norm_pix = {"yes": True, "no": False}.get(options.norm_pix)
@@ -113,13 +115,15 @@ def import_file(options: argparse.Namespace) -> None:
         show_probe(options.destination)
 
 
-def _chosen(what: type[Hints | Request], options: argparse.Namespace) -> dict[str, Any]:
+def _chosen(what: type, options: argparse.Namespace) -> dict[str, Any]:
     """Values of the options that a dataclass has fields for; both use the same names."""
     return {field.name: vars(options)[field.name] for field in fields(what) if field.name in options}
 
 
-def report(converted: Converted) -> list[str]:
+def report(converted: "Converted") -> list[str]:
     """What was found in a file, line by line."""
+    from sarwmix_jax.conversion.hints import NEEDS_NORM_PIX, option
+
     found, settings, released, source = converted.found, converted.settings, converted.released, converted.source
     known = f"{released.file}, {released.about}" if released else "unknown file, unverified"
     lines = [f"sha256 {source['sha256']}: {known}"]

@@ -41,8 +41,8 @@ def test_optional_settings_can_be_set():
     ("change", "message"),
     [
         ({"modle": {}}, "unknown setting modle"),
-        ({"seed": "zero"}, "setting seed is 'zero', a str; give a int"),
-        ({"seed": True}, "setting seed is True"),
+        ({"seed": "zero"}, "--config.seed is 'zero'; give a whole number of 0 or more"),
+        ({"seed": True}, "--config.seed is True"),
     ],
 )
 def test_mapping_is_checked(change, message):

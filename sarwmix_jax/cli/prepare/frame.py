@@ -22,9 +22,9 @@ _SHOWN_PROBLEMS = 10
 
 def add_work_arguments(parser: argparse.ArgumentParser, *, reads_files: bool = True) -> None:
     """Add the arguments that every large preparation takes; `--on-error` only where files can be missing."""
-    parser.add_argument("--out", type=Path, required=True, help="folder of the record set, made when all is done")
-    parser.add_argument("--workers", type=int, default=1, help="processes that read and write")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be written, and write nothing")
+    parser.add_argument("--out", required=True, help="folder of the record set, made when all is done")
+    parser.add_argument("--workers")
+    parser.add_argument("--dry-run")
     parser.add_argument("--shard", metavar="I/N", help="do only the i-th of n parts; --merge puts them together")
     parser.add_argument("--merge", action="store_true", help="put finished parts together")
     parser.set_defaults(on_error="stop")

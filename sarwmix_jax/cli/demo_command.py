@@ -1,0 +1,43 @@
+"""The command `sarwmix demo`.
+
+    sarwmix demo
+    sarwmix demo --workdir=demo_output --config.optimizer.stop_after_epochs=2
+
+Some minutes on a CPU. Exit code 1 if the model did not learn enough.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sarwmix_jax.errors import FAILED
+
+
+def define(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
+    for name in ("--config", "--config.GROUP.NAME", "--compiled"):
+        parser.add_argument(name)
+    parser.add_argument("--workdir", default=Path("demo_output"))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, evaluate, draw; fails where the model did not learn enough.
+
+    Raises:
+        UserError: A setting is wrong, or the work folder cannot be used.
+    """
+    from sarwmix_jax.settings.recipes import read_config
+
+    config = read_config(options.config, default="demo")
+    from sarwmix_jax.cli.demo import NEEDED_MARGIN, demo, report
+    from sarwmix_jax.training.logs import quiet_libraries
+    from sarwmix_jax.training.resources import keep_compiled
+
+    quiet_libraries()
+    keep_compiled(options.compiled)
+    result = demo(options.workdir, config)
+    print(report(result))
+    if result.held_out.margin < NEEDED_MARGIN:
+        print(f"error: the margin is below {NEEDED_MARGIN:.0%}: the model did not learn enough", file=sys.stderr)
+        return FAILED
+    return 0

@@ -1,0 +1,31 @@
+"""The command `sarwmix dry-run`.
+
+    sarwmix dry-run --config=pretrain_bigearthnet_v2:base --config.data.records=records/bigearthnet_v2
+
+Takes the flags of `sarwmix pretrain` and `sarwmix finetune` and trains nothing.
+"""
+
+import argparse
+
+from sarwmix_jax.cli.pretrain import checked, define
+
+__all__ = ["define", "run"]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the plan.
+
+    Raises:
+        UserError: A setting is wrong, the records cannot be used, or the disk is too small.
+    """
+    from sarwmix_jax.settings.recipes import read_config
+
+    settings = checked(read_config(options.config), options.compiled)
+    from sarwmix_jax.training.dry_run import plan_text
+    from sarwmix_jax.training.resources import check_disk, tree_bytes
+    from sarwmix_jax.training.run import abstract_state, set_up
+
+    planned = set_up(settings)
+    print(plan_text(planned))
+    if options.workdir is not None:
+        check_disk(tree_bytes(abstract_state(planned)), options.workdir)

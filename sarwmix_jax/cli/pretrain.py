@@ -1,0 +1,59 @@
+r"""The command `sarwmix pretrain`.
+
+    sarwmix pretrain --config=pretrain_bigearthnet_v2:base --config.data.records=records/bigearthnet_v2 \
+        --workdir=runs/base
+    sarwmix pretrain --config=own_data --config.data.records=records/own --workdir=runs/own \
+        --config.batch.global_batch=64
+
+The same command goes on with a run that was stopped: after Ctrl-C (exit code 130) and after another signal (75) the
+run is saved.
+"""
+
+import argparse
+from typing import Any
+
+from sarwmix_jax.errors import INTERRUPTED, STOPPED, UserError
+
+
+def define(parser: argparse.ArgumentParser) -> None:
+    """Flags of a run."""
+    for name in ("--config", "--config.GROUP.NAME", "--workdir", "--compiled"):
+        parser.add_argument(name)
+    what = "go on although the settings differ from those of the checkpoint"
+    parser.add_argument("--override", action="store_true", help=what)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, or go on.
+
+    Raises:
+        UserError: A setting is wrong, or whatever the run raises.
+    """
+    from sarwmix_jax.settings.recipes import read_config
+
+    config = read_config(options.config)
+    if options.workdir is None:
+        raise UserError("--workdir is not given; name a new folder, or that of the run to go on with")
+    settings = checked(config, options.compiled)
+    from sarwmix_jax.training.loop import train
+
+    progress = train(settings, options.workdir, override=options.override)
+    if progress.interrupted:
+        return INTERRUPTED if progress.interrupted == "SIGINT" else STOPPED
+    return 0
+
+
+def checked(config: Any, compiled: str | None) -> Any:
+    """Checked settings of a run; compiled programs are kept from here on.
+
+    Raises:
+        UserError: A setting is wrong.
+    """
+    from sarwmix_jax.settings.config import resolve
+    from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings
+    from sarwmix_jax.training.logs import quiet_libraries
+    from sarwmix_jax.training.resources import keep_compiled
+
+    quiet_libraries()
+    keep_compiled(compiled)
+    return resolve(config, FinetuningSettings if "task" in config else PretrainingSettings)

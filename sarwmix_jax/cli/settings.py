@@ -1,0 +1,24 @@
+"""The command `sarwmix settings`.
+
+    sarwmix settings
+    sarwmix settings finetuning
+
+Name, type, default and meaning of every setting, as `--config.GROUP.NAME=VALUE` changes it.
+"""
+
+import argparse
+
+
+def define(parser: argparse.ArgumentParser) -> None:
+    """Its flags."""
+    tasks = ("pretraining", "finetuning")
+    parser.add_argument(
+        "task", nargs="?", choices=tasks, metavar="TASK", help="pretraining or finetuning; both unless given"
+    )
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table."""
+    from sarwmix_jax.settings.listing import settings_table
+
+    print(settings_table(options.task))
