@@ -26,15 +26,14 @@ def get_config() -> ConfigDict:
     # raw backscatter as target: what is drawn needs nothing from the truth, and it learns far faster
     config.loss.norm_pix = False
     config.validation.split = "validation"
-    config.validation.every_epochs = 4.0
+    config.validation.every_epochs = 2.0
     config.data.statistics = "records"
     config.batch.global_batch = 16
     config.batch.mix_group = 8
     config.optimizer.base_lr = 25.6e-3
-    config.optimizer.warmup_epochs = 1.0
-    config.optimizer.schedule_epochs = 26.0
-    config.optimizer.stop_after_epochs = 26.0
-    config.checkpoint.every_epochs = 13.0
+    config.optimizer.warmup_epochs = 0.5
+    config.optimizer.schedule_epochs = 13.0
+    config.optimizer.stop_after_epochs = 13.0
+    config.checkpoint.every_epochs = 6.5
     config.checkpoint.powers_of_two = False
-    config.log.every_steps = 20
     return config

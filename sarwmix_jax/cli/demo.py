@@ -29,7 +29,7 @@ from sarwmix_jax.settings.sections import PretrainingSettings
 from sarwmix_jax.training.logs import read_log, training_curve
 from sarwmix_jax.training.loop import Progress, train
 
-SCENES = {"train": 1536, "validation": 128, "test": 256}
+SCENES = {"train": 3072, "validation": 128, "test": 256}
 LANDSCAPE = "large_parcels"
 SHOWN = 4
 """Scenes in the picture."""

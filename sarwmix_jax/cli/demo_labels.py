@@ -16,13 +16,13 @@ from sarwmix_jax.evaluation.probes import Samples, logistic_probe
 from sarwmix_jax.evaluation.scoring import baseline_predictions, statistic_of
 from sarwmix_jax.metrics.intervals import Interval, difference_intervals, score_intervals
 from sarwmix_jax.models.state import flatten_names, unflatten_names
-from sarwmix_jax.settings.config import finetuning_config, resolve
+from sarwmix_jax.settings.config import resolve
+from sarwmix_jax.settings.recipes import load_config
 from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings
 from sarwmix_jax.training.loop import train
 
 LABELLED = 128
 """Training scenes whose labels are used."""
-EPOCHS = 15.0
 SCORE = "ap_micro"
 PAIRS = {
     "probe of frozen features": ("pretrained encoder, probed", "random encoder, probed"),
@@ -109,7 +109,7 @@ def _probed(loaded: Loaded, sources: list[Any], truths: list[np.ndarray]) -> np.
 
 def _finetuning(settings: PretrainingSettings, split: str, start: Path | None) -> FinetuningSettings:
     """Settings of a short finetuning run: the same from pretraining and from scratch, no validation."""
-    config = finetuning_config()
+    config = load_config("finetune_demo")
     for name, value in vars(settings.model).items():
         config.model[name] = value
     config.init_from = None if start is None else str(start)
@@ -117,13 +117,6 @@ def _finetuning(settings: PretrainingSettings, split: str, start: Path | None) -
     config.data.records, config.data.split = settings.data.records, split
     config.data.statistics = settings.data.statistics
     config.validation.split = None
-    config.batch.global_batch = settings.batch.global_batch
-    config.optimizer.base_lr = 16e-3
-    config.optimizer.layer_decay = 1.0  # no handicap for the layers of an encoder from scratch
-    config.optimizer.warmup_epochs = 1.0
-    config.optimizer.schedule_epochs = config.optimizer.stop_after_epochs = EPOCHS
-    config.checkpoint.every_epochs = EPOCHS
-    config.checkpoint.powers_of_two = False
     return resolve(config, FinetuningSettings)
 
 

@@ -139,8 +139,8 @@ def draw_row(axes: Sequence[Axes], sample: Sample, band: int) -> dict[str, Any]:
         error = reconstruction[band] - original
         drawn["error"] = _outline(next(places), sample.hidden).imshow(error, cmap="RdBu_r", vmin=-10, vmax=10)
     smallest, largest = robust_scale(sample.weights[band])
-    scale = {"vmin": smallest, "vmax": max(largest, smallest + 1e-3)}
-    drawn["weight"] = next(places).imshow(sample.weights[band], cmap="viridis", **scale)
+    largest = max(largest, smallest + 1e-3)
+    drawn["weight"] = next(places).imshow(sample.weights[band], cmap="viridis", vmin=smallest, vmax=largest)
     for axis in axes:
         axis.set(xticks=[], yticks=[])
     return drawn
