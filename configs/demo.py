@@ -3,6 +3,7 @@
     sarwmix demo --workdir=demo_output
 
 Hardware: two CPU cores, as two devices (a product as small as the demo's does not fill both).
+Measured: not yet measured.
 """
 
 from ml_collections import ConfigDict

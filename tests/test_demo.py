@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -97,3 +98,16 @@ def test_what_the_model_has_not_reached_is_named():
     worse = "the squared error in hidden cells is not below that of harmonic in-painting"
     assert failures(squared=(0.4, 0.3)) == [worse]
     assert len(failures(1.0, (0.1, 0.1), (0.5, 0.5))) == 3
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+@pytest.mark.parametrize("given, devices", [("", 2), ("--xla_force_host_platform_device_count=3", 3)])
+def test_two_devices_unless_the_environment_says_how_many(given, devices):
+    code = (
+        "from sarwmix_jax.cli.demo import use_two_devices\nimport jax\nuse_two_devices()\n"
+        "print(len(jax.devices('cpu')))\nuse_two_devices()"
+    )
+    environment = os.environ | {"XLA_FLAGS": given}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{devices}\n"

@@ -31,7 +31,7 @@ from sarwmix_jax.training.loop import Progress, train
 
 SCENES = {"train": 3072, "validation": 128, "test": 256}
 LANDSCAPE = "large_parcels"
-SHOWN = 4
+SHOWN = 3
 """Scenes in the picture."""
 
 NEEDED_MARGIN = 0.1
