@@ -1,1 +1,1 @@
-"""Speed: programs timed in turn, and independent PyTorch models to compare with."""
+"""Benchmarks of speed: programs that are timed in turn, and independent PyTorch models for comparison."""

@@ -1,8 +1,8 @@
-"""One program: a child process that sets up a piece of work and times it when asked to.
+"""A child process that sets up one program and times it on request.
 
-It reads a JSON object a line from stdin, first the specification of the work, then requests, and answers each with one
-on stdout; between two requests it computes nothing. What libraries print goes to stderr. A failure is an answer too:
-`failed` gives the reason; the process then ends.
+It reads JSON objects from stdin, one per line: first the specification of the program, then requests. It answers each
+one with a JSON object on stdout and computes nothing in between. Output of libraries goes to stderr. A failure is an
+answer too: `failed` gives the reason, and the process ends.
 """
 
 import json
@@ -18,20 +18,20 @@ from typing import Any
 from sarwmix_jax.errors import UserError
 
 WARM_STEPS = 5
-"""A CPU's step times settle after three to four."""
+"""On a CPU, step times are stable after three to four steps."""
 
 Work = Any
-"""What a program does, whatever it is made of: `JaxProgram` or `TorchProgram`.
+"""A program to time: `JaxProgram` or `TorchProgram`.
 
-`step()` starts one step, `wait()` returns when all that was started is done, `numbers()` gives what shows whether the
-last step was right, `peak_bytes()` the most device memory held at once, or None where the device does not count it.
-`facts` is worth reporting and known once it is built; `read_ahead` is for how many steps batches may lie ready. A JAX
-program also has `trace(folder)`, a profiler.
+`step()` starts one step, `wait()` returns when all started steps are done, `numbers()` returns values that show whether
+the last step was right, `peak_bytes()` the largest use of device memory, or None where the device does not count it.
+`facts` are reported and known once the program is built; `read_ahead` is the number of steps whose batches may be
+ready. A JAX program also has `trace(folder)`, a profiler.
 """
 
 
 def build(spec: dict[str, Any]) -> Work:
-    """The work that a specification from the parent describes."""
+    """The program of a specification from the parent."""
     if spec["kind"] == "jax":
         from benchmarks.jax_program import JaxProgram
 
@@ -50,7 +50,7 @@ def set_up(work: Work) -> dict[str, Any]:
 
 
 def answer(work: Work, steps: int, profile: str = "") -> dict[str, Any]:
-    """Steps started one after the other and waited for once, after those for which batches lie ready."""
+    """Time of consecutive steps with one wait at the end, after the steps whose batches are ready."""
     timed(work, work.read_ahead)
     with work.trace(profile) if profile else nullcontext():
         seconds = timed(work, steps)
@@ -59,7 +59,7 @@ def answer(work: Work, steps: int, profile: str = "") -> dict[str, Any]:
 
 
 def timed(work: Work, steps: int) -> float:
-    """Seconds that some steps take."""
+    """Seconds that `steps` steps take."""
     started = time.perf_counter()
     for _ in range(steps):
         work.step()
@@ -81,7 +81,7 @@ def finite(numbers: dict[str, float]) -> dict[str, float]:
 def main() -> None:
     """Answer requests until there are none."""
     replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # whoever else prints does so on stderr from now on
+    os.dup2(2, 1)  # from now on, everything that libraries print goes to stderr
     try:
         work = build(json.loads(sys.stdin.readline()))
         print(json.dumps(set_up(work)), file=replies)
@@ -95,4 +95,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    os._exit(0)  # pools and compilers of the libraries have nothing left to do
+    os._exit(0)  # without waiting for the libraries' thread pools and compilers

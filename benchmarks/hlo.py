@@ -1,4 +1,4 @@
-"""What a compiled program starts and moves, read from the compiler's text."""
+"""Number of kernels and bytes moved of a compiled program, from the compiler's text."""
 
 import math
 import re
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 
 CALLING = frozenset({"while", "call", "conditional"})
 FREE = CALLING | {"parameter", "constant", "bitcast", "tuple", "get-tuple-element"}
-"""Operations that start nothing on a device; what the calling ones call is counted by itself."""
+"""Operations that start nothing on a device; computations called by the calling ones are counted separately."""
 
 BITS = {"pred": 8}
-"""Of the type whose name does not hold its number of bits."""
+"""Bits of the type whose name does not contain them."""
 
 Instruction = namedtuple("Instruction", ("name", "shape", "operation", "operands", "rest"))
-"""As the compiler writes it: `shape` is that of the result, `rest` follows the operands."""
+"""An instruction in the compiler's text: `shape` is that of the result, `rest` follows the operands."""
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.-]+) \(.*\{\s*$")
 _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%?([\w.-]+) = (\([^=]*?\)|\S+) ([a-z][\w-]*)\(([^)]*)\)(.*)$")
@@ -40,15 +40,15 @@ def bytes_of(shape: str) -> int:
 
 
 def account(text: str) -> dict[str, int]:
-    """What one run of a compiled program does; a loop's body counts once for each trip.
+    """Counts of one run of a compiled program; the body of a loop counts once per iteration.
 
     Returns:
-        `kernels`: what the device starts; `bytes`: what they read and write if no cache helps.
+        `kernels`: number of kernels; `bytes`: bytes that they read and write without any cache.
     """
     computations = read_computations(text)
 
     def kernels(name: str, times: int) -> Iterator[tuple[int, int]]:
-        """(how often, bytes) of all that a computation starts."""
+        """(number of starts, bytes) of every kernel of a computation."""
         shapes = {each.name: each.shape for each in computations[name]}
         for each in computations[name]:
             called, trips = _CALLED.search(each.rest), _TRIPS.search(each.rest)

@@ -1,4 +1,4 @@
-"""The compiled steps of this project, timed as they are: the one file here that knows how training calls them."""
+"""The compiled steps of this project, to be timed as training calls them."""
 
 import importlib.metadata
 import itertools
@@ -24,7 +24,7 @@ from sarwmix_jax.tasks.pretraining import Pretraining
 from sarwmix_jax.training.optimizer import make_optimizer
 
 RATE = np.float32(1e-5)
-"""Small, for there is no warm-up; the arithmetic is the same at any rate."""
+"""Small, as there is no warm-up; the computation is the same for any rate."""
 
 DROP_PATH = 0.1
 PREFETCH = 4
@@ -54,12 +54,12 @@ class JaxProgram:
         self.facts = {"compile_seconds": seconds, "versions": versions, **hlo.account(self.compiled.as_text())}
 
     def arguments(self) -> tuple[Any, ...]:
-        """What the next step is called with."""
+        """Arguments of the next step."""
         batch = next(self.batches)
         return (self.state, batch, RATE) if self.training else (*self.state, batch)
 
     def step(self) -> None:
-        """Starts one step; one of training consumes its state."""
+        """Starts one step; a training step donates its state."""
         self.last = self.compiled(*self.arguments())
         if self.training:
             self.state, self.last = self.last
@@ -75,12 +75,12 @@ class JaxProgram:
         return {"logits": float(jnp.sqrt(jnp.mean(self.last.astype(jnp.float32) ** 2)))}
 
     def peak_bytes(self) -> int | None:
-        """Most memory that the device held at once."""
+        """Largest use of device memory in bytes."""
         return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def model_settings(spec: dict[str, Any]) -> ModelSettings:
-    """The model of a size with a variant's changes; blocks are looped over on a CPU, as in a run."""
+    """The model of a size with the changes of a variant; on a CPU blocks run as a loop, as in a run."""
     unset = {"scan": spec["device"] == "cpu", "drop_path": DROP_PATH if spec["task"] == "finetune" else 0.0}
     return replace(sample.settings_of(spec["size"]), **unset | spec["changes"] | {"dtype": spec["dtype"]})
 
@@ -102,7 +102,7 @@ def make_step(task: str, settings: ModelSettings, batch: int, mesh: Mesh) -> Ste
 
 
 def make_task(task: str, settings: ModelSettings, batch: int) -> Any:
-    """The published recipe: both flips; one mix group, half of it masked, per-channel weights; or layer decay."""
+    """The published recipe: both flips; for pretraining one half-masked mix group and per-channel weights."""
     if task == "pretrain":
         pretraining = PretrainingSettings(model=settings, batch=MixedBatchSettings(batch, batch, batch))
         return Pretraining(pretraining, sample.DATA)
@@ -111,7 +111,7 @@ def make_task(task: str, settings: ModelSettings, batch: int) -> Any:
 
 
 def batches(spec: dict[str, Any], mesh: Mesh) -> Iterator[dict[str, Any]]:
-    """Device batches of one feed, without end: ready on the device, read by the pipeline, or gathered on the device."""
+    """Endless device batches of one feed: ready on the device, read by the pipeline, or gathered on the device."""
     if spec["feed"] == "synthetic":
         host = sample.host_batches(sample.BATCHES, spec["batch"])
         yield from itertools.cycle([shard_batch(each, mesh) for each in host])

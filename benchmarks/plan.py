@@ -1,4 +1,4 @@
-"""What is measured, and in which order: the most important first, for the time may end at any moment."""
+"""What is measured, and in which order: the most important programs first, as the time may end at any moment."""
 
 import argparse
 import itertools
@@ -18,19 +18,18 @@ TASKS = ("pretrain", "finetune", "inference")
 
 @dataclass(eq=False)
 class Program:
-    """One child process to be, and what was measured of it.
+    """One program, which a child process runs, and its measurements.
 
     Attributes:
-        task: What a step does, with `size`, `batch` (images), `dtype` and `device`: programs that share these five are
-            compared.
+        task: Task of a step; programs with the same task, `size`, `batch` (images), `dtype` and `device` are compared.
         name: Its name in the report.
-        kind: `jax`, or which PyTorch peer.
-        changes: Of the model's settings.
-        xla_flags: Added to XLA_FLAGS, several of them after a space.
-        feed: Where a JAX program gets its batches: `synthetic`, `fed` by the input pipeline, or `resident`.
-        reason: Why it was not measured, or not to the end.
-        setup: What the child answered after setting up.
-        rounds: Each with `wave`, `number`, `steps`, `seconds` and more.
+        kind: `jax`, or the PyTorch program (`eager`, `compiled`, `products`).
+        changes: Changed settings of the model.
+        xla_flags: Flags added to XLA_FLAGS, separated by spaces.
+        feed: Source of a JAX program's batches: `synthetic`, `fed` by the input pipeline, or `resident`.
+        reason: Why it was not measured, or not completely.
+        setup: The child's answer after the set-up.
+        rounds: Rounds with `wave`, `number`, `steps`, `seconds` and more.
     """
 
     task: str
@@ -49,19 +48,19 @@ class Program:
 
     @property
     def workload(self) -> str:
-        """In what programs are compared, as a heading."""
+        """What the compared programs have in common, as a heading."""
         return f"{self.task} {self.size}, batch {self.batch}, {self.dtype}"
 
 
 Group = list[Program]
-"""Programs of one workload that take turns; the first is what the others are compared with."""
+"""Programs of one workload that take turns; the others are compared with the first one."""
 
 PEERS = {
     "eager": "eager PyTorch",
     "compiled": "compiled PyTorch",
     "products": "compiled PyTorch, attention as products",
 }
-"""PyTorch programs by kind; the last leaves attention to its compiler, where that is faster."""
+"""PyTorch programs by kind; the last one leaves attention to PyTorch's compiler, where this is faster."""
 
 VARIANTS = {
     "plain": "attention=plain,decoder=full,scan=false",
@@ -78,7 +77,7 @@ VARIANTS = {
     "no command buffers": "xla=--xla_gpu_enable_command_buffer=",
     "autotune 0": "xla=--xla_gpu_autotune_level=0",
 }
-"""Changes of the default by name."""
+"""Variants of the default program by name."""
 
 DEFAULTS: dict[str, dict[str, Any]] = {
     "cpu": {
@@ -96,7 +95,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
         "dtype": "bfloat16",
     },
 }
-"""What is measured on a device unless the user asks for something else."""
+"""What is measured on a device by default."""
 
 FEEDS = ("fed", "resident")
 BATCHES = {"cpu": dict.fromkeys(TASKS, 8), "gpu": dict.fromkeys(TASKS, 256) | {"finetune": 128}}
@@ -108,7 +107,7 @@ def parse_variant(text: str) -> dict[str, Any]:
     The fields are settings of the model; `xla` adds to XLA_FLAGS.
 
     Raises:
-        UserError: The text is neither, or the model has no such setting or value.
+        UserError: The text has another form, or the model has no such setting or value.
     """
     name, _, settings = text.partition(":")
     settings = settings or VARIANTS.get(text, "")
@@ -131,7 +130,7 @@ def make_plan(options: argparse.Namespace) -> list[Group]:
     """All groups: the tasks at the first size and batch, the variants of the first of them, then the rest.
 
     Raises:
-        UserError: A variant or a number cannot be used, or the pipeline is to feed steps that need labels.
+        UserError: A variant or a number is invalid, or the pipeline would have to feed steps that need labels.
     """
     for name, value in DEFAULTS[options.device].items():
         setattr(options, name, value if getattr(options, name) is None else getattr(options, name))

@@ -1,4 +1,4 @@
-"""What was measured, written down at once as JSON and Markdown: whoever ends the run, both files are whole."""
+"""The report of a benchmark as JSON and Markdown, written after every measurement, each file whole or not at all."""
 
 import json
 import platform
@@ -25,7 +25,7 @@ CONDITIONS = {
     "GPU driver and power limit": "nvidia-smi --query-gpu=driver_version,power.limit --format=csv,noheader",
     "XLA_FLAGS": "echo $XLA_FLAGS",
 }
-"""What holds for a whole run, as a shell tells it; what it does not know is left out."""
+"""Conditions of a whole run by shell command; conditions without output are left out."""
 
 COLUMNS = [
     "program",
@@ -38,19 +38,19 @@ COLUMNS = [
     "GB moved",
     "remarks",
 ]
-NOTE = """Programs of a table took turns in one run, every other round backwards. Speeds are medians over rounds;
-*first ÷ it*, how many times as fast as this program the first one is, is the median over pairs of rounds. Kernels, and
-the bytes that they move if no cache helps, are read from the compiled program."""
+NOTE = """Programs of a table took turns in one run, every other round in reverse order. Speeds are medians over rounds;
+*first ÷ it*, the speed of the first program relative to this one, is the median over pairs of rounds. Kernels, and the
+bytes that they move without any cache, are read from the compiled program."""
 
 
 class Results:
     """The programs of one run and its conditions."""
 
     def __init__(self, folder: Path, command: Sequence[str], plan: Sequence[Group]):
-        """Begin in a folder that holds no results yet.
+        """Start in a folder without results.
 
         Raises:
-            UserError: It does, or it cannot be written.
+            UserError: The folder holds results, or cannot be written.
         """
         if (folder / JSON).exists():
             raise UserError(f"{folder / JSON} already exists; choose another --out")
@@ -74,14 +74,14 @@ class Results:
 
 
 def conditions() -> dict[str, str]:
-    """Where and when a run takes place, and of what."""
+    """Time, machine and commit of a run."""
     run = partial(subprocess.run, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
     found = {name: run(command).stdout.strip() for name, command in CONDITIONS.items()}
     return {"Python": platform.python_version()} | {name: text for name, text in found.items() if text}
 
 
 def markdown(programs: Sequence[Program], about: dict[str, str], finished: bool) -> str:
-    """The whole report; a program not measured is a row with its reason."""
+    """The whole report; a program that was not measured is a row with the reason."""
     tables: dict[str, Group] = {}
     for program in programs:
         about = about | program.setup.get("versions", {})
@@ -111,9 +111,9 @@ def cells(program: Program, first: Program) -> list[str]:
 
 
 def speed_ratio(first: list[dict[str, Any]], other: list[dict[str, Any]]) -> str:
-    """How many times as fast the first is as the other: median of the ratios of rounds that took turns.
+    """Speed of the first program relative to the other: median of the ratios of rounds that took turns.
 
-    Empty where no round of the one stands beside a round of the other.
+    Empty where no rounds of the two took turns.
     """
     speeds, others = (
         {(each["wave"], each["number"]): each["steps"] / each["seconds"] for each in rounds}

@@ -1,4 +1,4 @@
-"""What all programs share: the model of a size, and random records that resemble Sentinel-1 patches."""
+"""Common inputs of all programs: the model of a size, and random records that resemble Sentinel-1 patches."""
 
 import numpy as np
 
@@ -8,7 +8,7 @@ from sarwmix_jax.settings.model import ModelSettings, published
 
 CLASSES = len(CLASS_NAMES)
 BATCHES = 4
-"""Batches that lie on the device and are used in turn."""
+"""Batches on the device that are used in turn."""
 
 TINY = ModelSettings(
     embed_dim=8,
@@ -18,7 +18,7 @@ TINY = ModelSettings(
     decoder_depth=2,
     decoder_heads=4,
 )
-"""The model of the golden numbers, which also serves for rehearsals."""
+"""The model of the golden numbers, also used for short trials."""
 
 DATA = STATISTICS["bigearthnet_v2"]
 RECORD_SIDE = 120
@@ -34,7 +34,7 @@ def settings_of(size: str) -> ModelSettings:
 
 
 def host_batches(count: int, batch: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
-    """Batches of speckle around a level of each image and band, and random labels.
+    """Batches of speckle around a mean per image and band, and random labels.
 
     Returns:
         Dicts of `image`, float16 dB (batch, band, 120, 120), and `labels`, float32 (batch, classes).

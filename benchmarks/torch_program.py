@@ -1,9 +1,10 @@
-"""What is timed of PyTorch: one step of pretraining, finetuning or inference of the reference model.
+"""The PyTorch programs to time: one step of pretraining, finetuning or inference of the reference model.
 
-The eager peer has PyTorch's defaults: autocast, AdamW as it comes, a loss read after each training step. The compiled
-ones have a fused AdamW and wait for nothing; `compiled` also has fused attention, `products` leaves attention to the
-compiler. All keep float32 parameters; their lower precision is bfloat16 autocast, where the published runs used float16
-with loss scaling. The whole way from raw records is in the step: resizing, flips, standardisation, weights, mask.
+The eager program uses PyTorch's defaults: autocast, default AdamW, and the loss is read after each training step. The
+compiled programs use fused AdamW and wait for nothing; `compiled` also uses fused attention, `products` leaves
+attention to the compiler. All have float32 parameters; their lower precision is bfloat16 autocast, where the published
+runs used float16 with loss scaling. A step includes everything from raw records on: resizing, flips, standardisation,
+weights, mask.
 """
 
 from dataclasses import replace
@@ -37,16 +38,16 @@ RECIPES = {"pretrain": ((0.9, 0.95), 1.0), "finetune": ((0.9, 0.999), 0.7)}
 """Betas and layer decay of the tasks that train."""
 
 PEAK_RATE, WARMUP_STEPS = 1e-4, 100
-"""The learning rate changes at every step, as it does in a run."""
+"""The learning rate changes at every step, as in a run."""
 
 GOLDEN = Path(__file__).parents[1] / "tests" / "golden"
 ENCODER, RECONSTRUCTION, LOSS, GRADIENT, LOGITS = "encoder_out", "x_rec", "loss", "largest gradient error", "logits"
 TOLERANCES = {ENCODER: 2e-5, RECONSTRUCTION: 5e-5, LOSS: 1e-5, GRADIENT: 1e-4, LOGITS: 2e-5}
-"""Largest difference allowed; of a gradient relative to its tensor's largest value."""
+"""Largest difference allowed; for a gradient relative to the largest value of its tensor."""
 
 
 def make_model(peer: str, settings: ModelSettings, classes: int | None = None) -> nn.Module:
-    """The autoencoder, or with a number of classes the classifier; attention is fused in the peer `compiled`."""
+    """The autoencoder or, with a number of classes, the classifier; attention is fused in the peer `compiled`."""
     model = TorchMixMAE(settings) if classes is None else TorchClassifier(settings, classes)
     for layer in model.modules():
         if isinstance(layer, Attention) and peer == "compiled":
@@ -60,11 +61,11 @@ def released_weights(path: Path) -> dict[str, Tensor]:
 
 
 def golden_differences(peer: str, folder: Path = GOLDEN, classifier: bool = False) -> dict[str, float]:
-    """Largest difference of each quantity of TOLERANCES that a model gives, in float32 on the CPU.
+    """Largest difference of each quantity in TOLERANCES that a model computes, in float32 on the CPU.
 
     Args:
         peer: `eager`, `compiled` or `products`; none is compiled here.
-        folder: Holds `pretrain_tiny.npz`, `finetune_tiny.npz` and `.pth` files of these names.
+        folder: Folder of `pretrain_tiny.npz`, `finetune_tiny.npz` and the `.pth` files of these names.
         classifier: Whether to check the classifier instead of the autoencoder.
     """
     name = "finetune_tiny" if classifier else "pretrain_tiny"
@@ -98,7 +99,7 @@ def band_statistics(device: str = "cpu") -> list[Tensor]:
 
 
 def prepare(records: Tensor, side: int, statistics: list[Tensor], flips: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Standardised images and the same in dB, float32 (batch, band, side, side).
+    """Standardised images, and the same in dB, float32 (batch, band, side, side).
 
     Args:
         records: Backscatter in dB (batch, band, height, width), any float type.
@@ -115,7 +116,7 @@ def prepare(records: Tensor, side: int, statistics: list[Tensor], flips: Tensor 
 
 
 def draw(task: str, settings: ModelSettings, batch: int, generator: torch.Generator) -> tuple[Tensor | None, ...]:
-    """What is random in one step, drawn on the generator's device without waiting for it; None where not needed.
+    """Random numbers of one step, drawn on the generator's device without waiting for it; None where not needed.
 
     Returns:
         Flips, booleans (2, batch); the mask, 0/1 per cell, half of them 1; for drop path, uniform in 0..1
@@ -152,18 +153,18 @@ def make_adamw(model: nn.Module, task: str, depths: tuple[int, ...], peer: str) 
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Gives every group its share of the learning rate; waits for nothing."""
+    """Sets the learning rate of every group; waits for nothing."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["scale"]
 
 
 class TorchProgram:
-    """One peer's model, its data on the device, its step; see `benchmarks.child.Work`.
+    """The model, data and step of one peer; see `benchmarks.child.Work`.
 
     Args:
-        spec: The `task`, the images a step (`batch`), `dtype`, `device`, the `kind` of peer.
-        settings: Shape of the model; its dtype is not read, and finetuning sets its own drop path.
-        compiled: Whether `torch.compile` compiles the way from records to the loss.
+        spec: `task`, `batch` (images per step), `dtype`, `device`, and the `kind` of peer.
+        settings: Shape of the model; its dtype is ignored, and finetuning sets its own drop path.
+        compiled: Whether `torch.compile` compiles everything from records to the loss.
     """
 
     read_ahead = 0
@@ -189,7 +190,7 @@ class TorchProgram:
         self.statistics, self.run = band_statistics(self.device), self.forward
         if compiled:
             for tensor in (torch.zeros(1), nn.Parameter(torch.zeros(1))):
-                rearrange(tensor, "n -> n")  # a type that einops first meets while tracing makes a step compile twice
+                rearrange(tensor, "n -> n")  # a type that einops first meets under tracing makes a step compile twice
             self.run = torch.compile(self.forward, fullgraph=True, dynamic=False)
 
     def forward(self, records: Tensor, labels: Tensor, flips: Tensor, mask: Tensor, paths: Tensor) -> Tensor:
@@ -217,24 +218,24 @@ class TorchProgram:
                 self.result.item()
 
     def wait(self) -> None:
-        """Returns when all that was started is done."""
+        """Returns when all started steps are done."""
         if self.device == "cuda":
             torch.cuda.synchronize()
 
     def numbers(self) -> dict[str, float]:
-        """The last step's loss; for inference the mean logit, which is as finite as its parts."""
+        """Loss of the last step; for inference the mean logit, which is finite if all logits are."""
         return {"loss": self.result.float().mean().item()}
 
     def peak_bytes(self) -> int | None:
-        """Most device memory held at once; None on a CPU, where PyTorch does not count it."""
+        """Largest use of device memory in bytes; None on a CPU, where PyTorch does not count it."""
         return torch.cuda.max_memory_allocated() if self.device == "cuda" else None
 
 
 def checked_program(spec: dict[str, Any]) -> TorchProgram:
-    """The program that the parent describes, after its model was held against the golden numbers.
+    """The program of a specification, after a comparison of its model with the golden numbers.
 
     Raises:
-        UserError: It is further away than the tolerances.
+        UserError: A difference is larger than its tolerance.
     """
     differences = golden_differences(spec["kind"], classifier=spec["task"] != "pretrain")
     for name, difference in differences.items():

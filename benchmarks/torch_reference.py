@@ -1,7 +1,7 @@
-"""The model once more, in plain PyTorch: for parity tests and as the peer when speeds are compared.
+"""The model in plain PyTorch: a reference for parity tests and the peer in comparisons of speed.
 
-Written from the method's description alone, in the most direct way; names of parameters are those of the released
-files, so their state dicts load. Nothing here is fast on purpose, but attention may be switched to fused kernels.
+Written from the description of the method alone, in the most direct way; names of parameters are those of the released
+files, so their state dicts load. The code is not optimised, but attention may be switched to fused kernels.
 """
 
 from collections import OrderedDict
@@ -65,10 +65,10 @@ def fused_attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor
 class Attention(nn.Module):
     """Self-attention over the whole grid, or inside windows with a relative position bias.
 
-    Windows stand as further heads, so that one bias serves the whole batch.
+    Windows are treated as further heads, so that one bias serves the whole batch.
 
     Attributes:
-        attend: `attend`, or what computes the same faster.
+        attend: `attend`, or a faster function with the same result.
     """
 
     def __init__(self, width: int, heads: int, window: int | None = None):
@@ -90,7 +90,7 @@ class Attention(nn.Module):
         return from_windows(self.proj(x), self.window or grid)
 
     def bias(self, windows: int, grid: int, mask: Tensor | None) -> Tensor:
-        """(windows*heads, n, n): of the tokens' distance, and with a mask of their bits."""
+        """(windows*heads, n, n): bias for the tokens' relative position and, with a mask, for their bits."""
         bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1).repeat(windows, 1, 1)
         if mask is None:
             return bias
@@ -120,7 +120,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(OrderedDict(fc1=fc1, gelu=nn.GELU(), fc2=fc2))
 
     def forward(self, x: Tensor, mask: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
-        """Transforms tokens; `draws` (2, batch), uniform in 0..1, decide on drop path of the two branches."""
+        """Transforms tokens; `draws` (2, batch), uniform in 0..1, decide the drop path of the two branches."""
         first, second = (None, None) if draws is None else draws
         x = x + drop_path(self.attn(self.norm1(x), mask), first, self.rate)
         return x + drop_path(self.mlp(self.norm2(x)), second, self.rate)
@@ -172,7 +172,7 @@ class Stage(nn.Module):
 
 
 class Encoder(nn.Module):
-    """What the pretraining model and the classifier share."""
+    """Common part of the pretraining model and the classifier."""
 
     def add_encoder(self, settings: ModelSettings) -> None:
         """Adds the encoder's modules, after the parameters of the model itself."""
@@ -183,7 +183,7 @@ class Encoder(nn.Module):
     def encode(self, images: Tensor, mask: Tensor | None = None, draws: Tensor | None = None) -> Tensor:
         """(batch, cells, features); with a mask over the cells, of images mixed with the reversed batch.
 
-        `draws` (blocks, 2, batch), uniform in 0..1, switch drop path on.
+        `draws` (blocks, 2, batch), uniform in 0..1, enable drop path.
         """
         x = self.patch_embed(images)
         if mask is not None:
@@ -196,7 +196,7 @@ class Encoder(nn.Module):
 
 
 def fixed(table: Tensor) -> nn.Parameter:
-    """A table that is in the state dict but not trained."""
+    """A table that is part of the state dict but not trained."""
     return nn.Parameter(table, requires_grad=False)
 
 
@@ -227,7 +227,7 @@ class TorchMixMAE(Encoder):
         return self.decoder_pred(self.decoder_norm(x))
 
     def reconstruct(self, images: Tensor, mask: Tensor) -> Tensor:
-        """(batch, cells, values): every cell from the sequence in which it was hidden."""
+        """(batch, cells, values): every cell from the sequence in which it was missing."""
         (first, second), bits = self(images, mask).chunk(2), mask[None, :, None]
         return first * bits + second.flip(0) * (1 - bits)
 

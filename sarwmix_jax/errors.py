@@ -1,28 +1,28 @@
-"""The one error that a user is meant to read, and the exit codes of all commands."""
+"""The error for a user's mistake, text made printable in one line, and the exit codes of all commands."""
 
 import re
 
 FAILED = 1
-"""Exit code when the work was done and its result is not good enough."""
+"""Exit code when the work was done, but its result is not good enough."""
 
 MISTAKE = 2
 """Exit code after a `UserError`."""
 
 STOPPED = 75
-"""Exit code of a run that a signal ended: saved; the same command goes on. Launch scripts requeue on it."""
+"""Exit code of a run that a signal ended: it is saved, and the same command resumes it; launch scripts requeue it."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 CLOSED = 141
-"""Exit code when nobody reads the output any more, as after `| head`."""
+"""Exit code when the output is no longer read, as after `| head`."""
 
-# What would move a terminal's cursor, or is the byte of a file name that is not UTF-8.
+# Characters that would move a terminal's cursor, and bytes of file names that are not UTF-8.
 UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class UserError(Exception):
-    """A mistake in settings, files or data, told in one line: what, where, what to do.
+    """A mistake in settings, files or data, described in one line: what, where, what to do.
 
     Commands print it without a traceback and end with exit code 2.
     """

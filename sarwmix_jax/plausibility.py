@@ -1,7 +1,7 @@
-"""The one answer to "can these values be backscatter in dB, of the polarisations they are called?".
+"""Plausibility of values: can they be backscatter in dB, and of the polarisations that they are named after?
 
-Records, scenes, arrays of a user and everything that is prepared are judged here, by the same thresholds. A judgement
-says what was found; who asks adds the place (file, record, argument) and the remedy.
+Records, scenes, a user's arrays and everything that is prepared are checked here, with the same thresholds. A finding
+states what is wrong; the caller adds the place (file, record, argument) and the remedy.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 FLOOR_POWER = 1e-6
-"""Lower power (what noise removal left of nothing) becomes this, -60 dB, as zeros in the published flood data do."""
+"""Lower power (left by noise removal where nothing scatters back) becomes this, -60 dB, as zeros do in the published
+flood data."""
 LOWEST_DB, HIGHEST_DB = -200.0, 60.0
-"""Sentinel-1 stays inside (single values after noise removal reach -103 dB over sea; corner reflectors +35 dB), fill
-values such as -9999 far outside."""
+"""Sentinel-1 stays inside (single values after noise removal reach -103 dB over sea; corner reflectors +35 dB); fill
+values such as -9999 are far outside."""
 LOWEST_POWER = -0.05
 """Noise removal leaves power slightly below zero, never further below."""
 _RANGES = {"dB": (LOWEST_DB, HIGHEST_DB), "linear": (LOWEST_POWER, 10 ** (HIGHEST_DB / 10))}
@@ -23,13 +24,13 @@ SWAPPED_DB = -1.0
 """Cross-polarised backscatter lies some 4 to 13 dB below its co-polarised partner on land and sea, and nowhere clearly
 above it: where both are noise, as over a calm sea, the difference (co minus cross) goes to zero."""
 FEW = 4
-"""Up to so many images may all show one calm or bright place, so that the two bounds above do not hold for them."""
+"""Up to this many images may all show one calm or bright place, so that the two bounds above do not apply to them."""
 NOISE_DB, NOISE_ABOVE_DB = -22.0, 3.0
-"""Sentinel-1's noise (noise-equivalent sigma0) lies below this; between two bands of noise alone either may be the
-higher one, by less than this."""
+"""Sentinel-1's noise (noise-equivalent sigma0) lies below the first; of two bands of noise alone either may be the
+higher one, by less than the second."""
 BUILT_UP_DB = 3.0
-"""Where a few images are brighter than land and sea, they are of buildings if the co-polarised band lies this far above
-the other, as standardised bands do not."""
+"""A few images that are brighter than land and sea show buildings if the co-polarised band lies this far above the
+other one; standardised bands do not."""
 CROSS_AND_CO = (("VH", "VV"), ("HV", "HH"))
 NOT_FINITE, LINEAR, NO_POWER, DECIBEL, SCALED, FILL, SWAPPED = (
     "not finite",
@@ -50,7 +51,7 @@ REMEDIES = {
     FILL: "mask nodata and check the unit",
     SWAPPED: "swap them",
 }
-"""What to do about each kind, where nothing more exact is known."""
+"""What to do about each kind, where nothing more specific is known."""
 _MOSTLY = 0.5
 _HARDLY = 0.05
 
@@ -62,7 +63,7 @@ class Finding:
     Attributes:
         kind: One of the kinds of this module.
         reason: What was found, in words, with the numbers.
-        image: Number of the image in question; None when all of them together are.
+        image: Number of the implausible image; None for all of them together.
     """
 
     kind: str
@@ -80,11 +81,11 @@ Valid = Bool[np.ndarray, "image height width"]
 
 
 def judge_db(images_db: Images, bands: tuple[str, ...], valid: Valid | None = None) -> Finding | None:
-    """What speaks against images in dB, if anything.
+    """Why images cannot be backscatter in dB, or None where they can.
 
-    A single tile may be bright or calm, so a band's brightness and the order of the bands are judged by medians over
-    all images: one among many is refused only where its values leave the range or its darkest band is not negative, and
-    a few by themselves only where neither a city nor calm water explains them.
+    A single tile may be bright or calm, so the brightness and the order of the bands are judged by medians over all
+    images. One image of many is refused only where its values leave the range or its darkest band is not negative, and
+    a set of few images only where neither a city nor calm water explains the values.
 
     Args:
         images_db: One or more images, samples of one set; finite everywhere, also where not valid.
@@ -114,9 +115,9 @@ def judge_finite(images_db: Images, bands: tuple[str, ...]) -> Finding | None:
 
 
 def judge_range(values_db: Float[np.ndarray, "..."]) -> Finding | None:
-    """What speaks against values in dB, by their lowest and highest alone: quick enough for every record.
+    """Why values cannot be dB, judged by their extremes alone: fast enough for every record.
 
-    Values that are not finite are left to whoever stores them.
+    Values that are not finite are not judged here: what stores the values refuses them.
     """
     if not values_db.size:
         return None
@@ -124,18 +125,18 @@ def judge_range(values_db: Float[np.ndarray, "..."]) -> Finding | None:
     if low >= 0:
         return _positive(values_db)
     if -np.inf < low < LOWEST_DB or HIGHEST_DB < high < np.inf:
-        return Finding(FILL, f"values from {low:.4g} to {high:.4g} are no backscatter in dB")
+        return Finding(FILL, f"values from {low:.4g} to {high:.4g} are not backscatter in dB")
     return None
 
 
 def first_outside(values: Float[np.ndarray, "band height width"], unit: str | None) -> tuple[int, ...] | None:
-    """Where the first value is that is no backscatter in a unit (`dB`, `linear`; None: in neither), if there is one.
+    """Position of the first value that cannot be backscatter in a unit (`dB`, `linear`; None: in neither), or None.
 
-    Infinite values are outside. Pixels that are NaN in a band are not looked at.
+    Infinite values are outside. Pixels that are NaN in a band are not checked.
     """
     ranges = list(_RANGES.values()) if unit is None else [_RANGES[unit]]
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    # A look at the extremes is quick, and enough where nothing is NaN.
+    # The extremes are fast to find, and enough where nothing is NaN.
     if values.min() >= low and values.max() <= high:
         return None
     places = np.argwhere(((values < low) | (values > high)) & ~np.isnan(values).any(axis=0))
@@ -143,24 +144,24 @@ def first_outside(values: Float[np.ndarray, "band height width"], unit: str | No
 
 
 def judge_power(images_power: Images, bands: tuple[str, ...], valid: Valid | None = None) -> Finding | None:
-    """What speaks against images in linear power, if anything; arguments as for `judge_db`."""
+    """Why images cannot be linear power, or None where they can; arguments as for `judge_db`."""
     seen = images_power if valid is None else images_power[np.broadcast_to(valid[:, None], images_power.shape)]
     if seen.size and (share := float((seen < 0).mean())) > _MOSTLY:
         return Finding(DECIBEL, f"{share:.0%} of the values are negative: dB, not linear power")
     found = judge_db(power_to_db(images_power), bands, valid)
     if found is None or found.kind == SWAPPED:
         return found
-    reason = f"median {np.median(seen):.3g} is no linear power, but an amplitude or digital numbers"
+    reason = f"median {np.median(seen):.3g} is not linear power, but an amplitude or a digital number"
     return Finding(NO_POWER, reason, found.image)
 
 
 def power_to_db(power: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Backscatter in dB of linear power, not below that of `FLOOR_POWER`; NaN stays NaN."""
+    """Converts linear power to dB, with `FLOOR_POWER` as the lowest power; NaN stays NaN."""
     return 10 * np.log10(np.maximum(power, FLOOR_POWER))
 
 
 def _positive(values: np.ndarray) -> Finding:
-    """What mostly positive values are, if not dB."""
+    """What mostly positive values probably are, as they are not dB."""
     low, high, median = float(values.min()), float(values.max()), float(np.median(values))
     negative = float((values < 0).mean())
     text = f"values from {low:.3g} to {high:.3g}, {negative:.0%} of them negative"

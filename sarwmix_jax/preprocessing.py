@@ -1,7 +1,7 @@
-"""From raw records in dB to what model and loss see: resize, flips, standardisation, weights. Runs on the device.
+"""From raw records in dB to the input of model and loss: resizing, flips, standardisation, weights; on the device.
 
 Three published descriptions of the weights disagree (README, paper, code); every variant is a setting here. Source:
-arXiv 2503.01181 for the paper's form. Weights lie in [1, e^exp_scale], large where the power is low.
+arXiv 2503.01181 for the paper's form. Weights lie in [1, e^exp_scale] and are large where the power is low.
 """
 
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Flips(NamedTuple):
 
 
 class Prepared(NamedTuple):
-    """Images as the model and the loss see them.
+    """Images as input of the model and the loss.
 
     Attributes:
         db: Resized, flipped backscatter in dB.
@@ -50,10 +50,10 @@ def prepare(
 
     Args:
         batch: `image` (batch, [date,] band, height, width) in dB, any float type; optionally `valid_pixels` (the same
-            without band), which switches to the nodata-aware arithmetic.
+            without band), which selects the nodata-aware arithmetic.
         statistics: Band statistics that standardise the images.
-        side: Height and width in pixels to resize to; as they are unless given.
-        flips: What to mirror.
+        side: Height and width in pixels to resize to; by default images keep their size.
+        flips: Which images to mirror.
     """
     db, valid = batch["image"].astype(jnp.float32), batch.get("valid_pixels")
     if valid is not None:
@@ -67,7 +67,7 @@ def prepare(
 
 
 def draw_flips(key: Keys | None, count: int, settings: AugmentSettings) -> Flips | None:
-    """Draws the flips of a batch, from one key or from one for each image; none without a key."""
+    """Draws the flips of a batch, from one key or from one key per image; without a key there are none."""
     if key is None:
         return None
     if key.ndim:
@@ -78,12 +78,12 @@ def draw_flips(key: Keys | None, count: int, settings: AugmentSettings) -> Flips
 
 
 def db_to_power(backscatter_db: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Linear power 10^(x/10) of backscatter in dB."""
+    """Converts backscatter in dB to linear power, 10^(x/10)."""
     return 10.0 ** (backscatter_db / 10.0)
 
 
 def power_to_db(power_linear: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Backscatter in dB of linear power; 0 gives -inf."""
+    """Converts linear power to backscatter in dB; 0 gives -inf."""
     return 10.0 * jnp.log10(power_linear)
 
 
@@ -92,7 +92,7 @@ def _per_band(values: tuple[float, ...]) -> Float[np.ndarray, "band 1 1"]:
 
 
 def standardise(images_db: Images, statistics: BandStatistics) -> Images:
-    """Subtracts each band's mean and divides by its deviation, both in dB."""
+    """Subtracts each band's mean and divides by its standard deviation, both in dB."""
     return (images_db - _per_band(statistics.mean_db)) / _per_band(statistics.std_db)
 
 
@@ -102,7 +102,7 @@ def unstandardise(images: Images, statistics: BandStatistics) -> Images:
 
 
 def resize(images: Images, side: int) -> Images:
-    """Bilinear resize to side x side pixels: half-pixel centres, antialiased when shrinking; float32."""
+    """Resizes bilinearly to side x side pixels: half-pixel centres, antialiased when shrinking; float32."""
     images = images.astype(jnp.float32)
     if images.shape[-2:] == (side, side):
         return images
@@ -110,7 +110,7 @@ def resize(images: Images, side: int) -> Images:
 
 
 def resize_valid(valid: Valid, side: int) -> Valid:
-    """Validity after `resize`: a pixel is valid when all that went into it are."""
+    """Validity after `resize`: a pixel is valid when all pixels that contribute to it are."""
     return resize(1.0 - valid, side) == 0
 
 
@@ -136,7 +136,7 @@ def backscatter_weights(
         images_standardised: The same, standardised; used with `power_of="standardised"`.
         settings: The variant.
         cell: Side of a cell in pixels, for `granularity="token"`.
-        valid: Pixels that count; the others take no part in any minimum, maximum or mean, and weigh 0.
+        valid: Pixels that count; the others are left out of every minimum, maximum and mean, and have weight 0.
     """
     if settings.mode == "off":
         weights = jnp.ones_like(images_db)
@@ -159,7 +159,7 @@ def _weights_of_power(power: Images, settings: WeightSettings, valid: Valid | No
 
 
 def _min_max_normalised(power: Images, valid: Valid | None) -> Images:
-    """Power of each image and band brought to [0, 1]; a flat image gives 0 everywhere."""
+    """Power of each image and band, scaled to [0, 1]; a constant image gives 0 everywhere."""
     used = True if valid is None else valid
     low = jnp.min(power, axis=(2, 3), keepdims=True, where=used, initial=jnp.inf)
     high = jnp.max(power, axis=(2, 3), keepdims=True, where=used, initial=-jnp.inf)

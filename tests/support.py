@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from sarwmix_jax import preprocessing as sar
-from sarwmix_jax.conversion.table import to_ours
+from sarwmix_jax.conversion.table import from_published
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.models.classifier import Classifier
@@ -63,7 +63,7 @@ def standardised(db: np.ndarray) -> jax.Array:
 
 def published_weights(name: str) -> dict[str, np.ndarray]:
     """Tensors of a golden `.pth` file by our names."""
-    return to_ours(read_checkpoint(GOLDEN / f"{name}.pth").model)
+    return from_published(read_checkpoint(GOLDEN / f"{name}.pth").model)
 
 
 def plausible(params: Any):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.checkpoints.loading import load_parameters
-from sarwmix_jax.cli.demo import Result, demo, report
+from sarwmix_jax.cli.demo import Result, demo, report, take_folder
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.held_out import HeldOut
@@ -28,28 +28,109 @@ def tiny_demo(workdir):
 @pytest.mark.slow
 def test_demo_leaves_checkpoint_pictures_and_figures(tmp_path):
     result = tiny_demo(tmp_path / "demo")
-    told = report(result)
+    text = report(result)
     for words in ("training loss", "held-out scenes", "best constant prediction", "below it", "VH", "VV"):
-        assert words in told
+        assert words in text
     assert set(result.pictures) == {"loss_curve", "reconstruction", "correlation"}
     for path in (*result.pictures.values(), result.checkpoint):
         assert path.exists()
-        assert str(path) in told
+        assert str(path) in text
     assert load_parameters(result.checkpoint).step == 3
     figures = json.loads((tmp_path / "demo/result.json").read_text())
     assert figures["margin"] == pytest.approx(1 - figures["held_out_loss"] / figures["constant_prediction_loss"])
     for name in ("model", "harmonic", "constant"):
         for band in ("VH", "VV"):
-            assert f"{band} {figures['hidden_cells'][name]['squared_error'][band]:.4f}" in told
-            assert f"{band} {figures['hidden_cells'][name]['inside_correlation'][band]:.3f}" in told
+            assert f"{band} {figures['hidden_cells'][name]['squared_error'][band]:.4f}" in text
+            assert f"{band} {figures['hidden_cells'][name]['inside_correlation'][band]:.3f}" in text
     assert set(figures["labels"]["differences"]) == {"probe of frozen features", "finetuning"}
     assert (figures["labels"]["labelled"], figures["labels"]["scored"]) == (16, 12)
     assert set(figures["minutes"]) == {"scenes", "pretraining", "evaluation and pictures", "few labels"}
-    assert f"finished in {sum(figures['minutes'].values()):.1f} minutes (scenes " in told
+    assert f"finished in {sum(figures['minutes'].values()):.1f} minutes (scenes " in text
     assert load_parameters(tmp_path / "demo/finetuned").description["settings"]["init_from"]
     assert load_parameters(tmp_path / "demo/from_scratch").description["settings"]["init_from"] is None
-    with pytest.raises(UserError, match="holds the results of a demo; remove it"):
-        tiny_demo(tmp_path / "demo")
+
+
+@pytest.mark.slow
+def test_a_second_demo_goes_on_and_a_third_starts_anew(tmp_path, capsys, monkeypatch):
+    place = tmp_path / "demo"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("sarwmix_jax.cli.demo.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        tiny_demo(place)
+    (place / "notes.txt").write_text("mine")
+    records = {path: path.stat().st_mtime_ns for path in (place / "records").iterdir()}
+    second = tiny_demo(place)
+    errors = capsys.readouterr().err
+    assert f"{place} holds an unfinished demo, which goes on" in errors
+    assert "nothing to do: 3 of 3 steps are done" in errors
+    third = tiny_demo(place)
+    errors = capsys.readouterr().err
+    assert f"{place} holds a finished demo, which a new one replaces" in errors
+    assert "step 1/3" in errors
+    assert (second.losses, second.steps, second.held_out.loss) == (third.losses, 3, third.held_out.loss)
+    assert (place / "notes.txt").read_text() == "mine"
+    assert records == {path: path.stat().st_mtime_ns for path in (place / "records").iterdir()}
+
+
+WANTED = {"version": "1", "scenes": {"train": 16}, "settings": {"seed": 0}}
+
+
+@pytest.fixture
+def demo_folder(tmp_path):
+    """The folder of a finished demo, with a file of the user in it."""
+    take_folder(tmp_path / "demo", WANTED)
+    for name in ("records", "checkpoints"):
+        (tmp_path / "demo" / name).mkdir()
+        (tmp_path / "demo" / name / "file").write_text("x")
+    (tmp_path / "demo" / "settings.json").write_text(json.dumps(WANTED["settings"]))
+    for name in ("result.json", "log.jsonl", "correlation.png", "notes.txt"):
+        (tmp_path / "demo" / name).write_text("x")
+    return tmp_path / "demo"
+
+
+def names(folder):
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_finished_demo_is_replaced_and_nothing_else(demo_folder, capsys):
+    take_folder(demo_folder, WANTED)
+    assert names(demo_folder) == {"notes.txt", "records", "demo.json"}
+    assert capsys.readouterr().err == f"{demo_folder} holds a finished demo, which a new one replaces\n"
+
+
+@pytest.mark.parametrize("change", [{"version": "2"}, {"settings": {"seed": 1}}, {"scenes": {"train": 8}}])
+def test_a_demo_of_another_version_or_settings_is_replaced_with_its_scenes(demo_folder, capsys, change):
+    (demo_folder / "result.json").unlink()
+    take_folder(demo_folder, WANTED | change)
+    assert names(demo_folder) == {"notes.txt", "demo.json"}
+    assert json.loads((demo_folder / "demo.json").read_text()) == WANTED | change
+    assert "of another version or of other settings, which a new one replaces" in capsys.readouterr().err
+
+
+def test_an_unfinished_demo_goes_on(demo_folder, capsys):
+    (demo_folder / "result.json").unlink()
+    before = names(demo_folder)
+    take_folder(demo_folder, WANTED)
+    assert names(demo_folder) == before
+    assert capsys.readouterr().err == f"{demo_folder} holds an unfinished demo, which goes on\n"
+
+
+@pytest.mark.parametrize("kind", ["a run", "a file in it", "a file", "a run of other settings in a demo's folder"])
+def test_what_no_demo_wrote_is_refused_and_left_alone(demo_folder, tmp_path, kind):
+    place = tmp_path / "place"
+    if kind == "a run":
+        (place / "checkpoints").mkdir(parents=True)
+    elif kind == "a file in it":
+        place.mkdir()
+        (place / "notes.txt").write_text("mine")
+    elif kind == "a file":
+        place.write_text("mine")
+    else:
+        place = demo_folder
+        (place / "settings.json").write_text('{"seed": 7}')
+    before = names(place) if place.is_dir() else place.read_text()
+    with pytest.raises(UserError, match=f"^{place} holds something else than a demo; name another --workdir$"):
+        take_folder(place, WANTED)
+    assert before == (names(place) if place.is_dir() else place.read_text())
 
 
 @pytest.mark.slow
@@ -90,7 +171,7 @@ def test_what_the_model_has_not_reached_is_named():
     def failures(constant_loss=2.0, inside=(0.5, 0.5), squared=(0.3, 0.3)):
         errors = {"model": tuple(map(cells, inside, squared)), "harmonic": (cells(0.6, 0.4), cells(0.6, 0.4))}
         held_out = HeldOut(4, 1.0, (1.0, 1.0), constant_loss, (), np.ones(4), 4, errors)
-        return Result(None, held_out, None, {}, None, {}).failures
+        return Result(1, (1.0, 1.0), held_out, None, {}, None, {}).failures
 
     assert failures() == []
     assert failures(constant_loss=1.1) == ["the margin is below 10%"]

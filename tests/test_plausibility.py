@@ -77,8 +77,8 @@ REFUSED = {
     "one image of calm water swapped": (lambda: speckled(-22.5, -27.0, count=1), "the bands are swapped"),
     "one image standardised": (lambda: standardised(-2.0)[:1], "standardised or scaled"),
     "one image in bels": (lambda: land()[:1] / 10, "standardised or scaled"),
-    "fill of -9999": (lambda: holes(-9999.0), "are no backscatter in dB"),
-    "fill of 32767": (lambda: holes(32767.0), "are no backscatter in dB"),
+    "fill of -9999": (lambda: holes(-9999.0), "are not backscatter in dB"),
+    "fill of 32767": (lambda: holes(32767.0), "are not backscatter in dB"),
     "NaN": (lambda: holes(np.nan), "not finite"),
     "infinite": (lambda: holes(-np.inf), "not finite"),
 }
@@ -101,7 +101,7 @@ def prepared(images, folder) -> None:
 
 
 def run_check(images, folder) -> None:
-    """The check of a run, on records that hold the images whatever a writer would say."""
+    """The check of a run, on records that were written without a writer's checks."""
     contract = toy_contract(height=SIDE, width=SIDE, classes=())
     write_records(folder / "records", contract, {"train": [Record(land()[0], f"p{n}") for n in range(len(images))]})
     source = open_records(folder / "records", "train")

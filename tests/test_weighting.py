@@ -63,10 +63,10 @@ def test_values_under_the_mask_change_nothing(mode, granularity):
     valid = rng.random((2, 1, 32, 32)) > 0.3
     other = np.where(valid, STORED["sar_db"], 60.0).astype(np.float32)
     settings = WeightSettings(mode=mode, granularity=granularity)
-    ours = weights(settings, cell=8, valid=jnp.asarray(valid))
-    np.testing.assert_array_equal(ours, weights(settings, db=other, cell=8, valid=jnp.asarray(valid)))
-    assert (ours[~np.broadcast_to(valid, ours.shape)] == 0).all()
-    assert np.isfinite(ours).all()
+    found = weights(settings, cell=8, valid=jnp.asarray(valid))
+    np.testing.assert_array_equal(found, weights(settings, db=other, cell=8, valid=jnp.asarray(valid)))
+    assert (found[~np.broadcast_to(valid, found.shape)] == 0).all()
+    assert np.isfinite(found).all()
 
 
 def test_all_valid_is_the_faithful_mode():

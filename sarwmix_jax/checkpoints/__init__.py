@@ -1,1 +1,1 @@
-"""Checkpoints: writing and reading them, where a run starts from, and models out of them."""
+"""Checkpoints: how they are written and read, where a run starts from, and how a checkpoint becomes a model."""

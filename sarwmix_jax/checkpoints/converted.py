@@ -1,7 +1,7 @@
 """Writing a converted checkpoint in the form that training, evaluation and inference read.
 
-`store` writes states of a run, quickly and from the devices. Here the arrays are views of a mapped
-file, and memory counts: one file per array (no OCDBT), which needs less than the arrays' own size on top.
+`store` writes the state of a run, fast and from the devices. Here the arrays are views of a memory-mapped file, and
+little memory may be used: one file per array (no OCDBT), which needs less extra memory than the arrays' size.
 """
 
 import shutil
@@ -23,13 +23,13 @@ def write_checkpoint(directory: Path, step: int, items: Items, description: dict
     """Write one checkpoint; `loading.load_parameters(directory)` reads it.
 
     Args:
-        directory: new or empty folder (see `convert.check_free`).
-        step: optimiser steps done.
-        items: `params`, `fixed` and, for a run that goes on, `optimizer`: arrays by flat name.
-        description: see `store.describe`.
+        directory: New or empty folder (see `convert.check_free`).
+        step: Optimiser steps done.
+        items: `params`, `fixed` and, for a run that is to be continued, `optimizer`: arrays by flat name.
+        description: See `store.describe`.
 
     Raises:
-        UserError: writing failed; nothing is left then.
+        UserError: Writing failed; no partial checkpoint is left.
     """
     handlers: dict[str, Any] = {name: ocp.PyTreeCheckpointHandler(use_ocdbt=False) for name in items}
     arguments: dict[str, Any] = {name: ocp.args.PyTreeSave(dict(arrays)) for name, arrays in items.items()}
@@ -42,4 +42,5 @@ def write_checkpoint(directory: Path, step: int, items: Items, description: dict
             manager.save(step, args=args, force=True)
     except Exception as error:  # Orbax and tensorstore raise many kinds
         shutil.rmtree(directory / FOLDER, ignore_errors=True)
-        raise UserError(f"cannot write {directory}: {first_line(error)}; free space or mend access") from error
+        remedy = "free space or correct the permissions"
+        raise UserError(f"cannot write {directory}: {first_line(error)}; {remedy}") from error

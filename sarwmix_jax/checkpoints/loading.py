@@ -1,4 +1,4 @@
-"""The one way from a checkpoint to a model."""
+"""From a checkpoint to a model."""
 
 import logging
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ PYTORCH_SUFFIXES = (".pth", ".pt", ".ckpt")
 
 @dataclass(frozen=True)
 class Loaded:
-    """Parameters of a checkpoint, as nested dicts of host arrays, and what it says of itself."""
+    """Parameters of a checkpoint, as nested dicts of host arrays, and its description."""
 
     params: Tree
     fixed: Tree
@@ -39,25 +39,25 @@ class Loaded:
 
     @property
     def statistics(self) -> BandStatistics:
-        """What standardises the input."""
+        """Band statistics that standardise the input."""
         own = self.description["statistics"]
         return BandStatistics(tuple(own["mean_db"]), tuple(own["std_db"]))
 
     @cached_property
     def settings(self) -> ModelSettings:
-        """Settings of the model, for using it.
+        """Settings of the model, for inference.
 
         Raises:
-            UserError: The checkpoint is younger than this version of the package.
+            UserError: The checkpoint was written by a newer version of the package.
         """
         return described_model(self.description["model"])
 
     @cached_property
     def structure(self) -> nnx.GraphDef:
-        """The model without its arrays, every one of which is accounted for.
+        """The model without its arrays, after a check that the checkpoint holds exactly those arrays.
 
         Raises:
-            UserError: Arrays are missing, unknown or misshapen, or the kind of model is unknown.
+            UserError: Arrays are missing, unknown or of another shape, or the kind of model is unknown.
         """
         graphdef, *wanted = abstract_model(*model_of(self.kind, self.settings, self.description.get("classes")))
         for expected, given in zip(wanted, (self.params, self.fixed), strict=True):
@@ -73,7 +73,7 @@ class Loaded:
 
 
 def model_of(kind: str, settings: ModelSettings, classes: int | None) -> tuple[Any, ...]:
-    """What makes a model of a checkpoint's kind, and its arguments.
+    """The class of the model of a checkpoint's kind, and its arguments.
 
     Raises:
         UserError: The kind is unknown, or a classifier has no number of classes.
@@ -86,7 +86,7 @@ def model_of(kind: str, settings: ModelSettings, classes: int | None) -> tuple[A
 
 
 def drawn_tensors(kind: str, settings: ModelSettings, classes: int | None) -> dict[str, np.ndarray]:
-    """Freshly drawn arrays of a model by flat name, from seed 0."""
+    """Newly initialised arrays of a model by flat name, from seed 0."""
     make, *arguments = model_of(kind, settings, classes)
     params, fixed = jax.jit(lambda: split_model(make(*arguments, rngs=nnx.Rngs(0)))[1:])()
     return {name: np.asarray(array) for name, array in (flatten_names(params) | flatten_names(fixed)).items()}
@@ -97,7 +97,7 @@ def load_parameters(path: str | Path, step: int | None = None) -> Loaded:
 
     Args:
         path: A work directory, its `checkpoints` folder, or one checkpoint's folder.
-        step: Which one; the newest when not given.
+        step: Step of the checkpoint; by default the newest one.
 
     Raises:
         UserError: There is no such checkpoint, or it cannot be read.
@@ -113,15 +113,15 @@ def load_parameters(path: str | Path, step: int | None = None) -> Loaded:
 
 
 def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
-    """Folder of checkpoints and step that `path` and `step` name.
+    """Folder of checkpoints and step that `path` and `step` refer to.
 
     Raises:
-        UserError: There is none.
+        UserError: There is no such checkpoint.
     """
     if path.suffix in PYTORCH_SUFFIXES and not path.is_dir():
         raise UserError(
-            f"{path} is a file of PyTorch, not a checkpoint folder; convert it first "
-            f"(python convert_torch_ckpt.py {path} FOLDER --verify) and give the folder"
+            f"{path} is a PyTorch file, not a checkpoint folder; convert it first "
+            f"(sarwmix convert {path} FOLDER --verify) and give the folder"
         )
     directory = _folder_of_steps(path)
     if not (steps := complete_steps(directory)):
@@ -140,7 +140,7 @@ def _folder_of_steps(path: Path) -> Path:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let only errors of Orbax through, for a while: it remarks on matters that are as they should be."""
+    """Show only Orbax' errors inside this context: it also warns where nothing is wrong."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(max(level, logging.ERROR))

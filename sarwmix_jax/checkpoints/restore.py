@@ -32,17 +32,17 @@ FREE = (
     "log.",
     "validation.every_epochs",
 )
-"""Settings that may change between starts: they decide when a run stops, saves, logs and how it reads, cuts and
-multiplies, not what it computes (the mix group is frozen in the checkpoint)."""
+"""Settings that may change when a run is resumed: they decide when a run stops, saves and logs, and how it reads,
+splits batches and multiplies, not what it computes (the mix group is stored in the checkpoint)."""
 
 
 HEAD_DEVIATION = 2e-5
-"""Standard deviation of a new head's weights above an encoder that is not new; reference page section 2."""
+"""Standard deviation of a new head's weights on a pretrained encoder, as in the published system."""
 
 
 @dataclass(frozen=True)
 class Previous:
-    """What the newest checkpoint whose description can be read says of its run."""
+    """Description of a run, from its newest checkpoint whose description can be read."""
 
     step: int
     kind: str
@@ -51,10 +51,10 @@ class Previous:
 
 
 def previous_run(checkpoints: Path) -> Previous | None:
-    """What the checkpoints of a work directory say about their run; None when there are none.
+    """Description of the run whose checkpoints are in a work directory; None when there are none.
 
     Raises:
-        UserError: There are checkpoints, but none says what it is, or they are not those of a run.
+        UserError: There are checkpoints, but no description can be read, or they are not those of a run.
     """
     if not (steps := complete_steps(checkpoints)):
         return None
@@ -66,15 +66,15 @@ def previous_run(checkpoints: Path) -> Previous | None:
             except Exception as error:  # Orbax raises many kinds for damaged files
                 reason = first_line(error)
     raise UserError(
-        f"checkpoints in {checkpoints} are not those of a run that can go on ({reason}); use another workdir"
+        f"checkpoints in {checkpoints} are not those of a run that can be resumed ({reason}); use another workdir"
     )
 
 
 def changes(previous: Previous, settings: RunSettings) -> list[str]:
-    """Settings that differ from the previous run's and change what is computed.
+    """Settings that differ from those of the previous run and change what is computed.
 
     Raises:
-        UserError: The previous run is of another kind, or its settings cannot be understood.
+        UserError: The previous run is of another kind, or its settings cannot be read.
     """
     if (previous.kind == "pretraining") != isinstance(settings, PretrainingSettings):
         raise UserError(f"its run is of kind {previous.kind}")
@@ -83,10 +83,10 @@ def changes(previous: Previous, settings: RunSettings) -> list[str]:
 
 
 def check_same(previous: Previous | None, settings: RunSettings, workdir: Path, *, override: bool) -> list[str]:
-    """Refuse to go on with other settings, unless `override`; gives the differences.
+    """Refuse to resume a run with other settings, unless `override`; returns the differences.
 
     Raises:
-        UserError: They differ; the line shows how.
+        UserError: Settings differ; the line shows which.
     """
     if previous is None:
         return []
@@ -97,7 +97,7 @@ def check_same(previous: Previous | None, settings: RunSettings, workdir: Path, 
     if found and not override:
         raise UserError(
             f"{workdir} holds a run with other settings ({'; '.join(found)}); "
-            "use another workdir, the same settings, or --override to go on with the new ones"
+            "use another workdir, the same settings, or --override to continue with the new ones"
         )
     return found
 
@@ -107,9 +107,9 @@ class Start:
     """Where a run starts.
 
     Attributes:
-        state: `params`, `fixed` and, of a run that goes on, `opt_state`.
+        state: `params`, `fixed` and, of a resumed run, `opt_state`.
         step: Optimiser steps done.
-        progress: What the run's checkpoint says of its progress.
+        progress: The run's progress as stored in its checkpoint.
         report: What was done, for the log: a line, and plain values.
     """
 
@@ -130,13 +130,13 @@ def find_start(
 
     Args:
         checkpoints: Those of the run.
-        target: Shapes, dtypes and places of `params`, `fixed` and `opt_state`, one entry a block.
+        target: Shapes, dtypes and shardings of `params`, `fixed` and `opt_state`, with one entry per block.
         settings: Settings of the run: `init_from` names another checkpoint.
-        draw: Draws parameters and fixed tables.
-        classes: Class names of the run, where it has some.
+        draw: Initialises parameters and fixed tables.
+        classes: Class names of the run, if it has any.
 
     Raises:
-        UserError: No checkpoint of the run can be read, or that of `init_from` does not fit.
+        UserError: No checkpoint of the run can be read, or the one of `init_from` does not fit.
     """
     if restored := checkpoints.restore_latest(target):
         place = checkpoints.directory / str(restored.step)
@@ -150,13 +150,13 @@ def find_start(
 
 @dataclass(frozen=True)
 class Taken:
-    """Which parameters came from another checkpoint, and which kept their drawn values.
+    """Which parameters were taken from another checkpoint, and which kept their initial values.
 
     Attributes:
-        checkpoint: What `init_from` named.
-        at_step: The checkpoint's step.
-        taken: Names of parameters that were taken.
-        kept: The others, each with the reason.
+        checkpoint: Value of `init_from`.
+        at_step: Step of the checkpoint.
+        taken: Names of the parameters that were taken.
+        kept: Names of the others, each with the reason.
         unused: Names that only the checkpoint has.
     """
 
@@ -185,7 +185,7 @@ class Taken:
 def take_parameters(
     params: Tree, fixed: Tree, path: str, classes: Sequence[str] = (), seed: int = 0
 ) -> tuple[Tree, Tree, Taken]:
-    """Parameters and fixed tables with those of the checkpoint at `path` where name and shape agree.
+    """Replaces parameters and fixed tables by those of the checkpoint at `path` where name and shape agree.
 
     A head is taken only where the class names agree; else it is new, its weights near zero as in the published system.
 
@@ -207,7 +207,7 @@ def take_parameters(
     if lost := [name for name in kept if name.startswith("encoder/")]:
         raise UserError(
             f"--config.init_from {path}: the encoder is not loaded in full ({len(lost)} parameters, such as {lost[0]}: "
-            f"{kept[lost[0]]}); use a checkpoint of the same sizes and image side"
+            f"{kept[lost[0]]}); use a checkpoint of the same model size and image side"
         )
     names = [name for name in wanted if name not in kept]
     taken = Taken(path, loaded.step, names, kept, sorted(set(offered) - set(wanted)))
@@ -215,14 +215,14 @@ def take_parameters(
 
 
 def _reason_to_keep(found: Any, drawn: Any) -> str | None:
-    """Why a drawn array stays, or None where the one found fits."""
+    """Why an initial array is kept, or None where the one found fits."""
     if found is None:
         return "not in the checkpoint"
     return None if found.shape == drawn.shape else f"shape {list(found.shape)}, needed {list(drawn.shape)}"
 
 
 def _with_offered(tree: Tree, offered: dict[str, Any]) -> Tree:
-    """The tree with the offered arrays that fit."""
+    """Replaces leaves of the tree by the offered arrays that fit."""
     named = flatten_names(tree).items()
     return unflatten_names(
         {n: v if _reason_to_keep(offered.get(n), v) else jnp.asarray(offered[n], v.dtype) for n, v in named}

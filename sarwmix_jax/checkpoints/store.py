@@ -1,8 +1,8 @@
-"""Checkpoints: one small module over Orbax's `CheckpointManager`.
+"""Checkpoints: a thin layer over Orbax' `CheckpointManager`.
 
 A checkpoint holds named arrays (`encoder/stages/0/...`) in three items, `params`, `fixed` and `optimizer` (only the
-first two in a converted one), and a JSON `description` of what they are. Writing is atomic: a folder without its
-last marker is no checkpoint. Nothing is ever restored silently at another dtype or shape.
+first two in a converted one), and a JSON `description` of them. Writing is atomic: a folder without its final marker
+is not a checkpoint. No array is ever restored silently with another dtype or shape.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.version import __version__
 
 FOLDER = "checkpoints"
-"""Name of the checkpoints' folder in a work directory."""
+"""Name of the folder of checkpoints in a work directory."""
 
 FORMAT = 2
 
 ITEMS = {"params": "params", "fixed": "fixed", "optimizer": "opt_state"}
-"""Items of arrays of a checkpoint, and what holds each in the state of a run."""
+"""Items of a checkpoint that hold arrays, and their names in the state of a run."""
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ def describe(
     Args:
         kind: What the parameters are: `pretraining`, `classifier` or `flood`.
         model: Settings of the model.
-        statistics: What standardises the input, backscatter in dB.
-        statistics_name: Their name, or `records`.
+        statistics: Band statistics that standardise the input, backscatter in dB.
+        statistics_name: Name of the statistics, or `records`.
         more: Further entries: `source` (where the parameters come from: the records of a run, or the converted file),
-            `settings`, `progress`, and what the kind needs.
+            `settings`, `progress`, and those that the kind needs.
     """
     return as_json(
         {
@@ -64,7 +64,7 @@ def describe(
 
 
 def upgraded(description: dict[str, Any]) -> dict[str, Any]:
-    """A description in the present form, from that of any version."""
+    """Converts a description of any format to the current one."""
     if description["format"] >= FORMAT:
         return description
     new = {name: value for name, value in description.items() if name != "bands"}
@@ -80,7 +80,7 @@ def upgraded(description: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Keep(PreservationPolicy):
-    """Which checkpoints stay: the last few, milestones, and the best ones."""
+    """Which checkpoints are kept: the last few, milestones, and the best ones."""
 
     last: int | None
     milestones: Collection[int] = ()
@@ -96,7 +96,7 @@ class Keep(PreservationPolicy):
 
 @dataclass(frozen=True)
 class Restored:
-    """What a checkpoint held."""
+    """Content of a checkpoint."""
 
     step: int
     state: dict[str, Any]
@@ -109,7 +109,7 @@ class Checkpoints:
     def __init__(
         self, directory: Path, *, keep: int | None = None, milestones: Collection[int] = (), read_only: bool = False
     ):
-        """Open (and create unless `read_only`) the folder; `keep` last ones stay, `None` keeps all."""
+        """Open (and create unless `read_only`) the folder; the last `keep` ones are kept, all of them for `None`."""
         self.directory = directory.absolute()
         self._keep = Keep(keep, milestones)
         handlers: dict[str, Any] = {item: ocp.StandardCheckpointHandler() for item in ITEMS}
@@ -129,13 +129,13 @@ class Checkpoints:
         """Start writing a checkpoint; it is complete after `wait`.
 
         Args:
-            step: optimiser steps done.
-            state: trees `params`, `fixed` and, for a run that goes on, `opt_state`.
-            description: see `describe`.
-            best: steps of the best checkpoints so far, which stay.
+            step: Optimiser steps done.
+            state: Trees `params`, `fixed` and, for a run that can be resumed, `opt_state`.
+            description: See `describe`.
+            best: Steps of the best checkpoints so far, which are kept.
 
         Raises:
-            UserError: this or the write before it failed.
+            UserError: This write or the previous one failed.
         """
         self._keep.best = best
         arguments = {item: ocp.args.StandardSave(named(state[key])) for item, key in ITEMS.items() if key in state}
@@ -147,16 +147,16 @@ class Checkpoints:
         """Return when the last `save` is on disk.
 
         Raises:
-            UserError: it could not be written; the last complete checkpoint is named.
+            UserError: It could not be written; the message names the last complete checkpoint.
         """
         with self._writing():
             self._manager.wait_until_finished()
 
     def check(self) -> None:
-        """Notice a write that failed in the background.
+        """Check whether a write in the background has failed.
 
         Raises:
-            UserError: it did.
+            UserError: It has.
         """
         with self._writing():
             self._manager.check_for_errors()
@@ -170,14 +170,14 @@ class Checkpoints:
             last = f"the last complete one is step {complete[-1]}" if complete else "there is no complete one"
             raise UserError(
                 f"cannot write a checkpoint in {self.directory}: {first_line(error)}; {last}; "
-                "free space or mend access, then start the same command again"
+                "free space or correct the permissions, then start the same command again"
             ) from error
 
     def restore(self, target: Mapping[str, Any], step: int) -> Restored:
         """Read one checkpoint into arrays like those of `target` (names, shapes, dtypes, shardings).
 
         Raises:
-            ValueError: the checkpoint holds other names, shapes or dtypes, or cannot be read.
+            ValueError: The checkpoint holds other names, shapes or dtypes, or cannot be read.
         """
         stored = self._manager.item_metadata(step)
         wanted = {item: named(target[key]) for item, key in ITEMS.items()}
@@ -191,7 +191,7 @@ class Checkpoints:
         return Restored(step, state, upgraded(read["description"]))
 
     def _read(self, step: int, wanted: Mapping[str, Mapping[str, Any]], place: Any = None) -> Any:
-        """The description, and arrays of the wanted shapes, dtypes and shardings or at one place, by item and name."""
+        """The description, and by item and name the arrays, with the wanted shardings or all with that of `place`."""
 
         def like(leaf: Any) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place or getattr(leaf, "sharding", None))
@@ -203,10 +203,10 @@ class Checkpoints:
         return self._manager.restore(step, args=ocp.args.Composite(description=ocp.args.JsonRestore(), **arguments))
 
     def restore_latest(self, target: Mapping[str, Any]) -> Restored | None:
-        """Read the newest checkpoint that can be read; a damaged one is passed over with a logged reason.
+        """Read the newest checkpoint that can be read; damaged ones are skipped, and the reason is logged.
 
         Raises:
-            UserError: there are checkpoints and none can be read.
+            UserError: There are checkpoints, but none can be read.
         """
         steps = self.steps()
         for step in reversed(steps):
@@ -232,10 +232,10 @@ class Checkpoints:
         return {item: {name: np.asarray(leaf) for name, leaf in read[item].items()} for item in items}
 
     def close(self) -> None:
-        """Wait for the last write and let go of the folder.
+        """Wait for the last write and release the folder.
 
         Raises:
-            UserError: the last write failed.
+            UserError: The last write failed.
         """
         with self._writing():
             self._manager.close()
@@ -258,7 +258,7 @@ def compare(item: str, stored: Mapping[str, Any] | None, wanted: Mapping[str, An
     """Refuse stored arrays whose names, shapes or dtypes are not the wanted ones.
 
     Raises:
-        ValueError: the first difference, in words.
+        ValueError: They differ; the message gives the first difference.
     """
     if stored is None:
         raise ValueError(f"it holds no {item}")
@@ -275,7 +275,7 @@ def compare(item: str, stored: Mapping[str, Any] | None, wanted: Mapping[str, An
 
 
 def first_line(error: BaseException) -> str:
-    """First line of an error's text, or its kind where it has none; the system's own words where those are in it."""
+    """First line of an error's text, or its type where it has none; the system's message where it has an error code."""
     if system := re.search(r"os_error_code='(\d+)'", str(error)):
         return os.strerror(int(system[1]))
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -131,7 +131,7 @@ def report(converted: "Converted") -> list[str]:
         f"kind {found.kind}, {settings.image_size} px, width {settings.embed_dim}, depths {settings.depths}, "
         f"heads {settings.num_heads}, windows {settings.window_sides}"
     )
-    lines.append("epochs trained: " + ("the file does not tell" if source["epochs"] is None else str(source["epochs"])))
+    lines.append("epochs trained: " + ("not stated in the file" if source["epochs"] is None else str(source["epochs"])))
     if found.kind == "pretraining":
         depth, width, heads = settings.decoder_depth, settings.decoder_dim, settings.decoder_heads
         lines.append(f"decoder: {depth} blocks of width {width} with {heads} heads")

@@ -10,6 +10,7 @@ import numpy as np
 
 from sarwmix_jax.checkpoints.loading import Loaded, drawn_tensors, load_parameters
 from sarwmix_jax.data.sources import open_records
+from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.features import encode_with, labels_of
 from sarwmix_jax.evaluation.predict import clusters_of, load_candidate, predict
 from sarwmix_jax.evaluation.probes import Samples, logistic_probe
@@ -19,11 +20,13 @@ from sarwmix_jax.models.state import flatten_names, unflatten_names
 from sarwmix_jax.settings.config import resolve
 from sarwmix_jax.settings.recipes import load_config
 from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings
-from sarwmix_jax.training.loop import train
+from sarwmix_jax.training.loop import Progress, train
 
 LABELLED = 128
 """Training scenes whose labels are used."""
 SCORE = "ap_micro"
+FINETUNED, FROM_SCRATCH = "finetuned", "from_scratch"
+"""Folders of the finetuning runs."""
 PAIRS = {
     "probe of frozen features": ("pretrained encoder, probed", "random encoder, probed"),
     "finetuning": ("pretrained encoder, finetuned", "the same from scratch"),
@@ -76,8 +79,8 @@ def compare_labels(settings: PretrainingSettings, workdir: Path) -> Labels:
     encoders = {"pretrained": pretrained, "random": _from_random(pretrained)}
     guesses = {f"{name} encoder, probed": _probed(loaded, sources, truths) for name, loaded in encoders.items()}
     for name, start in zip(PAIRS["finetuning"], (workdir, None), strict=True):
-        place = workdir / ("finetuned" if start else "from_scratch")
-        train(_finetuning(settings, train_split, start), place)
+        place = workdir / (FINETUNED if start else FROM_SCRATCH)
+        check_finished(train(_finetuning(settings, train_split, start), place))
         candidate = load_candidate(str(place), name, best=None, patch_op=None, batch=32)
         guesses[name] = predict(candidate, sources[2], name).probabilities
     guesses |= baseline_predictions("multilabel", sources[0], sources[2], truths[2].shape[1])
@@ -89,6 +92,19 @@ def compare_labels(settings: PretrainingSettings, workdir: Path) -> Labels:
         {name: score_intervals(statistic)[SCORE] for name, statistic in statistics.items()},
         {name: difference_intervals(statistics[one], statistics[other])[SCORE] for name, (one, other) in PAIRS.items()},
     )
+
+
+def check_finished(progress: Progress) -> Progress:
+    """A run that no signal stopped.
+
+    Raises:
+        UserError: SIGTERM stopped it.
+        KeyboardInterrupt: Ctrl-C stopped it.
+    """
+    if progress.interrupted:
+        message = f"the demo was stopped by {progress.interrupted}; the same command goes on"
+        raise (KeyboardInterrupt if progress.interrupted == "SIGINT" else UserError)(message)
+    return progress
 
 
 def _from_random(pretrained: Loaded) -> Loaded:

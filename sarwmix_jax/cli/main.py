@@ -4,6 +4,7 @@ Nothing heavy is imported before the command line is parsed, so that `--help` an
 """
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import io
@@ -21,6 +22,14 @@ from sarwmix_jax.cli.commands import COMMANDS, DATA_SETS, Command, overview, ove
 from sarwmix_jax.cli.flags import SHARED
 from sarwmix_jax.errors import CLOSED, INTERRUPTED, MISTAKE, UNPRINTABLE, UserError, one_line
 from sarwmix_jax.version import __version__
+
+LEAST_COMPILER_LOG = "TF_CPP_MIN_LOG_LEVEL", "3"
+"""Least severe messages that XLA, the compiler, prints: fatal ones (3), unless the environment says otherwise.
+
+XLA prints, as errors (2), blocks of text such as "Very slow compile? ... file a bug" about every program that takes it
+two minutes, and lets nobody choose by content. What fails raises an exception all the same, which has the message of
+the error, so that of true errors only XLA's own account is lost; `TF_CPP_MIN_LOG_LEVEL=1` before a command shows it.
+"""
 
 COMPUTING = ("pretrain", "finetune", "demo")
 """Commands that need much memory and time."""
@@ -44,12 +53,12 @@ def door(command: Command, argv: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], int | None]) -> int:
     """Do the work of a command; gives its exit code, after a mistake or Ctrl-C with one line on the standard error."""
+    os.environ.setdefault(*LEAST_COMPILER_LOG)  # before JAX is imported, which reads it then alone
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
     try:
         code = work() or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        _flush()
         return code
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
@@ -60,14 +69,36 @@ def guarded(work: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         if not _nobody_reads():
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        _drop_output()
         return CLOSED
+
+
+def _flush() -> None:
+    """Write what is still buffered.
+
+    Raises:
+        UserError: It cannot be written, as on a full disk.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise UserError(f"cannot write the output: {error.strerror}") from error
+
+
+def _drop_output() -> None:
+    """Let what is buffered go nowhere; Python would complain of it when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _nobody_reads() -> bool:
     """Whether the standard output is a pipe whose other end is closed, as that of `| head` soon is."""
     poll = select.poll()
-    poll.register(sys.stdout.fileno(), 0)
+    with contextlib.suppress(OSError, AttributeError):  # an output that is no file, as in a notebook, or none at all
+        poll.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 

@@ -1,1 +1,1 @@
-"""Released PyTorch checkpoints in, and ours out again; without PyTorch and without running what a file says."""
+"""Conversion from released PyTorch checkpoints and back, without PyTorch and without running code from a file."""

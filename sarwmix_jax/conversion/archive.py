@@ -1,7 +1,7 @@
-"""The outer form of a `.pth` file: a zip archive whose members are stored uncompressed, read through a memory map.
+"""The container of a `.pth` file: a zip archive whose members are stored uncompressed, read through a memory map.
 
 Only what `torch.save` writes is accepted. Nothing is unpacked: a member is a range of the mapped file, so reading
-costs no memory however large the sizes written in the archive are.
+needs no memory, whatever sizes the archive states.
 """
 
 import mmap
@@ -11,10 +11,11 @@ import zlib
 from pathlib import Path
 
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.progress import track
 
 MAX_MEMBERS = 50_000
 _MAX_DIRECTORY = 16 << 20
-"""Bytes of the zip directory, which `zipfile` reads into memory."""
+"""Largest size in bytes of the zip directory, which `zipfile` reads into memory."""
 _MAX_COMMENT = 65_535
 
 _END = struct.Struct("<4s4H2LH")
@@ -23,8 +24,8 @@ _LOCATOR64 = struct.Struct("<4sLQL")
 _LOCAL = struct.Struct("<4s5H3L2H")
 
 
-def damaged(path: Path, why: str, remedy: str = "download the file again or save it anew with torch.save") -> UserError:
-    """The error for a file that is not a whole, plain `torch.save` archive."""
+def damaged(path: Path, why: str, remedy: str = "download the file or save it with torch.save again") -> UserError:
+    """The error for a file that is not a complete, plain archive of `torch.save`."""
     return UserError(f"{path}: refused, {why}; {remedy}")
 
 
@@ -35,7 +36,7 @@ def open_archive(path: Path) -> dict[str, memoryview]:
         The members as views of the mapped file, named without the archive's root folder; `data.pkl` is one of them.
 
     Raises:
-        UserError: no such file, not a zip archive as `torch.save` writes it, or a damaged or hostile one.
+        UserError: The file is missing, not a zip archive as `torch.save` writes it, damaged or hostile.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -47,20 +48,20 @@ def open_archive(path: Path) -> dict[str, memoryview]:
             with zipfile.ZipFile(file, metadata_encoding="utf-8") as archive:
                 entries = archive.infolist()
         except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, OSError) as error:
-            raise damaged(path, "its zip directory is broken or cut off") from error
+            raise damaged(path, "its zip directory is damaged or truncated") from error
     return _without_root(path, _members(path, data, entries, start))
 
 
 def _refuse_other_formats(path: Path, head: bytes) -> None:
-    """Name the forms that people mistake for a current `.pth` file."""
+    """Refuse other formats by name: those that are often mistaken for a current `.pth` file."""
     if head.startswith(b"PK\x03\x04"):
         return
     if head.startswith(b"\x80"):
-        form = "a bare pickle or the form of torch.save before PyTorch 1.6"
+        form = "a bare pickle or in the format of torch.save before PyTorch 1.6"
     elif head[257:262] == b"ustar":
-        form = "the tar form of early PyTorch"
+        form = "in the tar format of early PyTorch"
     elif head.lstrip()[:1] == b"<":
-        form = "a web page; the download did not give the file"
+        form = "a web page; the download did not return the file"
     elif not head:
         form = "empty"
     else:
@@ -69,34 +70,35 @@ def _refuse_other_formats(path: Path, head: bytes) -> None:
 
 
 def _check_directory(path: Path, data: mmap.mmap) -> int:
-    """Start of the central directory, once what the end record says of it holds: `zipfile` takes too much on trust."""
+    """Start of the central directory, after a check of the end record: `zipfile` checks too little."""
     at = data.rfind(b"PK\x05\x06", max(0, len(data) - _MAX_COMMENT - _END.size), max(0, len(data) - _END.size + 4))
     if at < 0:
-        raise damaged(path, "its zip directory is missing (the file is cut off)")
+        raise damaged(path, "its zip directory is missing (the file is truncated)")
     _, disk, first, here, count, size, start, comment = _END.unpack_from(data, at)
     if disk or first or here != count or at + _END.size + comment != len(data):
         raise damaged(path, "the end record of its zip directory is inconsistent")
     end, locator = at, at - _LOCATOR64.size
-    # torch.save writes the zip64 records always, needed or not.
+    # torch.save always writes the zip64 records, even where they are not needed.
     if locator >= _END64.size and data[locator : locator + 4] == b"PK\x06\x07":
         end = locator - _END64.size
         mark, _, _, _, _, _, here, count, size, start = _END64.unpack_from(data, end)
         if mark != b"PK\x06\x06" or here != count:
             raise damaged(path, "its zip64 record is missing or inconsistent")
     if count > MAX_MEMBERS or size > _MAX_DIRECTORY:
-        raise damaged(path, f"it claims {count} members, more than {MAX_MEMBERS}, or a directory of {size} bytes")
+        raise damaged(path, f"it states {count} members, more than {MAX_MEMBERS}, or a directory of {size} bytes")
     if start + size != end:
-        raise damaged(path, "its zip directory is not where the end record says")
+        raise damaged(path, "its zip directory is not at the position in its end record")
     if data[start:end].count(b"PK\x01\x02") != count:
-        raise damaged(path, "its zip directory does not hold as many members as it says")
+        raise damaged(path, "its zip directory does not hold as many members as it states")
     return start
 
 
 def _members(path: Path, data: mmap.mmap, entries: list[zipfile.ZipInfo], end: int) -> dict[str, memoryview]:
-    """Views of the members' bytes, which lie one after the other before `end`, once their checksums hold."""
+    """Views of the members' bytes, after a check of their checksums and that they are in sequence before `end`."""
     members: dict[str, memoryview] = {}
     reached = 0
-    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+    in_order = sorted(entries, key=lambda entry: entry.header_offset)
+    for entry in track(in_order, "checking the file", unit="members"):
         name, start = entry.orig_filename, _content(path, data, entry)
         if name in members:
             raise damaged(path, "two members have the same name")
@@ -104,7 +106,7 @@ def _members(path: Path, data: mmap.mmap, entries: list[zipfile.ZipInfo], end: i
             raise damaged(path, f"member {name!r} overlaps another")
         reached = start + entry.file_size
         if reached > end:
-            raise damaged(path, f"member {name!r} reaches past the end of the file or past the start of its directory")
+            raise damaged(path, f"member {name!r} extends past the end of the file or the start of its directory")
         members[name] = memoryview(data)[start:reached]
         if zlib.crc32(members[name]) != entry.CRC:
             raise damaged(path, f"the checksum of its member {name!r} does not match")
@@ -112,7 +114,7 @@ def _members(path: Path, data: mmap.mmap, entries: list[zipfile.ZipInfo], end: i
 
 
 def _content(path: Path, data: mmap.mmap, entry: zipfile.ZipInfo) -> int:
-    """Where the bytes of a member start, after checking its directory entry against its local header."""
+    """Start of a member's bytes, after a comparison of its directory entry with its local header."""
     name, header = entry.orig_filename, entry.header_offset
     if entry.flag_bits & 1:
         raise damaged(path, f"member {name!r} is encrypted")
@@ -128,7 +130,7 @@ def _content(path: Path, data: mmap.mmap, entry: zipfile.ZipInfo) -> int:
 
 
 def _without_root(path: Path, members: dict[str, memoryview]) -> dict[str, memoryview]:
-    """Name the members relative to the one folder that holds them all."""
+    """Name the members relative to the single folder that holds them all."""
     roots = [name[: -len("data.pkl")] for name in members if name.count("/") == 1 and name.endswith("/data.pkl")]
     if len(roots) != 1:
         raise damaged(path, "it has no single data.pkl, so torch.save did not write it")

@@ -1,4 +1,4 @@
-"""From a `.pth` file to a checkpoint of ours."""
+"""From a `.pth` file to a checkpoint of this package."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -17,16 +17,17 @@ from sarwmix_jax.conversion.torch_file import read_checkpoint, sha256_of
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES, FLOOD_CLASSES
 from sarwmix_jax.facts.released import Released
+from sarwmix_jax.progress import progress, track
 from sarwmix_jax.settings.model import ModelSettings, windows_for
 
 _SHOWN_ARGS = 100
 _LARGEST_SIDE = 4096
-"""Pixels; the position table of base then has half a gigabyte."""
+"""In pixels; the position table of base then has half a gigabyte."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to convert, and how; the defaults ask for nothing special."""
+    """What to convert, and with which options."""
 
     source: Path
     hints: Hints = dataclasses.field(default_factory=Hints)
@@ -43,16 +44,16 @@ class Converted:
     """A converted file before it is written.
 
     Attributes:
-        source: where it comes from, as the checkpoint's description has it; `resized` and `drawn` are our names of
-            the tables that were resized and of the tensors that were missing, `args_not_trusted` the file's
-            command-line arguments as text.
-        released: its entry in the registry.
-        found: what it is, as stored in the file.
-        settings: model settings after a change of the image size.
-        tensors: our flat names; float32, views of the file where nothing had to change.
-        published: the file's own tensors, without prefix.
-        rounded: published names of the tensors that float32 cannot hold exactly.
-        moments: optimiser state, if asked for.
+        source: Origin, as in the checkpoint's description; `resized` and `drawn` are the names of the tables that
+            were resized and of the tensors that were missing, `args_not_trusted` the file's command-line arguments as
+            text.
+        released: Its entry in the registry.
+        found: What was recognised in the file.
+        settings: Model settings after a change of the image size.
+        tensors: Arrays by flat name; float32, views of the file where nothing had to change.
+        published: The tensors of the file by published name, without prefix.
+        rounded: Published names of the tensors that float32 cannot represent exactly.
+        moments: Optimiser state, if requested.
     """
 
     source: dict[str, Any]
@@ -69,11 +70,11 @@ def convert(request: Request) -> Converted:
     """Read a file, recognise it and account for every tensor; nothing is written.
 
     Raises:
-        UserError: see `read_checkpoint`, `identify`, `recognise`, `account`, `convert_moments`; or options of the
-            optimiser state are given without one.
+        UserError: See `read_checkpoint`, `identify`, `recognise`, `account`, `convert_moments`; or options for the
+            optimiser state are given, but it is not converted.
     """
     if request.hints.mix_group is not None and not request.with_optimizer:
-        raise UserError("--mix-group is of use with --with-optimizer alone; leave it out")
+        raise UserError("--mix-group has an effect only with --with-optimizer; leave it out")
     file = read_checkpoint(request.source)
     optimizer = file.optimizer if request.with_optimizer else None
     if request.with_optimizer and optimizer is None:
@@ -91,7 +92,7 @@ def convert(request: Request) -> Converted:
     if request.with_optimizer and (resized or absent):
         raise UserError("--with-optimizer: resized or missing tensors have no optimiser state; leave one option out")
     moments = None if optimizer is None else convert_moments(optimizer, found)
-    drawn = [entry.ours for entry in entries(found.extent) if entry.published in absent]
+    drawn = [entry.name for entry in entries(found.extent) if entry.published in absent]
     if drawn:
         from sarwmix_jax.checkpoints.loading import drawn_tensors  # JAX is not needed otherwise
 
@@ -111,7 +112,7 @@ def convert(request: Request) -> Converted:
 
 
 def _resized(settings: ModelSettings, request: Request) -> ModelSettings:
-    """Settings at the image side and the windows that are wanted, if any are."""
+    """Settings with the requested image side and windows, if any."""
     if request.image_size is None and request.windows is None:
         return settings
     side = settings.image_size if request.image_size is None else request.image_size
@@ -121,30 +122,30 @@ def _resized(settings: ModelSettings, request: Request) -> ModelSettings:
 
 
 def _parameters(published: dict[str, np.ndarray], found: Recognised) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """Our tensors as float32, and the published names of those that lost digits."""
+    """Arrays as float32 by flat name, and the published names of those that were rounded."""
     tensors, rounded = {}, []
-    for entry in entries(found.extent):
+    for entry in track(list(entries(found.extent)), "converting tensors", unit="tensors"):
         if entry.published not in published:
             continue
         array = published[entry.published]
         exact = np.asarray(array, np.float32)
         if array.dtype == np.float64 and not np.array_equal(exact.astype(np.float64), array, equal_nan=True):
             rounded.append(entry.published)
-        tensors[entry.ours] = LAYOUTS[entry.layout].to_ours(exact)
+        tensors[entry.name] = LAYOUTS[entry.layout].from_published(exact)
     return tensors, tuple(rounded)
 
 
 def shown_arguments(args: dict[Any, Any]) -> dict[str, str]:
-    """A file's own arguments as short text, to be shown; nested ones are left out."""
+    """Command-line arguments in a file as short texts, for display; nested ones are left out."""
     plain = {key: value for key, value in args.items() if isinstance(value, str | int | float | None)}
     return {ascii(key)[1:-1][:60]: ascii(value)[:80] for key, value in list(plain.items())[:_SHOWN_ARGS]}
 
 
 def check_free(directory: Path) -> None:
-    """Refuse to write where something is.
+    """Refuse to write to a folder that is not empty.
 
     Raises:
-        UserError: the folder exists and is not empty.
+        UserError: The folder exists and is not empty.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists and is not an empty folder; name another one")
@@ -154,10 +155,10 @@ def write(converted: Converted, directory: Path) -> int:
     """Write a converted checkpoint.
 
     Returns:
-        Its step: the optimiser steps done, or 0 without an optimiser.
+        Its step: the optimiser steps done, or 0 without optimiser state.
 
     Raises:
-        UserError: see `check_free` and `converted.write_checkpoint`.
+        UserError: See `check_free` and `converted.write_checkpoint`.
     """
     from sarwmix_jax.checkpoints.converted import write_checkpoint
     from sarwmix_jax.checkpoints.store import describe
@@ -184,5 +185,6 @@ def write(converted: Converted, directory: Path) -> int:
         **more,
     )
     step = converted.moments.count if converted.moments else 0
-    write_checkpoint(directory, step, items, description)
+    with progress("writing the checkpoint"):
+        write_checkpoint(directory, step, items, description)
     return step

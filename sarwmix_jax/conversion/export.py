@@ -1,4 +1,4 @@
-"""One of our checkpoints for PyTorch users: published names and layouts, as safetensors or `.pth`."""
+"""Export of checkpoints for PyTorch users: published names and layouts, as safetensors or `.pth`."""
 
 import argparse
 import json
@@ -16,13 +16,14 @@ from sarwmix_jax.conversion.recognition import published_shape
 from sarwmix_jax.conversion.table import Extent, entries, relative_position_index, to_published
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import flatten_names
+from sarwmix_jax.progress import progress
 
 _SAFETENSORS_TYPES = {"float32": "F32", "int64": "I64"}
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A checkpoint of ours in the published form; `tensors` are in definition order, buffers included."""
+    """A checkpoint in the published form; `tensors` are in definition order, buffers included."""
 
     tensors: dict[str, np.ndarray]
     description: dict[str, Any]
@@ -30,19 +31,19 @@ class Exported:
 
 
 def export(checkpoint: Path, step: int | None = None) -> Exported:
-    """Read one of our checkpoints in the published form.
+    """Read a checkpoint of this package in the published form.
 
     Raises:
-        UserError: it cannot be read, or does not fit its own description.
+        UserError: It cannot be read, or does not fit its own description.
     """
-    with quiet():
+    with quiet(), progress("reading the checkpoint"):
         loaded = load_parameters(checkpoint, step)
-        _ = loaded.structure  # accounts for every array
-    ours = {name: np.asarray(a) for name, a in (flatten_names(loaded.params) | flatten_names(loaded.fixed)).items()}
+        _ = loaded.structure  # checks every array
+    named = {name: np.asarray(a) for name, a in (flatten_names(loaded.params) | flatten_names(loaded.fixed)).items()}
     settings, kind, classes = loaded.settings, loaded.kind, loaded.description.get("classes")
     tensors = {}
     for entry in entries(Extent(settings.depths, settings.decoder_depth if kind == "pretraining" else None)):
-        tensors[entry.published] = to_published(ours, entry, published_shape(entry, settings, classes))
+        tensors[entry.published] = to_published(named, entry, published_shape(entry, settings, classes))
         if entry.stage is not None and entry.published.endswith("bias_table"):
             index = relative_position_index(settings.window_sides[entry.stage])
             tensors[entry.published.replace("bias_table", "index")] = index
@@ -50,7 +51,7 @@ def export(checkpoint: Path, step: int | None = None) -> Exported:
 
 
 def notes(description: Mapping[str, Any]) -> dict[str, Any]:
-    """What a PyTorch user needs to know beside the tensors: plain values."""
+    """What a PyTorch user needs besides the tensors, as plain values."""
     kept = ("kind", "unit", "statistics", "classes", "tiling", "norm_pix", "model")
     known = {name: description[name] for name in kept if description.get(name) is not None}
     return {"bands": description["model"]["bands"], **known}
@@ -62,9 +63,9 @@ def write_safetensors(exported: Exported, file: Path) -> None:
     Format: https://huggingface.co/docs/safetensors. A length, a JSON header and the bytes: no library is needed.
 
     Raises:
-        UserError: the file exists or cannot be written.
+        UserError: The file exists or cannot be written.
     """
-    # Wider elements first keep every tensor aligned.
+    # With wider elements first, every tensor is aligned.
     ordered = sorted(exported.tensors.items(), key=lambda item: -item[1].dtype.itemsize)
     metadata = {name: json.dumps(value) for name, value in notes(exported.description).items()}
     header: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata}}
@@ -83,9 +84,9 @@ def write_safetensors(exported: Exported, file: Path) -> None:
 
 @contextmanager
 def _new(file: Path) -> Iterator[IO[bytes]]:
-    """Open a file that is not there yet; nothing is left of it when writing fails."""
+    """Create a file; it is removed when writing fails."""
     try:
-        with file.open("xb") as out:
+        with progress(f"writing {file.name}"), file.open("xb") as out:
             yield out
     except FileExistsError as error:
         raise UserError(f"{file} exists; name another file") from error
@@ -106,9 +107,9 @@ def write_pth(exported: Exported, file: Path) -> None:
         raise UserError("a .pth file needs PyTorch; install it, or name the file .safetensors") from error
     model = {name: torch.from_numpy(np.array(array)) for name, array in exported.tensors.items()}
     description = exported.description
-    progress = description.get("progress") or {"epoch": description["source"].get("epochs")}
+    reached = description.get("progress") or {"epoch": description["source"].get("epochs")}
     content: dict[str, Any] = {"model": model, "args": argparse.Namespace(**notes(description))}
-    if progress.get("epoch") is not None:
-        content["epoch"] = int(progress["epoch"]) - 1
+    if reached.get("epoch") is not None:
+        content["epoch"] = int(reached["epoch"]) - 1
     with _new(file) as out:
         torch.save(content, out)

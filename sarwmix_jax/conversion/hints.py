@@ -1,4 +1,4 @@
-"""What no tensor of a file tells: what the user says of it, and what is asked for."""
+"""Properties of a model that follow from no tensor of its file: given by the user, or asked for."""
 
 import math
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Hints:
-    """What the user says about a file; None where nothing is said."""
+    """What the user states about a file; None where nothing is stated."""
 
     kind: str | None = None
     tiling: str | None = None
@@ -24,11 +24,11 @@ class Hints:
     mix_group: int | None = None
 
     def __post_init__(self) -> None:
-        """Raises UserError if the statistics or the mix group are none."""
+        """Raises UserError if the statistics or the mix group are invalid."""
         if self.statistics is not None:
             parse_statistics(self.statistics)
         if self.mix_group is not None and not 0 < self.mix_group < 1 << 31:
-            raise UserError(f"--mix-group {self.mix_group} is no number of images; give 1 or more")
+            raise UserError(f"--mix-group {self.mix_group} is not a number of images; give 1 or more")
 
 
 ANSWERS = {
@@ -37,12 +37,12 @@ ANSWERS = {
     "tiling": f"{'|'.join(TILINGS)} (if it is a flood model; the released code: released)",
     "decoder_heads": "N (known for the published sizes alone)",
     "norm_pix": "yes|no (whether the targets were standardised per cell)",
-    "mix_group": "N (images of a device in the run, which mixed among themselves; the file's own batch_size: {})",
+    "mix_group": "N (images per device in the run, which mixed with each other; batch_size in the file: {})",
 }
-"""What can be said of a file, in the order in which it is asked for, with the answers."""
+"""What can be stated about a file, in the order in which it is asked for, with the possible answers."""
 
 OWNERS = {"tiling": "flood", "decoder_heads": "pretraining", "norm_pix": "pretraining", "mix_group": "pretraining"}
-"""The only kind of file of which something can be said."""
+"""The only kind of file for which a property has a meaning."""
 
 
 NEEDS_NORM_PIX = "sarwmix reconstruct, and model.reconstruct unless its norm_pix is given"
@@ -53,46 +53,46 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def ask(told: Mapping[str, Any], own_batch_size: str | None) -> None:
-    """Ask for everything that is needed and unknown at once.
+def ask(settled: Mapping[str, Any], own_batch_size: str | None) -> None:
+    """Ask for all properties that are needed and unknown in one message.
 
     Raises:
-        UserError: something is.
+        UserError: There are such properties.
     """
-    kind, goes_on = told["kind"], own_batch_size is not None
+    kind, goes_on = settled["kind"], own_batch_size is not None
     needed = {"kind", "statistics"} | ({"tiling"} if kind in (None, "flood") else set())
     if kind == "pretraining":
         needed |= {"decoder_heads"} | ({"norm_pix", "mix_group"} if goes_on else set())
     asked = {
         name: f"{option(name)} {answers.format(own_batch_size)}"
         for name, answers in ANSWERS.items()
-        if told[name] is None
+        if settled[name] is None
     }
     if missing := [asked[name] for name in asked if name in needed]:
         wishes = kind == "pretraining" and not goes_on and "norm_pix" in asked
         wish = f"; and {asked['norm_pix']}, for {NEEDS_NORM_PIX}" if wishes else ""
-        raise UserError(f"no tensor tells how the model was trained; say {', '.join(missing)}{wish}")
+        raise UserError(f"the file does not state how the model was trained; give {', '.join(missing)}{wish}")
 
 
-def settled(what: str, said: T | None, known: T | None) -> T | None:
-    """What the user says or the registry knows.
+def settle(what: str, given: T | None, known: T | None) -> T | None:
+    """A property as given by the user or known from the registry.
 
     Raises:
-        UserError: they contradict each other.
+        UserError: The two contradict each other.
     """
-    if said is not None and known is not None and said != known:
-        shown = [("no", "yes")[value] if isinstance(value, bool) else value for value in (said, known)]
+    if given is not None and known is not None and given != known:
+        shown = [("no", "yes")[value] if isinstance(value, bool) else value for value in (given, known)]
         raise UserError(
-            f"{option(what)} {shown[0]} contradicts the registry, which says {shown[1]} for this file; leave it out"
+            f"{option(what)} {shown[0]} contradicts the registry, which has {shown[1]} for this file; leave it out"
         )
-    return known if said is None else said
+    return known if given is None else given
 
 
 def parse_statistics(text: str) -> BandStatistics:
-    """Statistics by name, or from four numbers in dB: the means of `BANDS`, then their deviations.
+    """Statistics by name, or from four numbers in dB: the means of `BANDS`, then their standard deviations.
 
     Raises:
-        UserError: neither a known name nor four finite numbers, the last two positive.
+        UserError: The text is neither a known name nor four finite numbers, the last two positive.
     """
     if text in STATISTICS:
         return STATISTICS[text]

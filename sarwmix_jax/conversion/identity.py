@@ -11,18 +11,18 @@ def identify(path: Path, sha256: str, demanded: str | None = None) -> Released |
     """The released file with this hash, or None for an unknown file.
 
     Args:
-        path: the file; its name counts when it is in the registry.
-        sha256: hash of its content, hexadecimal.
-        demanded: the hash that the user demands.
+        path: The file; its name is checked too if it is in the registry.
+        sha256: Hash of its content, hexadecimal.
+        demanded: The hash that the user requires, if any.
 
     Raises:
-        UserError: the hash is not the demanded one, or not that of the released file of this name.
+        UserError: The hash is not the required one, or not that of the released file of this name.
     """
     if demanded is not None:
         if not re.fullmatch(r"[0-9a-fA-F]{64}", demanded):
             raise UserError(f"--sha256 {demanded[:80]!r} is not a SHA-256; give 64 hexadecimal digits")
         if sha256 != demanded.lower():
-            raise UserError(f"{path}: its SHA-256 is {sha256}, not the demanded one; download the file again")
+            raise UserError(f"{path}: its SHA-256 is {sha256}, not the one given; download the file again")
     known = next((released for released in RELEASED if released.sha256 == sha256), None)
     named = next((released for released in RELEASED if released.file == path.name), None)
     if named and not known:
@@ -34,5 +34,5 @@ def identify(path: Path, sha256: str, demanded: str | None = None) -> Released |
 
 
 def listing() -> str:
-    """The registry as text, one file a line."""
+    """The registry as text, one line per file."""
     return "\n".join(f"{r.file}  {r.kind:<11}  {r.statistics}  {r.sha256}  {r.about}" for r in RELEASED)

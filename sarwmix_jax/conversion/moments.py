@@ -1,4 +1,4 @@
-"""The published AdamW state of a pretraining run, by our names."""
+"""The published AdamW state of a pretraining run, by parameter names of this package."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from sarwmix_jax.errors import UserError
 
 @dataclass(frozen=True)
 class Moments:
-    """AdamW's state: steps taken, and first and second moments by our parameter names and layouts."""
+    """AdamW's state: number of steps, and first and second moments by parameter name."""
 
     count: int
     first: dict[str, np.ndarray]
@@ -22,7 +22,7 @@ class Moments:
 
 def parameter_order(model: Iterable[Entry]) -> list[list[Entry]]:
     """Trained tensors in the two groups of the published optimiser: without weight decay, then with."""
-    trained = [entry for entry in model if entry.ours not in FIXED]
+    trained = [entry for entry in model if entry.name not in FIXED]
     plain = [entry for entry in trained if len(entry.shape.split()) == 1 or entry.published.endswith(".bias")]
     return [plain, [entry for entry in trained if entry not in plain]]
 
@@ -31,14 +31,14 @@ def convert_moments(optimizer: Mapping[Any, Any], found: Recognised) -> Moments:
     """Convert the optimiser state of a pretraining file.
 
     Args:
-        optimizer: the file's `optimizer` entry, as plain data.
-        found: the model it belongs to.
+        optimizer: The file's `optimizer` entry, as plain data.
+        found: The model to which it belongs.
 
     Raises:
-        UserError: the file is no pretraining file, or the state does not fit the parameters.
+        UserError: The file is not a pretraining file, or the state does not fit the parameters.
     """
     if found.kind != "pretraining":
-        raise UserError(f"--with-optimizer: only pretraining runs go on; the file is of kind {found.kind}")
+        raise UserError(f"--with-optimizer: only pretraining can be continued; the file is of kind {found.kind}")
     groups = parameter_order(entries(found.extent))
     every, start = groups[0] + groups[1], len(groups[0])
     numbers, given = list(range(len(every))), optimizer.get("param_groups")
@@ -57,7 +57,7 @@ def convert_moments(optimizer: Mapping[Any, Any], found: Recognised) -> Moments:
 
 
 def _members(group: Any) -> list[int] | None:
-    """Numbers of the parameters of a group, if that is what it has."""
+    """Parameter numbers of a group, or None if it has none."""
     numbers = group.get("params") if isinstance(group, dict) else None
     return numbers if isinstance(numbers, list) and all(type(number) is int for number in numbers) else None
 
@@ -82,8 +82,8 @@ def _all(state: Mapping[int, Any], every: list[Entry], key: str, found: Recognis
         elif not is_finite(array):
             problem = "is not finite"
         elif key == "exp_avg_sq" and array.min() < 0:
-            problem = "is negative somewhere, which no mean of squares is"
+            problem = "has negative values, which a mean of squares cannot have"
         if problem:
             raise UserError(f"--with-optimizer: {key} of {entry.published} {problem}; leave the option out")
-        moments[entry.ours] = LAYOUTS[entry.layout].to_ours(array)
+        moments[entry.name] = LAYOUTS[entry.layout].from_published(array)
     return moments

@@ -1,6 +1,6 @@
-"""The closed list of names that a `.pth` file may hold; any other is refused, wherever it stands.
+"""The closed list of names that a `.pth` file may contain; any other name is refused, wherever it occurs.
 
-The names are compared as text and never looked up, let alone called.
+The names are compared as text; they are never looked up or called.
 """
 
 import ml_dtypes
@@ -31,7 +31,7 @@ NAMESPACE = ("argparse", "Namespace")
 UNDERSTOOD: frozenset[Name] = frozenset(
     {REBUILD_TENSOR, REBUILD_PARAMETER, ORDERED_DICT, NAMESPACE} | {("torch", name) for name in STORAGE_TYPES}
 )
-"""Names that become tensors and dictionaries."""
+"""Names that are converted to tensors and dictionaries."""
 
 _DTYPES = (
     *("float16", "bfloat16", "float32", "float64", "complex64", "complex128"),
@@ -50,4 +50,4 @@ PASSED_OVER: frozenset[Name] = frozenset(
     | {(module, name) for module in ("builtins", "__builtin__") for name in ("set", "frozenset")}
     | {("collections", "Counter")}
 )
-"""Names of harmless objects that other trainers keep beside the model: nothing is made of them."""
+"""Names of harmless objects that other training programs store beside the model; they are ignored."""

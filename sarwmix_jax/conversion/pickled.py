@@ -1,9 +1,9 @@
 """The pickle inside a `.pth` file, interpreted as data.
 
-An interpreter of its own: opcodes are decoded by `pickletools` (which only parses) and acted upon here. Nothing is
-ever imported or called. The names that `names.py` lists are matched by text: the few that a checkpoint needs are turned
-into plain data and views of the storages, the harmless ones beside it into nothing (`Inert`). Any other name, and any
-opcode that `torch.save` has no use for, is refused. Work and memory are bounded by the number of opcodes.
+Opcodes are decoded by `pickletools` (which only parses) and interpreted here. Nothing is ever imported or called. The
+names listed in `names.py` are matched as text: the few that a checkpoint needs are converted to plain data and views of
+the storages, the harmless ones beside it to nothing (`Inert`). Any other name, and any opcode that `torch.save` does
+not use, is refused. Work and memory are bounded by the number of opcodes.
 """
 
 import math
@@ -20,13 +20,13 @@ from sarwmix_jax.conversion import names
 
 MAX_BYTES = 16 << 20
 MAX_OPCODES = 250_000
-"""Four times what a base-size file with optimiser state has; the number grows with the blocks, not their width."""
+"""Four times as many as in a base-size file with optimiser state; the number grows with the blocks, not their width."""
 MAX_KEYS = 10_000
-"""Of one dictionary. Keys can be chosen to collide, and then take time that grows with the square of their number."""
+"""Keys per dictionary. Keys can be chosen to collide, and then take time that grows with the square of their number."""
 _KEY_BITS = 31
-"""Of a key that is a number: wider ones can have one and the same hash."""
+"""Bits of a key that is a number: wider numbers can share one hash."""
 _NUMBER_BYTES = 64
-"""Of any whole number; states of random generators have 16."""
+"""Bytes of any integer; states of random generators have 16."""
 _STORAGE = re.compile(r"[0-9]{1,9}")
 _MAX_DIMENSIONS = 8
 _MAX_ELEMENT_BITS = 40
@@ -34,16 +34,16 @@ _MAX_DEPTH = 20
 
 
 class Refused(ValueError):
-    """The pickle says something that a checkpoint has no need to say."""
+    """The pickle is damaged or contains something that no checkpoint needs."""
 
 
 class Surplus(Refused):
-    """The pickle may be whole, but holds more than a model and what is known to stand beside one."""
+    """The pickle may be intact, but contains more than a model and the known objects beside it."""
 
 
 @dataclass(frozen=True)
 class Inert:
-    """A name that is passed over, or whatever the file would make with it: no value, and never called."""
+    """A name that is ignored, or an object that the file would create with it: without value, and never called."""
 
     name: str
 
@@ -62,13 +62,13 @@ class _Namespace(dict[str, Any]):
 
 @dataclass(frozen=True)
 class _Name:
-    """A name that is understood, never looked up."""
+    """A known name; it is never looked up."""
 
     name: tuple[str, str]
 
 
 class _Stack:
-    """The pickle machine: its stack since the last mark, the stacks below, its memo, and the archive's members."""
+    """State of the interpreter: stack since the last mark, the stacks below, memo, and the archive's members."""
 
     def __init__(self, members: Mapping[str, memoryview]) -> None:
         self.members = members
@@ -95,12 +95,12 @@ def interpret(pickled: bytes, members: Mapping[str, memoryview]) -> Any:
     """Interpret a pickle as plain data, with tensors as read-only views of their storages.
 
     Args:
-        pickled: the pickle.
-        members: the archive's members by name; `data/<key>` holds the storage of a key.
+        pickled: The pickle.
+        members: The archive's members by name; `data/<key>` holds the storage of a key.
 
     Raises:
-        Refused: it is broken.
-        Surplus: it is too long, or holds anything that is not on the list of `names`.
+        Refused: The pickle is damaged.
+        Surplus: It is too long, or contains a name that is not in the list of `names`.
     """
     stack = _Stack(members)
     try:
@@ -122,12 +122,12 @@ def interpret(pickled: bytes, members: Mapping[str, memoryview]) -> Any:
     except IndexError as error:
         raise Refused("its pickle takes from an empty stack, or ends a group that it never began") from error
     except (ValueError, struct.error, OverflowError, EOFError) as error:
-        raise Refused("its pickle is broken or cut off") from error
+        raise Refused("its pickle is damaged or truncated") from error
     raise Refused("its pickle has no end")
 
 
 def _check_depth(item: Any, done: set[int], depth: int = 0) -> None:
-    """Refuse deep nesting, and with it cycles; a shared item counts once."""
+    """Refuse deep nesting and therefore cycles; a shared item counts once."""
     if not isinstance(item, dict | list | tuple) or id(item) in done:
         return
     if depth > _MAX_DEPTH:
@@ -139,13 +139,13 @@ def _check_depth(item: Any, done: set[int], depth: int = 0) -> None:
 
 def _push_number(stack: _Stack, argument: int) -> None:
     if argument.bit_length() > 8 * _NUMBER_BYTES:
-        raise Surplus(f"its pickle holds a whole number of more than {_NUMBER_BYTES} bytes")
+        raise Surplus(f"its pickle contains an integer of more than {_NUMBER_BYTES} bytes")
     stack.push(argument)
 
 
 def _put(stack: _Stack, argument: Any) -> None:
-    if argument is not None and argument > MAX_OPCODES:  # places are numbered from 0; others could be made to collide
-        raise Refused("its pickle stores an item at a place that it has no need of")
+    if argument is not None and argument > MAX_OPCODES:  # positions count from 0; larger ones could be made to collide
+        raise Refused("its pickle stores an item at a position that it does not need")
     stack.memo[len(stack.memo) if argument is None else argument] = stack.items[-1]
 
 
@@ -176,11 +176,11 @@ def _insert(stack: _Stack, items: list[Any]) -> None:
     target = stack.items[-1]
     if type(target) is not dict or len(items) % 2:
         raise Refused("its pickle sets items of something that is not a dictionary")
-    # Only flat keys: the hash of a nested tuple can take for ever.
+    # Only flat keys: the hash of a nested tuple can take unlimited time.
     if not all(isinstance(key, str | int | float | None) for key in items[::2]):
         raise Surplus("its pickle has a dictionary key that is neither text nor a number")
     if not all(isinstance(key, str | None) or abs(key) < 1 << _KEY_BITS for key in items[::2]):
-        raise Surplus(f"its pickle has a dictionary key that is no number of {_KEY_BITS} bits")
+        raise Surplus(f"its pickle has a dictionary key that is not a number of {_KEY_BITS} bits")
     if len(target) + len(items) // 2 > MAX_KEYS:
         raise Surplus(f"its pickle has a dictionary of more than {MAX_KEYS} keys")
     target.update(zip(items[::2], items[1::2], strict=True))
@@ -188,14 +188,14 @@ def _insert(stack: _Stack, items: list[Any]) -> None:
 
 def _push_name(stack: _Stack, module: Any, name: Any) -> None:
     if not isinstance(name, str) or not isinstance(module, str):
-        raise Refused("its pickle names something without text")
+        raise Refused("its pickle has a name that is not text")
     if (module, name) in names.UNDERSTOOD:
         stack.push(_Name((module, name)))
     elif (module, name) in names.PASSED_OVER:
         stack.push(Inert(f"{module}.{name}"))
     else:
         shown = f"{module}.{name}"[:80]
-        raise Surplus(f"its pickle names {shown!a}, which is not on the list of what a checkpoint may hold")
+        raise Surplus(f"its pickle names {shown!a}, which is not in the list of names that a checkpoint may contain")
 
 
 def _call(stack: _Stack, argument: Any) -> None:
@@ -240,7 +240,7 @@ def _persistent(stack: _Stack, argument: Any) -> None:
 
 
 def _tensor(arguments: tuple[Any, ...]) -> np.ndarray:
-    """The view that a tensor rebuild makes, which must lie inside its storage and not multiply it."""
+    """The view of a storage that a tensor describes; it must lie inside the storage and must not enlarge it."""
     match arguments:
         case (_Storage(data, dtype), int(offset), tuple(shape), tuple(strides), *_):
             pass
@@ -248,8 +248,8 @@ def _tensor(arguments: tuple[Any, ...]) -> np.ndarray:
             raise Refused("its pickle rebuilds a tensor in an unknown way")
     ranks_fit = len(shape) == len(strides) <= _MAX_DIMENSIONS
     if not ranks_fit or not all(type(number) is int and 0 <= number < 1 << 60 for number in (offset, *shape, *strides)):
-        raise Refused("a tensor has a broken shape")
-    if math.prod(side or 1 for side in shape) >> _MAX_ELEMENT_BITS:  # beside an axis of 0, any length fits its storage
+        raise Refused("a tensor has an invalid shape")
+    if math.prod(side or 1 for side in shape) >> _MAX_ELEMENT_BITS:  # with one axis of length 0 any other would fit
         raise Refused(f"a tensor of shape {shape} is larger than any file")
     elements, size = math.prod(shape), len(data) // dtype.itemsize
     last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True))

@@ -1,4 +1,4 @@
-"""Proof that a conversion lost nothing: every tensor compared, and the output on a probe input that is kept."""
+"""Verification of a conversion: every tensor is compared, and outputs on a probe input are stored and compared."""
 
 import math
 from collections.abc import Mapping
@@ -11,15 +11,16 @@ from sarwmix_jax.conversion.export import export
 from sarwmix_jax.conversion.table import INDEX_BUFFER, entries
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.inference.model import LoadedModel, load
+from sarwmix_jax.progress import progress, track
 
 if TYPE_CHECKING:
     from sarwmix_jax.conversion.convert import Converted
 
 PROBE = "probe.npz"
-"""File beside a converted checkpoint: the probe input, and the outputs when it was verified first."""
+"""File beside a converted checkpoint: the probe input, and the outputs at the first verification."""
 
 TOLERANCE = 1e-3
-"""Largest difference of an output on another machine, relative to the largest output."""
+"""Largest allowed difference of an output on another machine, relative to the largest output."""
 
 _DIFFERS = "differs"
 
@@ -28,19 +29,21 @@ def compare_tensors(converted: "Converted", directory: Path) -> tuple[list[str],
     """Read a written checkpoint back into the published form and compare it with the file, bit by bit.
 
     Returns:
-        For each tensor a line with its largest difference and why it may differ; and a summary: how many are the same,
-        and for each reason how many differ and by how much.
+        A line per tensor with its largest difference and why it may differ; and a summary: how many are equal, and for
+        each reason how many differ and by how much.
 
     Raises:
-        UserError: the checkpoint cannot be read, or a tensor differs without a reason.
+        UserError: The checkpoint cannot be read, or a tensor differs without a reason.
     """
-    published = {entry.ours: entry.published for entry in entries(converted.found.extent)}
+    published = {entry.name: entry.published for entry in entries(converted.found.extent)}
     reasons = dict.fromkeys(converted.rounded, "rounded to float32")
     reasons |= {published[name]: "resized" for name in converted.source["resized"]}
     reasons |= {published[name]: "drawn, was missing" for name in converted.source["drawn"]}
     lines: list[str] = []
     notes: dict[str, list[float]] = {}
-    for name, array in export(directory).tensors.items():
+    with progress("reading the checkpoint back"):
+        tensors = export(directory).tensors
+    for name, array in track(tensors.items(), "comparing tensors", unit="tensors"):
         difference, note = _compare(name, array, converted.published.get(name))
         note = reasons.get(name, note)
         if note == _DIFFERS:
@@ -55,12 +58,12 @@ def compare_tensors(converted: "Converted", directory: Path) -> tuple[list[str],
 
 
 def _compare(name: str, array: np.ndarray, original: np.ndarray | None) -> tuple[float, str]:
-    """Largest difference of two tensors, and a note unless all bits are the same."""
+    """Largest difference of two tensors, and a note unless all bits are equal."""
     if original is None or original.shape != array.shape:
         rebuilt = "rebuilt" if original is not None else "rebuilt, not in the file"
         return math.nan, rebuilt if INDEX_BUFFER.fullmatch(name) else _DIFFERS
     same = original.astype(array.dtype).tobytes() == array.tobytes()
-    if same and original.dtype != np.float64:  # no other type holds more digits
+    if same and original.dtype != np.float64:  # no other type has more digits than float32
         return 0.0, ""
     with np.errstate(invalid="ignore"):
         difference = np.abs(array - original.astype(np.float64))
@@ -68,7 +71,7 @@ def _compare(name: str, array: np.ndarray, original: np.ndarray | None) -> tuple
 
 
 def probe_outputs(model: LoadedModel, images_db: np.ndarray) -> dict[str, np.ndarray]:
-    """What a model makes of the probe, by name."""
+    """Outputs of a model on the probe input, by name."""
     if model.kind == "classifier":
         return {"logits": model.classify(images_db)}
     if model.kind == "flood":
@@ -79,7 +82,7 @@ def probe_outputs(model: LoadedModel, images_db: np.ndarray) -> dict[str, np.nda
 
 
 def probe_input(model: LoadedModel) -> np.ndarray:
-    """Two images of speckle around the model's own statistics, in dB."""
+    """Two images of speckle with the model's band statistics, in dB."""
     side = model.settings.image_size
     noise = np.random.default_rng(0).standard_normal((2, len(model.bands), side, side), np.float32)
     mean, std = (np.asarray(values, np.float32)[:, None, None] for values in vars(model.statistics).values())
@@ -87,15 +90,20 @@ def probe_input(model: LoadedModel) -> np.ndarray:
 
 
 def run_probe(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, float] | None]:
-    """Run a checkpoint on its kept probe, or keep one if there is none.
+    """Run a checkpoint on its stored probe input; the first time, store one with the outputs.
 
     Returns:
-        The outputs, and their largest differences from the kept ones (None the first time).
+        The outputs, and their largest differences from the stored ones (None the first time).
 
     Raises:
-        UserError: the kept probe is unreadable, or an output differs more than another machine's arithmetic can.
+        UserError: The stored probe is unreadable, or an output differs more than by the arithmetic of another machine.
     """
-    model, file = load(directory), directory / PROBE
+    with progress("running the probe"):
+        return _run_probe(load(directory), directory)
+
+
+def _run_probe(model: LoadedModel, directory: Path) -> tuple[dict[str, np.ndarray], dict[str, float] | None]:
+    file = directory / PROBE
     if not file.exists():
         images_db = probe_input(model)
         outputs = probe_outputs(model, images_db)
@@ -121,9 +129,9 @@ def _kept(file: Path) -> dict[str, np.ndarray]:
 
 
 def summary(outputs: Mapping[str, np.ndarray]) -> list[str]:
-    """Outputs in short, one line each."""
+    """Outputs in short, one line per output."""
     return [
-        f"{name} {list(a.shape)}: mean {a.mean():.6g}, deviation {a.std():.6g}, first "
+        f"{name} {list(a.shape)}: mean {a.mean():.6g}, standard deviation {a.std():.6g}, first "
         + ", ".join(f"{value:.6g}" for value in a.reshape(-1)[:4])
         for name, a in outputs.items()
     ]

@@ -1,4 +1,4 @@
-"""What a state dict is: model settings from tensor shapes, the rest from the registry or from the user."""
+"""Recognition of a state dict: model settings from tensor shapes, the rest from the registry or from the user."""
 
 import math
 from collections.abc import Collection, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sarwmix_jax.conversion.hints import ANSWERS, OWNERS, Hints, ask, option, parse_statistics, settled
+from sarwmix_jax.conversion.hints import ANSWERS, OWNERS, Hints, ask, option, parse_statistics, settle
 from sarwmix_jax.conversion.table import (
     Entry,
     Extent,
@@ -29,7 +29,7 @@ FLOATING = ("float16", "bfloat16", "float32", "float64")
 
 @dataclass(frozen=True)
 class Recognised:
-    """A model's kind, settings and what belongs to its input and output."""
+    """Kind and settings of a model, and properties of its input and output."""
 
     kind: str
     settings: ModelSettings
@@ -49,68 +49,68 @@ class Recognised:
 def recognise(
     tensors: Mapping[str, np.ndarray], hints: Hints, released: Released | None, own_batch_size: str | None = None
 ) -> Recognised:
-    """Find out what a state dict is.
+    """Recognise the model of a state dict.
 
     Args:
-        tensors: published names without prefix.
-        hints: what the user says.
-        released: the registry's entry of the file, if it has one.
-        own_batch_size: where the file is to go on as a run, what it says itself, which is shown and not used.
+        tensors: Arrays by published name, without prefix.
+        hints: What the user states.
+        released: The registry's entry of the file, if it has one.
+        own_batch_size: If the file is to be continued as a run, its own `batch_size`, which is shown but not used.
 
     Raises:
-        UserError: a tensor that tells a width is missing or of impossible shape, or things that no tensor tells are
-            neither known nor said (all are named), or what is said contradicts what is known.
+        UserError: A tensor that determines a width is missing or of impossible shape, needed properties are neither
+            known nor given (all are named), or a given property contradicts a known one.
     """
     extent = extent_of(tensors)
     classes = None if extent.decoder_depth is not None else _sides(tensors, "head.weight", 2)[0]
     shape = _shape(tensors, extent)
     known: dict[str, Any] = {} if released is None else {name: vars(released).get(name) for name in ANSWERS}
     known["decoder_heads"] = _decoder_heads(shape)
-    told: dict[str, Any] = {name: settled(name, said, known.get(name)) for name, said in vars(hints).items()}
-    kind = told["kind"] = _kind(classes, told["kind"])
+    settled: dict[str, Any] = {name: settle(name, given, known.get(name)) for name, given in vars(hints).items()}
+    kind = settled["kind"] = _kind(classes, settled["kind"])
     for name, owner in OWNERS.items():
         if vars(hints)[name] is not None and kind not in (None, owner):
             raise UserError(f"{option(name)} is given, but the file is of kind {kind}; leave it out")
-    ask(told, own_batch_size)
+    ask(settled, own_batch_size)
     if kind == "pretraining":
-        shape["decoder_heads"] = told.pop("decoder_heads")
-    statistics = told["statistics"]
+        shape["decoder_heads"] = settled.pop("decoder_heads")
+    statistics = settled["statistics"]
     return Recognised(
-        kind=told["kind"],
+        kind=settled["kind"],
         settings=ModelSettings(**shape),
         extent=extent,
         statistics_name=statistics,
         statistics=parse_statistics(statistics),
         classes=classes,
-        **{name: told[name] for name in ("tiling", "norm_pix", "mix_group")},
+        **{name: settled[name] for name in ("tiling", "norm_pix", "mix_group")},
     )
 
 
-def _kind(classes: int | None, said: str | None) -> str | None:
-    """The kind, None if a head of two classes leaves it open."""
+def _kind(classes: int | None, given: str | None) -> str | None:
+    """The kind, or None if a head of two classes leaves it open."""
     fitting = {None: KINDS[:1], 2: KINDS[1:]}.get(classes, ("classifier",))
-    if said is not None and said not in fitting:
+    if given is not None and given not in fitting:
         what = "a decoder, so it is a pretraining file" if classes is None else f"a head of {classes} classes"
-        raise UserError(f"--kind {said} does not fit the file: it has {what}")
-    return fitting[0] if len(fitting) == 1 else said
+        raise UserError(f"--kind {given} does not fit the file: it has {what}")
+    return fitting[0] if len(fitting) == 1 else given
 
 
 def _sides(tensors: Mapping[str, np.ndarray], name: str, dimensions: int) -> tuple[int, ...]:
-    """Shape of a tensor that tells widths."""
+    """Shape of a tensor that determines widths."""
     if name not in tensors:
         for other in tensors:
             if (prefix := other.removesuffix(_FIRST)) != other and prefix:
                 raise UserError(f"the names of the file's tensors begin with {prefix[:80]!a}; save them without")
-        raise UserError(f"the file has no tensor {name}, so it is no SAR-W-MixMAE checkpoint that can be recognised")
+        raise UserError(f"the file has no tensor {name}, so it is not recognised as a SAR-W-MixMAE checkpoint")
     if tensors[name].ndim != dimensions:
         raise UserError(f"tensor {name} has shape {list(tensors[name].shape)}; {dimensions} axes are needed")
     if 0 in tensors[name].shape:
-        raise UserError(f"tensor {name} has shape {list(tensors[name].shape)} and so no values; use a whole file")
+        raise UserError(f"tensor {name} has shape {list(tensors[name].shape)}, so no values; use a complete file")
     return tensors[name].shape
 
 
 def _shape(tensors: Mapping[str, np.ndarray], extent: Extent) -> dict[str, Any]:
-    """What the tensors tell of the model's settings."""
+    """Model settings that follow from the tensors."""
     width, bands, patch, _ = _sides(tensors, _FIRST, 4)
     if bands != len(BANDS):
         raise UserError(f"the model takes {bands} bands; only {len(BANDS)} ({', '.join(BANDS)}) are supported")
@@ -120,7 +120,7 @@ def _shape(tensors: Mapping[str, np.ndarray], extent: Extent) -> dict[str, Any]:
     tokens = _sides(tensors, "absolute_pos_embed", 3)[1]
     image_size = math.isqrt(tokens) * patch
     if math.isqrt(tokens) ** 2 != tokens:
-        raise UserError(f"tensor absolute_pos_embed has {tokens} positions, which is no square grid")
+        raise UserError(f"tensor absolute_pos_embed has {tokens} positions, which is not a square grid")
     shape: dict[str, Any] = {"embed_dim": width, "depths": extent.depths, "num_heads": heads, "image_size": image_size}
     if extent.decoder_depth is not None:
         shape |= {"decoder_dim": _sides(tensors, "mask_token", 3)[2], "decoder_depth": extent.decoder_depth}
@@ -128,7 +128,7 @@ def _shape(tensors: Mapping[str, np.ndarray], extent: Extent) -> dict[str, Any]:
 
 
 def _decoder_heads(shape: Mapping[str, Any]) -> int | None:
-    """Heads of the decoder, which no tensor tells, of a published size."""
+    """Heads of the decoder of a published size; they follow from no tensor."""
     for size in SIZES.values():
         if all(shape.get(name) == value for name, value in vars(size).items() if name != "decoder_heads"):
             return size.decoder_heads
@@ -140,7 +140,7 @@ def _window_and_heads(tensors: Mapping[str, np.ndarray], stage: int) -> tuple[in
     rows, heads = _sides(tensors, name, 2)
     window = window_side(rows)
     if window is None:
-        raise UserError(f"tensor {name} has {rows} rows, which no window side gives")
+        raise UserError(f"tensor {name} has {rows} rows, which fits no window side")
     return window, heads
 
 
@@ -172,14 +172,13 @@ def account(
     allow_missing: Collection[str] = (),
     allow_nonfinite: bool = False,
 ) -> tuple[str, ...]:
-    """Account for every tensor of a file.
+    """Check every tensor of a file.
 
     Returns:
-        Published names of the tensors that are missing and may be.
+        Published names of the tensors that are missing and may be missing.
 
     Raises:
-        UserError: tensors are unknown, missing, misshapen, of a kind that holds no parameters, or not finite; all are
-            listed.
+        UserError: Tensors are unknown, missing, of another shape, not floating-point or not finite; all are listed.
     """
     parameters = {entry.published: found.shape(entry) for entry in entries(found.extent)}
     windows = _buffers(found)
@@ -193,7 +192,7 @@ def account(
     problems = {
         "unknown": [name for name in tensors if name not in expected],
         "missing": [name for name in absent if name not in allow_missing],
-        "misshapen": [
+        "of another shape": [
             f"{name} {list(array.shape)} instead of {list(expected[name])}"
             for name, array in present.items()
             if array.shape != expected[name]
@@ -236,7 +235,7 @@ def _buffers(found: Recognised) -> dict[str, int]:
 def is_finite(array: np.ndarray) -> bool:
     """Whether all values are finite as float32."""
     with np.errstate(all="ignore"):
-        # A sum is one pass without a copy; only where it is not finite can a value be so.
+        # A sum is one pass without a copy; if it is finite, so are all values.
         if array.dtype != np.float64 and np.isfinite(array.sum(dtype=np.float64)):
             return True
         return all(bool(np.isfinite(part.astype(np.float32)).all()) for part in array)

@@ -1,4 +1,4 @@
-"""Position and bias tables for another image size: bicubic, as PyTorch interpolates."""
+"""Resizing of position and bias tables to another image size: bicubic, as in PyTorch."""
 
 import numpy as np
 from jaxtyping import Float
@@ -10,7 +10,7 @@ _A = -0.75
 
 
 def cubic_matrix(old: int, new: int) -> Float[np.ndarray, "new old"]:
-    """Weights of every old sample in every new one: half-pixel centres, edges repeated, no antialiasing."""
+    """Weight of every old sample for every new one: half-pixel centres, edges repeated, no antialiasing."""
     matrix = np.zeros((new, old))
     centre = (np.arange(new) + 0.5) * old / new - 0.5
     samples = np.floor(centre).astype(int)[:, None] + np.arange(-1, 3)
@@ -37,9 +37,9 @@ def resize_tables(tensors: dict[str, np.ndarray], image_size: int, windows: tupl
     """Resize every position and bias table in place to an image size and its windows.
 
     Args:
-        tensors: our flat names; the entries concerned are replaced.
-        image_size: new side in pixels.
-        windows: new window sides per stage.
+        tensors: Arrays by flat name; those that change are replaced.
+        image_size: New side in pixels.
+        windows: New window sides per stage.
 
     Returns:
         Names of the tables that changed.

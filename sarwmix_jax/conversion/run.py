@@ -1,4 +1,4 @@
-"""A converted pretraining file as a run that goes on: optimiser state and description as the training loop has them."""
+"""A converted pretraining file as a run that can be resumed: optimiser state and description for the training loop."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def run_state(params: Mapping[str, np.ndarray], moments: Moments) -> dict[str, np.ndarray]:
-    """The optimiser item of a checkpoint: the arrays of our optimiser's state, by path."""
+    """The item `optimizer` of a checkpoint: arrays of the optimiser's state by path."""
     shapes = {name: jax.ShapeDtypeStruct(array.shape, array.dtype) for name, array in params.items()}
     template = jax.eval_shape(make_optimizer(PretrainingSettings().optimizer).init, unflatten_names(shapes))
     adam: dict[str, Any] = {"count": np.asarray(moments.count, np.int32), "mu": moments.first, "nu": moments.second}
@@ -30,7 +30,7 @@ def run_state(params: Mapping[str, np.ndarray], moments: Moments) -> dict[str, n
 
 
 def run_description(converted: "Converted", step: int) -> dict[str, Any]:
-    """What the training loop looks for in a checkpoint of a run: settings (the published recipe) and progress."""
+    """Entries that the training loop needs in the checkpoint of a run: settings (the published recipe) and progress."""
     found = converted.found
     settings = PretrainingSettings(
         model=converted.settings,

@@ -1,8 +1,8 @@
-"""The one table of names and layouts, published <-> ours, used in both directions.
+"""The table of names and layouts, published <-> this package, used in both directions.
 
 Shapes are the published ones, in symbols: C width of the stage, H its heads, T rows of a bias table, I bands, p patch
 side, N tokens of the grid, n cells of an image, F features, D decoder width, V values of a cell, K classes.
-Rows stand in the published definition order, which also orders the optimiser state.
+Rows are in the published definition order, which is also that of the optimiser state.
 """
 
 import math
@@ -18,22 +18,22 @@ Arrays = Mapping[str, np.ndarray]
 
 
 class Entry(NamedTuple):
-    """One tensor of a model, with its stage (None outside the stages).
+    """One tensor of a model: published name, name here, layout, published shape, and stage (None outside the stages).
 
-    In the table below an entry stands for all its repetitions: `{s}` and `{b}` are the stage and the block.
+    In the table below an entry represents all its repetitions: `{s}` and `{b}` are the stage and the block.
     """
 
     published: str
-    ours: str
+    name: str
     layout: str
     shape: str
     stage: int | None = None
 
 
 class Layout(NamedTuple):
-    """How one array is rearranged, both ways; both give views where they can."""
+    """How an array is rearranged in both directions; the results are views where possible."""
 
-    to_ours: Callable[[np.ndarray], np.ndarray]
+    from_published: Callable[[np.ndarray], np.ndarray]
     to_published: Callable[[np.ndarray, tuple[int, ...]], np.ndarray]
 
 
@@ -97,7 +97,7 @@ _DECODER_EMBED = (
 _DECODER_BLOCK = tuple(
     Entry(
         row.published.replace(_FROM, "decoder_blocks.{b}."),
-        row.ours.replace(_TO, "decoder/blocks/{b}/"),
+        row.name.replace(_TO, "decoder/blocks/{b}/"),
         row.layout,
         row.shape.replace("C", "D"),
     )
@@ -116,24 +116,24 @@ _HEAD = (
 )
 
 INDEX_BUFFER = re.compile(r"layers\.\d+\.blocks\.\d+\.attn\.relative_position_index")
-"""Published buffers that follow from the window side: rebuilt, never carried."""
+"""Published buffers that follow from the window side: computed again, never converted."""
 
 _WRAPPERS = re.compile(r"^(?:module\.|_orig_mod\.)+")
 
 FIXED = frozenset({"encoder/position", "decoder/position"})
-"""Our tensors that are not trained."""
+"""Tensors that are not trained."""
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How often the table's rows repeat: blocks per stage, and decoder blocks (None: a classifier, with a head)."""
+    """How often the table's rows repeat: blocks per stage, and decoder blocks (None for a classifier, with a head)."""
 
     depths: tuple[int, ...]
     decoder_depth: int | None
 
 
 def entries(extent: Extent) -> Iterator[Entry]:
-    """Every tensor of a model of this extent, in published definition order (index buffers left out)."""
+    """Every tensor of a model of this extent, in published definition order (without index buffers)."""
     pretraining = extent.decoder_depth is not None
     yield from _expand((_MIXMAE_TOP if pretraining else _MIXMAE_TOP[1:2]) + _PATCH_EMBED)
     for stage, depth in enumerate(extent.depths):
@@ -149,29 +149,29 @@ def entries(extent: Extent) -> Iterator[Entry]:
 
 def _expand(rows: tuple[Entry, ...], stage: int | None = None, block: int | None = None) -> Iterator[Entry]:
     for row in rows:
-        published, ours = row.published.format(s=stage, b=block), row.ours.format(s=stage, b=block)
-        yield row._replace(published=published, ours=ours, stage=stage)
+        published, name = row.published.format(s=stage, b=block), row.name.format(s=stage, b=block)
+        yield row._replace(published=published, name=name, stage=stage)
 
 
-def to_ours(state_dict: Arrays, extent: Extent | None = None) -> dict[str, np.ndarray]:
-    """Our flat names and layouts of published tensors, as views; index buffers are dropped.
+def from_published(state_dict: Arrays, extent: Extent | None = None) -> dict[str, np.ndarray]:
+    """Converts published tensors to the names and layouts of this package, as views; index buffers are dropped.
 
     Args:
-        state_dict: published names (see `without_prefix`) and layouts, complete.
-        extent: the model's extent; derived from the names unless given.
+        state_dict: Complete tensors with published names (see `without_prefix`) and layouts.
+        extent: The model's extent; by default it is derived from the names.
 
     Raises:
-        KeyError: a tensor is missing; use `recognition.recognise` first for a report that users can read.
+        KeyError: A tensor is missing; use `recognition.recognise` first for a message to users.
     """
     return {
-        entry.ours: LAYOUTS[entry.layout].to_ours(state_dict[entry.published])
+        entry.name: LAYOUTS[entry.layout].from_published(state_dict[entry.published])
         for entry in entries(extent or extent_of(state_dict))
     }
 
 
-def to_published(ours: Arrays, entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
-    """One of our tensors in the published layout, as a view."""
-    return LAYOUTS[entry.layout].to_published(ours[entry.ours], shape)
+def to_published(tensors: Arrays, entry: Entry, shape: tuple[int, ...]) -> np.ndarray:
+    """One tensor in the published layout, as a view."""
+    return LAYOUTS[entry.layout].to_published(tensors[entry.name], shape)
 
 
 def extent_of(state_dict: Arrays) -> Extent:
@@ -189,7 +189,7 @@ def extent_of(state_dict: Arrays) -> Extent:
 
 
 def without_prefix(state_dict: Arrays) -> dict[str, np.ndarray]:
-    """The state dict without what wrappers put before every name: `module.` (distributed), `_orig_mod.` (compiled)."""
+    """The state dict without the prefixes of wrappers: `module.` (distributed), `_orig_mod.` (compiled)."""
     bare = {name: _WRAPPERS.sub("", name) for name in state_dict}
     prefixes = {name.removesuffix(rest) for name, rest in bare.items()}
     return {bare[name] if len(prefixes) == 1 else name: array for name, array in state_dict.items()}
@@ -202,7 +202,7 @@ def window_side(table_rows: int) -> int | None:
 
 
 def relative_position_index(window: int) -> np.ndarray:
-    """Row of the bias table for every pair (query, key) of a window's tokens, row-major; int64."""
+    """Row of the bias table for every (query, key) pair of a window's tokens, row-major; int64."""
     row, column = np.divmod(np.arange(window * window), window)
     d_row, d_column = row[:, None] - row[None, :], column[:, None] - column[None, :]
     return ((d_row + window - 1) * (2 * window - 1) + d_column + window - 1).astype(np.int64)

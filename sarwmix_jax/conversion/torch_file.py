@@ -10,12 +10,14 @@ import numpy as np
 from sarwmix_jax.conversion.archive import damaged, open_archive
 from sarwmix_jax.conversion.pickled import MAX_BYTES, Inert, Refused, Surplus, interpret
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.progress import progress
 
+_BLOCK = 1 << 20
 _SHARED_BYTES = 100 << 20
-"""How many bytes more than the file's size a model's tensors may have, where they share storages."""
+"""Bytes by which tensors that share storages may exceed the size of the file."""
 
 _MODEL_KEYS = ("model", "state_dict")
-"""Under which of these keys trainers keep the state dict, one inside the other at times."""
+"""Keys under which training programs store the state dict, possibly one inside the other."""
 _ALONE = (
     "if you trust the file, save its state dict alone, in PyTorch: torch.save({'model': STATE_DICT}, NEW), where "
     "STATE_DICT is torch.load(FILE, weights_only=False)['model'] or the like"
@@ -25,7 +27,7 @@ _MAX_EPOCH = 1 << 31
 
 @dataclass(frozen=True)
 class TorchCheckpoint:
-    """What a `.pth` file holds; the arrays are read-only views of the mapped file."""
+    """Content of a `.pth` file; the arrays are read-only views of the mapped file."""
 
     model: dict[str, np.ndarray]
     optimizer: dict[Any, Any] | None
@@ -37,14 +39,14 @@ def read_checkpoint(path: str | Path) -> TorchCheckpoint:
     """Read a released checkpoint, or a bare state dict.
 
     Args:
-        path: a zip-form `.pth` file.
+        path: A `.pth` file in zip format.
 
     Returns:
-        Names and arrays as they are in the file (layouts and any `module.` prefix unchanged), with optimiser state,
-        0-based epoch and command-line arguments as plain data where the file has them.
+        Names and arrays as in the file (layouts and any `module.` prefix unchanged), with optimiser state, 0-based
+        epoch and command-line arguments as plain data where the file has them.
 
     Raises:
-        UserError: the file is damaged, of another form, or says anything that a checkpoint has no need to say.
+        UserError: The file is damaged, of another format, or contains anything that a checkpoint does not need.
     """
     path = Path(path)
     members = open_archive(path)
@@ -68,11 +70,16 @@ def sha256_of(path: str | Path) -> str:
     """Hexadecimal SHA-256 of a file.
 
     Raises:
-        UserError: the file cannot be read.
+        UserError: The file cannot be read.
     """
     try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        size = Path(path).stat().st_size
+        with Path(path).open("rb") as file, progress("hashing the file", size >> 20, "MiB") as advance:
+            digest = hashlib.sha256()
+            while block := file.read(_BLOCK):
+                digest.update(block)
+                advance(len(block) >> 20)
+        return digest.hexdigest()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 

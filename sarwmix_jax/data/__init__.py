@@ -1,1 +1,1 @@
-"""Records on disk, and the way from them to device batches. Knows nothing of models."""
+"""Records on disk, and the way from them to batches. Independent of models."""

@@ -1,4 +1,4 @@
-"""Held-out records: every one exactly once, in stored order, on any number of processes."""
+"""Reading of held-out records: each one exactly once, in stored order, on any number of processes."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from sarwmix_jax.errors import UserError
 
 
 def held_out_order(count: int, group: int) -> Int64[np.ndarray, " places"]:
-    """Record numbers in stored order, the last group filled up so that no record mixes with itself or its copy.
+    """Record numbers in stored order; the last group is padded so that no record mixes with itself or its copy.
 
     Raises:
         UserError: A single record would mix with itself.
@@ -28,11 +28,11 @@ def held_out_order(count: int, group: int) -> Int64[np.ndarray, " places"]:
 
 
 class EvaluationInput:
-    """Every record exactly once, in stored order; the last batch is filled up.
+    """Every record exactly once, in stored order; the last batch is padded.
 
-    Iterating gives dicts with the columns that the records carry, as `RecordSource.read_batch` has them, `record`
-    (local_batch,) int64 and `valid` (local_batch,) bool (False for what fills up). All processes get the same number of
-    batches; process p of P gets positions [p*B/P, (p+1)*B/P) of each.
+    Iteration yields dicts with the columns of the records, as in `RecordSource.read_batch`, `record` (local_batch,)
+    int64 and `valid` (local_batch,) bool (False for padding). All processes get the same number of batches; process p
+    of P gets positions [p*B/P, (p+1)*B/P) of each.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class EvaluationInput:
         """Set up one or more passes; arguments as for `TrainingInput`, the batch a multiple of the group.
 
         Raises:
-            UserError: A batch that the processes cannot share evenly, or a single record that would mix with itself.
+            UserError: The batch is not a multiple of the processes, or a single record would mix with itself.
         """
         if global_batch < 1:
             raise UserError(f"batch {global_batch}: it must be at least 1")

@@ -1,6 +1,6 @@
-"""Pairs of records: a record set that stores every image once, and an index of which two belong together.
+"""Pairs of records: a record set that stores every image once, and an index of the pairs.
 
-The index lies beside the records as `pairs.csv`: name, split, numbers of the two records in that split, label.
+The index is the file `pairs.csv` beside the records: name, split, numbers of the two records in that split, label.
 """
 
 import csv
@@ -54,7 +54,7 @@ class PairSource:
 
     @property
     def split(self) -> str:
-        """Splits of the pairs."""
+        """Split of the pairs, as given to `open_pairs`."""
         return "+".join(self._sources)
 
     def name_of(self, index: int) -> str:
@@ -62,7 +62,7 @@ class PairSource:
         return self.pairs[index].name
 
     def cluster_of(self, index: int) -> str:
-        """Sequence of pair `index`: what its name begins with."""
+        """Sequence of pair `index`, with which its name begins."""
         return self.pairs[index].name.split("__")[0]
 
     def __len__(self) -> int:
@@ -72,8 +72,8 @@ class PairSource:
         """Pair `index`.
 
         Returns:
-            `image` (date, band, height, width) float16; `valid_pixels` (date, height, width) bool if promised;
-            `label` int; `name` str.
+            `image` (date, band, height, width) float16; `valid_pixels` (date, height, width) bool if the contract
+            promises it; `label` int; `name` str.
 
         Raises:
             IndexError: No such pair.
@@ -89,7 +89,10 @@ class PairSource:
     def read_batch(
         self, indices: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """Arrays of several pairs: a leading axis before those of one, `label` int32, no names; `columns` if given."""
+        """Arrays of several pairs, as those of one with a leading axis: `label` is int32, there are no names.
+
+        Only `columns` are read, if given.
+        """
         found = [self[int(index)] for index in indices]
         names = columns or [name for name in found[0] if name != "name"]
         return {n: np.stack([np.asarray(p[n], np.int32 if n == "label" else None) for p in found]) for n in names}
@@ -103,7 +106,7 @@ def open_pairs(path: str | Path, split: str) -> PairSource:
         split: As in `open_records`; slices count pairs.
 
     Raises:
-        UserError: No such folder, split or index, or a slice that cannot be understood or is empty.
+        UserError: Folder, split or index is missing, or the slice cannot be read or is empty.
     """
     folder = Path(path)
     pairs = _read_index(folder)
@@ -115,7 +118,7 @@ def open_pairs(path: str | Path, split: str) -> PairSource:
     sources = {name: open_records(folder, name) for name in dict.fromkeys(pair.split for pair in chosen)}
     for pair in chosen:
         if not 0 <= min(pair.first, pair.second) <= max(pair.first, pair.second) < len(sources[pair.split]):
-            raise UserError(f"{folder / FILE_NAME} names a record that is not there ({pair.name}); prepare it again")
+            raise UserError(f"{folder / FILE_NAME} names a record that is missing ({pair.name}); prepare it again")
         if pair.label not in (0, 1):
             raise UserError(f"{folder / FILE_NAME} labels {pair.name} as {pair.label}, not 0 or 1; prepare it again")
     return PairSource(sources, chosen)

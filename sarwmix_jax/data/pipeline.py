@@ -1,9 +1,10 @@
-"""Which records make which training batch, and reading them with Grain, without end.
+"""The order of the training records, and an endless input of batches that reads them with Grain.
 
-The order is a function of seed and step number. One set: an epoch is floor(N / global batch) steps over a fresh
-permutation; the rest is skipped for that epoch. Several sets: each gives every global batch as many records as its
-weight asks, at random positions, and is run through permutation after permutation. Where images mix, none ever meets
-itself or its copy. Nothing here touches a device: worker processes import JAX (Grain does) but initialise no backend.
+The order is a function of seed and step number. One set: an epoch is floor(N / global batch) steps over a new
+permutation; the rest is skipped in that epoch. Several sets: every global batch has records of each set in proportion
+to its weight, at random positions, and each set is read in one permutation after another. Where images mix, none is
+ever mixed with itself or its copy. No device is used here: worker processes import JAX (Grain does), but initialise no
+backend.
 """
 
 import functools
@@ -48,7 +49,7 @@ class TrainingOrder:
         lengths: Records of each record set; record numbers count through all sets.
         shares: Records of each set in a global batch.
         seed: From 0 to 2^32 - 1.
-        group: Consecutive records of a batch that mix, the first with the last and so on; 1 where none do.
+        group: Consecutive records of a batch that mix, the first with the last and so on; 1 where none mix.
     """
 
     lengths: tuple[int, ...]
@@ -63,7 +64,7 @@ class TrainingOrder:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which about as many records are read as there are."""
+        """Steps that read about as many records as there are."""
         return sum(self.lengths) // self.global_batch
 
     def __call__(self, step: int) -> Int64[np.ndarray, " global_batch"]:
@@ -73,7 +74,7 @@ class TrainingOrder:
             first = within * self.global_batch
             return permutation(self.lengths[0], self.seed, _RECORDS, epoch)[first : first + self.global_batch]
         numbers = np.concatenate([self._from_set(number, step) for number in range(len(self.lengths))])
-        # Mirrored positions exchange patches in training: a fixed place for each set would fix the partners.
+        # Mirrored positions exchange patches in training: fixed positions for each set would fix the partners.
         return _apart(numbers[permutation(self.global_batch, self.seed, _POSITIONS, step)], self.group)
 
     def _from_set(self, number: int, step: int) -> np.ndarray:
@@ -87,12 +88,12 @@ class TrainingOrder:
 
 
 def _apart(numbers: Int64[np.ndarray, " batch"], group: int) -> Int64[np.ndarray, " batch"]:
-    """The same with records exchanged where one would mix with its own copy."""
+    """The same records, reordered where one would mix with its own copy."""
     partner = np.arange(len(numbers)).reshape(-1, group)[:, ::-1].reshape(-1)
     for place in np.flatnonzero((numbers == numbers[partner]) & (partner > np.arange(len(numbers)))):
         record = numbers[place]
         if record == numbers[partner[place]]:
-            # There is such a place, as no record has more than half of the batch.
+            # There is such a position, as no record has more than half of the batch.
             free = np.flatnonzero((numbers != record) & (numbers[partner] != record))[0]
             numbers[[partner[place], free]] = numbers[[free, partner[place]]]
     return numbers
@@ -108,11 +109,11 @@ def training_order(
         weights: Relative weights of the sets, needed when there are several.
         global_batch: Records in a step over all processes.
         seed: From 0 to 2^32 - 1.
-        group: Consecutive records of a batch that mix; 1 where none do.
+        group: Consecutive records of a batch that mix; 1 where none mix.
 
     Raises:
-        UserError: Fewer records than one batch, a bad weight or seed, a weight too small for one record in a batch, or
-            so large that a record would mix with itself.
+        UserError: There are fewer records than in one batch, a weight or the seed is invalid, or a weight is too small
+            for one record in a batch or so large that a record would mix with itself.
     """
     if not 0 <= seed < 2**32:
         raise UserError(f"seed {seed}: it must be from 0 to {2**32 - 1}")
@@ -131,7 +132,7 @@ def training_order(
 
 
 def _shares(weights: Sequence[float] | None, count: int, global_batch: int) -> tuple[int, ...]:
-    """Whole numbers that add up to the batch, closest to the weights (largest remainders)."""
+    """Integers with the batch as sum, closest to the weights (largest remainders)."""
     if weights is None or len(weights) != count:
         raise UserError(f"{count} record sets, {len(weights or ())} weights: give one weight for each record set")
     if not all(np.isfinite(weight) and weight > 0 for weight in weights):
@@ -150,9 +151,9 @@ def _shares(weights: Sequence[float] | None, count: int, global_batch: int) -> t
 
 @functools.lru_cache(maxsize=8)
 def permutation(length: int, seed: int, stream: int, number: int) -> Int64[np.ndarray, " length"]:
-    """Permutation `number` of a stream: sorted random words, whose values NumPy guarantees over versions.
+    """Permutation `number` of a stream, by sorting raw random words.
 
-    (The rest of NumPy's random interface, and so `Generator.permutation`, is not guaranteed to stay.)
+    NumPy guarantees these over its versions, but not the rest of its random numbers, such as `Generator.permutation`.
     """
     words = np.random.Philox(np.random.SeedSequence((seed, stream, number))).random_raw(length)
     order = np.argsort(words, kind="stable")
@@ -166,7 +167,7 @@ def mixed_order(
     """The order of a run over one or several record sets; see `training_order`.
 
     Raises:
-        UserError: There is none, or they differ in bands, unit or shape.
+        UserError: There is no record set, or they differ in bands, unit or shape.
     """
     if not sources:
         raise UserError("no record set given; name at least one")
@@ -181,14 +182,14 @@ def mixed_order(
 
 @dataclass(frozen=True)
 class Reading:
-    """Who reads, and how.
+    """How records are read, and by which process.
 
     Attributes:
-        process_index: This process, from 0.
+        process_index: Number of this process, from 0.
         process_count: Processes of the run.
-        threads: Threads that read, per worker.
-        workers: Worker processes that read; 0 reads in this process.
-        prefetch: Batches read ahead, per worker.
+        threads: Reading threads per worker.
+        workers: Worker processes that read; with 0 this process reads.
+        prefetch: Batches read ahead per worker.
     """
 
     process_index: int = 0
@@ -201,7 +202,7 @@ class Reading:
         """Positions of this process in the global batch.
 
         Raises:
-            UserError: The processes cannot share the batch evenly.
+            UserError: The batch is not a multiple of the processes.
         """
         if global_batch % self.process_count:
             raise UserError(
@@ -212,14 +213,14 @@ class Reading:
         return slice(self.process_index * local, (self.process_index + 1) * local)
 
     def iterate(self, batches: Any) -> Any:
-        """Reads batches of a `grain.MapDataset` ahead; gives its iterator."""
-        import grain  # whoever only computes needs none of it
+        """An iterator over the batches of a `grain.MapDataset` that reads ahead."""
+        import grain  # here, as models and steps do not need it
 
         options = grain.ReadOptions(self.threads, prefetch_buffer_size=max(self.prefetch, self.threads))
         dataset = batches.to_iter_dataset(options)
         if self.workers:
             if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()  # grain passes absl flags to its workers; without a command none are
+                flags.FLAGS.mark_as_parsed()  # Grain passes absl flags on to its workers, even where none are parsed
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self.workers, self.prefetch))
         return iter(dataset)
 
@@ -233,10 +234,10 @@ def _read_step(
 
 
 class TrainingInput(Iterator[Batch]):
-    """Batches of a training run, without end; which records a step gets depends on seed and step alone.
+    """Endless batches of a training run; the records of a step depend on seed and step number alone.
 
-    Each step gives a dict with the columns that the records carry, as `RecordSource.read_batch` has them, and `record`
-    (local_batch,) int64, the number of the record through all sources. Process p of P gets positions
+    Each step yields a dict with the columns of the records, as in `RecordSource.read_batch`, and `record`
+    (local_batch,) int64, the number of the record counted over all sources. Process p of P gets positions
     [p*B/P, (p+1)*B/P) of the global batch of B, which is the same for every P.
     """
 
@@ -257,11 +258,11 @@ class TrainingInput(Iterator[Batch]):
         Args:
             source: Records (or pairs of them), or several sets to mix.
             global_batch: Samples in a step over all processes (micro-batches included).
-            seed: Order of the records, 0 to 2^32 - 1.
-            weights: Shares of several sources in every batch.
-            columns: What to read of them; all unless given.
-            group: Consecutive records of a batch that mix; 1 where none do.
-            start_step: First step to give; 0 at the start, the number of steps done when resuming.
+            seed: Seed of the order of the records, 0 to 2^32 - 1.
+            weights: Relative weights of several sources in every batch.
+            columns: Columns to read; by default all.
+            group: Consecutive records of a batch that mix; 1 where none mix.
+            start_step: First step to yield; 0 at the start, the number of steps done when resuming.
             **reading: See `Reading`.
 
         Raises:
@@ -280,6 +281,6 @@ class TrainingInput(Iterator[Batch]):
         return batch
 
     def close(self) -> None:
-        """Stop threads and worker processes; there are no batches afterwards."""
+        """Stop threads and worker processes; no batches follow."""
         self._batches.close()
         self._batches = iter(())

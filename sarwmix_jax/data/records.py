@@ -1,11 +1,11 @@
-"""Records: what a set of them promises (its contract), and one record as bytes and back.
+"""Records: the contract of a record set, and encoding and decoding of single records.
 
-The contract lies as `contract.json` beside the records and is read without reading one of them. A record is a
+The contract is the file `contract.json` beside the records and is read without reading any of them. A record is a
 `tf.train.Example`, so that plain TFDS reads it as well:
 
 - `image`: (band, row, column) float16 in the contract's unit, bands in the contract's order
 - `labels`: class numbers (only when the contract names classes)
-- `valid_pixels`: validity mask, one bit a pixel, rows packed one after the other (only when promised)
+- `valid_pixels`: validity mask, one bit per pixel, packed row by row (only when the contract promises it)
 - `patch_id`, `s1_name`, `split`, `country`: text
 - `crs` and `transform` (only when georeferenced): EPSG code or WKT, and six float64 numbers a, b, c, d, e, f with
   x = a*column + b*row + c and y = d*column + e*row + f at the upper left corner of a pixel
@@ -37,10 +37,10 @@ _FAR_DEVIATIONS = 3.0
 
 @dataclass(frozen=True)
 class Contract:
-    """The promise of one record set.
+    """What a record set promises about its records.
 
     Attributes:
-        name: Data set name, snake case; begins the name of every file.
+        name: Name of the data set in snake case; file names begin with it.
         version: Version of the data as `major.minor.patch`.
         source: Where the values come from, in words.
         quantity: `sigma0`, `gamma0` or `beta0`.
@@ -51,8 +51,8 @@ class Contract:
         classes: Class names in label order; empty when the records carry no labels.
         has_valid_pixels: Whether every record carries a validity mask.
         georeferenced: Whether every record carries its coordinate reference system and transform.
-        statistics: Mean and deviation per band over the valid pixels of `statistics_split`, if known.
-        statistics_split: The split they were computed on.
+        statistics: Mean and standard deviation per band over the valid pixels of `statistics_split`, if known.
+        statistics_split: The split on which they were computed.
         records: Records per split.
     """
 
@@ -86,7 +86,7 @@ class Contract:
         return (len(self.bands), self.height, self.width)
 
     def to_json(self) -> str:
-        """The contract as JSON text, the same for the same contract."""
+        """The contract as JSON text; equal contracts give equal texts."""
         return json.dumps({"schema": SCHEMA} | dataclasses.asdict(self), indent=2) + "\n"
 
 
@@ -94,11 +94,11 @@ def read_contract(folder: Path) -> Contract:
     """Read the contract of the record set in `folder`.
 
     Raises:
-        UserError: The folder or its contract is missing or cannot be understood.
+        UserError: The folder or its contract is missing or cannot be read.
     """
     path = folder / CONTRACT_FILE
     if not folder.is_dir():
-        raise UserError(f"no record set at {folder}: the folder does not exist; prepare it with data_prep/")
+        raise UserError(f"no record set at {folder}: the folder does not exist; prepare it with sarwmix prepare")
     try:
         fields: dict[str, Any] = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
@@ -118,11 +118,11 @@ def read_contract(folder: Path) -> Contract:
 
 
 class RecordError(ValueError):
-    """One record cannot be made or read: what is wrong with it, in one line."""
+    """One record cannot be made or read; the message states in one line what is wrong."""
 
 
 class ExcludedError(Exception):
-    """One record is left out on purpose: the rule that excludes it, in a few words that do not name the record."""
+    """One record is left out on purpose; the message is the rule that excludes it, without the record's name."""
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,13 @@ class Record:
 
     Attributes:
         image: Backscatter in the contract's unit, any float type; finite everywhere, also where not valid.
-        patch_id: Name that is unique in the record set.
+        patch_id: Name, unique in the record set.
         s1_name: Name of the Sentinel-1 product, or empty.
         country: Country, or empty.
         labels: Class names.
         valid_pixels: Where the image was observed; needed when the contract promises it.
         crs: Coordinate reference system as EPSG code or WKT; needed when the contract promises a georeference.
-        transform: The six numbers from pixel to coordinates.
+        transform: The six numbers of the transform from pixels to coordinates.
         facts: Numbers for the report of the preparation; not stored in the record.
     """
 
@@ -154,7 +154,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What a run expects of its records; None is not checked.
+    """What a run expects of its records; attributes that are None are not checked.
 
     Attributes:
         bands: Polarisations in order.
@@ -162,7 +162,7 @@ class Expectation:
         quantity: `sigma0`, `gamma0` or `beta0`.
         side: Rows and columns of an image.
         classes: Class names in label order.
-        statistics: Mean and deviation with which the run standardises.
+        statistics: Mean and standard deviation with which the run standardises.
     """
 
     bands: tuple[str, ...] = BANDS
@@ -174,7 +174,7 @@ class Expectation:
 
 
 def promise_faults(found: Contract, wanted: Expectation) -> Iterator[str]:
-    """What a contract promises that a run does not expect, each fault with its remedy."""
+    """The points in which a contract differs from what a run expects, each with its remedy."""
     if found.bands != wanted.bands:
         hint = "prepare the records again with the bands in that order"
         yield f"bands are {', '.join(found.bands)}, expected {', '.join(wanted.bands)}; {hint}"
@@ -188,19 +188,19 @@ def promise_faults(found: Contract, wanted: Expectation) -> Iterator[str]:
         yield f"images are {found.height}x{found.width} pixels, expected {size}; prepare them at that size"
     if wanted.classes is not None and found.classes != wanted.classes:
         yield (
-            f"labels are {len(found.classes)} classes, expected {len(wanted.classes)} named otherwise or in another "
+            f"labels are {len(found.classes)} classes, expected {len(wanted.classes)} with other names or in another "
             "order; prepare them with the classes of the run"
         )
     if wanted.statistics is not None and found.statistics is not None:
         means, expected = found.statistics.mean_db, wanted.statistics
         for band, mean, near, std in zip(found.bands, means, expected.mean_db, expected.std_db, strict=True):
             if abs(mean - near) > _FAR_DEVIATIONS * std:
-                far = f"more than {_FAR_DEVIATIONS:g} deviations from the {near:.1f} dB it is standardised with"
+                far = f"more than {_FAR_DEVIATIONS:g} standard deviations from the statistics' mean, {near:.1f} dB"
                 yield f"{band} has mean {mean:.1f} dB, {far}; give --config.data.statistics=records, the set's own"
 
 
 def shard_name(name: str, split: str, number: int, count: int) -> str:
-    """File name of a shard of the record set `name`, in the form TFDS expects."""
+    """File name of a shard of the record set `name`, as TFDS expects it."""
     return f"{name}-{split}.array_record-{number:05d}-of-{count:05d}"
 
 
@@ -208,7 +208,7 @@ def encode_record(record: Record, split: str, contract: Contract) -> bytes:
     """The bytes of a record.
 
     Raises:
-        RecordError: Shape, values, labels or mask are not what the contract promises.
+        RecordError: Shape, values, labels or mask differ from what the contract promises.
     """
     features: dict[str, Any] = {"image": _stored_image(record.image, contract).tobytes()}
     texts = (record.patch_id, record.s1_name, split, record.country)
@@ -217,7 +217,7 @@ def encode_record(record: Record, split: str, contract: Contract) -> bytes:
         features["valid_pixels"] = _stored_mask(record, contract).tobytes()
     if contract.georeferenced:
         features |= {"crs": record.crs.encode(), "transform": _stored_transform(record).tobytes()}
-    from tensorflow_datasets.proto import tf_example_pb2  # whoever only computes needs none of it
+    from tensorflow_datasets.proto import tf_example_pb2  # here, as models and steps do not need it
 
     example = tf_example_pb2.Example()
     for name, value in features.items():
@@ -234,7 +234,7 @@ def class_numbers(labels: tuple[str, ...], contract: Contract) -> list[int]:
         RecordError: A name is not among the contract's classes.
     """
     if unknown := [name for name in labels if name not in contract.classes]:
-        raise RecordError(f"label {unknown[0]!r} is none of the {len(contract.classes)} classes")
+        raise RecordError(f"label {unknown[0]!r} is not one of the {len(contract.classes)} classes")
     return sorted({contract.classes.index(name) for name in labels})
 
 
@@ -275,8 +275,8 @@ def decode_record(data: bytes, contract: Contract) -> dict[str, Any]:
         contract: The contract of the record set.
 
     Returns:
-        `image` (band, height, width) float16, read-only; `valid_pixels` (height, width) bool if promised;
-        `labels` (classes,) uint8 with ones at the record's classes if the contract names classes; `crs` str and
+        `image` (band, height, width) float16, read-only; `valid_pixels` (height, width) bool if the contract promises
+        it; `labels` (classes,) uint8 with ones at the record's classes if the contract names classes; `crs` str and
         `transform` (6,) float64 if georeferenced; the texts as `str`.
     """
     from tensorflow_datasets.proto import tf_example_pb2

@@ -1,4 +1,4 @@
-"""Where records come from: a split (such as `train[:12.5%]`) of a prepared folder, or several of them mixed."""
+"""Sources of records: a split (such as `train[:12.5%]`) of a prepared folder, or several of them mixed."""
 
 import json
 import re
@@ -23,7 +23,7 @@ from sarwmix_jax.data.records import (
 )
 from sarwmix_jax.errors import UserError
 
-# One record is one read: reading ahead and parallel decoding only cost time.
+# One record is one read, so reading ahead and parallel decoding would only cost time.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 _FILE_BUFFER_BYTES = 32768
 _BOUND = r"(-?\d+(?:\.\d+)?)?(%)?"
@@ -79,7 +79,7 @@ class RecordSource:
         return self._files[0].path.parent
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """Record `index` as `records.decode_record` gives it.
+        """Record `index`, as from `records.decode_record`.
 
         Raises:
             IndexError: No such record.
@@ -89,7 +89,7 @@ class RecordSource:
 
     @property
     def records(self) -> "RecordSource":
-        """The records themselves, as a source of pairs has them too."""
+        """This source itself; a source of pairs has the same attribute."""
         return self
 
     def name_of(self, index: int) -> str:
@@ -97,7 +97,7 @@ class RecordSource:
         return str(self[index]["patch_id"])
 
     def cluster_of(self, index: int) -> str:
-        """Acquisition of record `index`: its Sentinel-1 product as far as known, else the record itself."""
+        """Acquisition of record `index`: its Sentinel-1 product where known, else the record's name."""
         record = self[index]
         return _PRODUCT.sub(r"\1", record["s1_name"]) or str(record["patch_id"])
 
@@ -107,8 +107,8 @@ class RecordSource:
         """Arrays of several records, in the order of `indices`.
 
         Returns:
-            `image` (records, band, height, width) float16; `valid_pixels` (records, height, width) bool if promised;
-            `labels` (records, classes) uint8 if there are classes; of these the `columns`, if given.
+            `image` (records, band, height, width) float16; `valid_pixels` (records, height, width) bool if the
+            contract promises it; `labels` (records, classes) uint8 if there are classes; only `columns`, if given.
         """
         contract = self.contract
         known: dict[str, tuple[tuple[int, ...], Any]] = {"image": (contract.shape, STORED_DTYPE)}
@@ -160,7 +160,7 @@ def open_records(path: str | Path, split: str) -> RecordSource:
             `train+validation`.
 
     Raises:
-        UserError: No such folder or split, a slice that cannot be understood or is empty, files missing.
+        UserError: Folder, split or files are missing, or the slice cannot be read or is empty.
     """
     folder = Path(path)
     contract = read_contract(folder)
@@ -173,7 +173,7 @@ def open_records(path: str | Path, split: str) -> RecordSource:
 
 
 def _shard_lengths(folder: Path) -> dict[str, list[int]]:
-    """Records of every shard by split, from the metadata that TFDS reads too."""
+    """Records of every shard by split, from the metadata of TFDS."""
     path = folder / "dataset_info.json"
     try:
         splits = json.loads(path.read_text(encoding="utf-8-sig"))["splits"]
@@ -200,10 +200,10 @@ def check_contract(source: RecordSource, expected: Expectation | None = None, sa
     Args:
         source: The records.
         expected: What the run expects; by default VH and VV in dB.
-        samples: Records whose values are looked at, spread evenly.
+        samples: Number of records whose values are checked, evenly spaced.
 
     Raises:
-        UserError: One line that says what was found, where, and the remedy.
+        UserError: The records differ from it; the line states what was found, where, and the remedy.
     """
     for fault in promise_faults(source.contract, expected or Expectation()):
         raise UserError(f"records {source.folder}: {fault}")
@@ -211,7 +211,7 @@ def check_contract(source: RecordSource, expected: Expectation | None = None, sa
 
 
 def check_values(source: RecordSource, samples: int = SAMPLES) -> None:
-    """Check that a sample of the values of a record set can be what its contract calls them; errors as above."""
+    """Check that a sample of a record set's values is plausible for its unit and bands; errors as above."""
     contract = source.contract
     indices = np.unique(np.linspace(0, len(source) - 1, min(samples, len(source))).astype(int))
     batch = source.read_batch(indices)
@@ -225,7 +225,7 @@ def check_values(source: RecordSource, samples: int = SAMPLES) -> None:
 def read_mixed(
     sources: Sequence[Any], numbers: Int64[np.ndarray, " records"], columns: Sequence[str] | None = None
 ) -> Batch:
-    """The records with these numbers, which count through all `sources`, as `RecordSource.read_batch` gives them."""
+    """The records with these numbers, counted over all `sources`; arrays as in `RecordSource.read_batch`."""
     if len(sources) == 1:
         return dict(sources[0].read_batch(numbers, columns))
     batch: Batch = {}
@@ -242,16 +242,16 @@ def read_mixed(
 
 
 def parse_split(expression: str, records: Mapping[str, int], where: object) -> list[SplitRange]:
-    """The ranges of records that a split expression names, in its order.
+    """The ranges of records in a split expression, in its order.
 
     Args:
-        expression: Names joined by `+`, each with an optional slice in records or percent; bounds may be
-            negative (from the end); percentages are rounded to the closest record.
+        expression: Names joined by `+`, each with an optional slice in records or percent; bounds may be negative
+            (from the end); percentages are rounded to the nearest record.
         records: Records per split.
         where: Name of the record set, for errors.
 
     Raises:
-        UserError: Unknown split, an expression that cannot be understood, or no record in it.
+        UserError: A split is unknown, the expression cannot be read, or it has no records.
     """
     ranges = [_parse_part(part.strip(), expression, records, where) for part in expression.split("+")]
     if filled := [part for part in ranges if part.stop > part.start]:
@@ -274,7 +274,7 @@ def _bound(text: str | None, unit: str | None, default: int, count: int, express
     if text is None:
         return default
     if unit is None and "." in text:
-        raise UserError(f"split {expression!r}: {text} is no whole number of records; write {text}% for percent")
+        raise UserError(f"split {expression!r}: {text} is not a whole number of records; write {text}% for percent")
     value = float(text)
     if unit is not None and abs(value) > 100:
         raise UserError(f"split {expression!r}: {text}% lies outside -100% to 100%")

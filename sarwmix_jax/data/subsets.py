@@ -1,4 +1,4 @@
-"""Parts of record sets: some of their samples, whole acquisitions held out, nested fractions of the labelled ones."""
+"""Subsets of record sets: chosen samples, held-out acquisitions, nested fractions of the labelled samples."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from sarwmix_jax.errors import UserError
 
 
 class Subset:
-    """Some samples of a source of records or pairs, by number; a source itself."""
+    """Some samples of a source of records or pairs, by number; it is a source too."""
 
     def __init__(self, source: Any, numbers: Int[np.ndarray, " chosen"]) -> None:
         """Choose the samples with these numbers, in this order."""
@@ -37,7 +37,7 @@ class Subset:
 
     @property
     def split(self) -> str:
-        """Split that the samples are part of."""
+        """Split to which the samples belong."""
         return str(self.source.split)
 
     def __len__(self) -> int:
@@ -57,26 +57,26 @@ class Subset:
     def read_batch(
         self, indices: Sequence[int] | np.ndarray, columns: Sequence[str] | None = None
     ) -> dict[str, np.ndarray]:
-        """Arrays of several samples, as the source gives them."""
+        """Arrays of several samples, as from the source."""
         return dict(self.source.read_batch(self.numbers[np.asarray(indices)], columns))
 
 
 def hold_out(source: Any, share: float, seed: int) -> tuple[Subset, Subset]:
-    """Samples to train on and those held out: whole acquisitions (or sequences), so that no place is in both.
+    """Samples to train on and held-out samples: whole acquisitions (or sequences), so that none is in both.
 
     Args:
         source: Records or pairs.
-        share: Share of the acquisitions to hold out; at least one is, and at least one is not.
+        share: Share of the acquisitions to hold out; at least one is held out, and at least one is not.
         seed: From 0 to 2^32 - 1.
 
     Raises:
-        UserError: All samples are of one acquisition.
+        UserError: All samples belong to one acquisition.
     """
     clusters = np.array([source.cluster_of(number) for number in range(len(source))])
     names = np.unique(clusters)
     if len(names) < 2:
         raise UserError(
-            f"{source.folder}, split {source.split}: all samples are of {names[0]}, none can be held out; "
+            f"{source.folder}, split {source.split}: all samples belong to {names[0]}, none can be held out; "
             "name a split with --config.validation.split"
         )
     words = np.random.Philox(np.random.SeedSequence(seed)).random_raw(len(names))
@@ -88,22 +88,22 @@ def hold_out(source: Any, share: float, seed: int) -> tuple[Subset, Subset]:
 def label_fraction(
     labels: Int[np.ndarray, " sample"] | Int[np.ndarray, "sample class"], fraction: float, seed: int
 ) -> Int[np.ndarray, " chosen"]:
-    """Numbers of the samples in a subset, in rising order: nested, stratified, and the same on every machine.
+    """Numbers of the samples in a subset, ascending: nested, stratified, and the same on every machine.
 
-    The published label-fraction study does not say how its subsets were drawn; these are drawn as follows. Samples
-    are sorted so that like stands by like: by their rarest class, then the next rarest, and so on, equals in random
-    order. Position p of this list, with random bits flipped, gets the number whose bits are those of p reversed (van
-    der Corput 1935); the subset is the samples with the smallest numbers. So 1/8 of the samples is every eighth of
-    the sorted list from a random start (systematic sampling with implicit stratification), and every smaller fraction
-    lies within it.
+    The published label-fraction study does not state how its subsets were drawn; these are drawn as follows. Samples
+    are sorted by their rarest class, then by the next rarest one, and so on, with ties in random order, so that similar
+    samples are next to each other. Position p of this list, with random bits flipped, gets the number whose bits are
+    those of p in reverse (van der Corput 1935); the subset consists of the samples with the smallest numbers. So 1/8 of
+    the samples is every eighth one of the sorted list from a random start (systematic sampling with implicit
+    stratification), and every smaller fraction is a subset of it.
 
     Args:
         labels: Class numbers (sample), or 1 where the sample has the class (sample, class).
         fraction: Share of the samples, above 0 and at most 1; their number is rounded.
-        seed: From 0 to 2^32 - 1. For one seed, a smaller fraction's samples are among a larger one's.
+        seed: From 0 to 2^32 - 1. For the same seed, a smaller fraction is a subset of a larger one.
 
     Raises:
-        UserError: The fraction or the seed is out of range, or no sample is left.
+        UserError: The fraction or the seed is out of range, or no samples are left.
     """
     if not 0 < fraction <= 1:
         raise UserError(f"label fraction {fraction}: it must be above 0 and at most 1")
@@ -116,8 +116,8 @@ def label_fraction(
 
 
 def _order(labels: np.ndarray, seed: int) -> Int[np.ndarray, " sample"]:
-    """All samples so that the first of any number are a stratified subset."""
-    # Raw words alone keep their values over NumPy versions.
+    """All samples in an order of which every beginning is a stratified subset."""
+    # NumPy guarantees the values of raw words alone over its versions.
     words = np.random.Philox(np.random.SeedSequence(seed)).random_raw(len(labels) + 1)
     keys = [words[1:]]  # the last key sorts first
     if labels.ndim == 2:

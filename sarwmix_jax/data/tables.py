@@ -1,4 +1,4 @@
-"""Texts and tables that users give: regular files, UTF-8, all columns there, none of the values null."""
+"""Texts and tables from users: regular files, UTF-8, with all columns and no null values."""
 
 import csv
 import json
@@ -15,7 +15,7 @@ import pyarrow.parquet
 from sarwmix_jax.errors import UserError
 
 LARGEST_BYTES = 2**30
-"""Of a list or table, decompressed; the official ones have some tens of MB."""
+"""Largest size of a list or table, decompressed; the official ones have some tens of MB."""
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _KINDS = {pa.string(): "text", pa.list_(pa.string()): "lists of text", pa.bool_(): "true and false"}
 
@@ -24,11 +24,11 @@ def read_text(path: Path, largest: int = LARGEST_BYTES) -> str:
     """Text of a file, which may be compressed (`.gz`, `.bz2`, `.zst`).
 
     Raises:
-        UserError: It is missing, no regular file, too large, not UTF-8 (with or without byte order mark), or holds
-            control characters.
+        UserError: It is missing, not a regular file, too large, not UTF-8 (with or without byte order mark), or
+            contains control characters.
     """
     if not path.is_file():
-        raise UserError(f"{path} is no regular file" if path.exists() else f"no file {path}")
+        raise UserError(f"{path} is not a regular file" if path.exists() else f"no file {path}")
     try:
         with pa.input_stream(str(path)) as stream:
             content = stream.read(largest + 1)
@@ -49,28 +49,28 @@ def read_text(path: Path, largest: int = LARGEST_BYTES) -> str:
 
 
 def read_csv(path: Path, *, header: bool = True) -> pa.Table:
-    """A CSV, which may be compressed: all columns as text without spaces around it; never null.
+    """A CSV file, which may be compressed: all columns as text without surrounding spaces; never null.
 
     Raises:
-        UserError: It cannot be read as `read_text`, or as CSV, or holds no row.
+        UserError: It cannot be read by `read_text` or as CSV, or has no rows.
     """
     text = read_text(path)
     if not text.strip():
-        raise UserError(f"{path} names nothing: it has no row")
+        raise UserError(f"{path} has no rows; give a table with at least one")
     names = next(csv.reader([next(line for line in text.splitlines() if line.strip())]))
     columns = names if header else [f"f{number}" for number in range(len(names))]
     if len(set(columns)) < len(columns):
         raise UserError(f"{path} names a column twice: {', '.join(columns)}")
     reading = pyarrow.csv.ReadOptions(autogenerate_column_names=not header)
     converting = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()))
-    # A last line without its end is not seen if it is the only one.
+    # A single line without a line end would be ignored.
     source = pa.BufferReader(text.rstrip().encode() + b"\n")
     try:
         table = pyarrow.csv.read_csv(source, read_options=reading, convert_options=converting)
     except pa.ArrowException as error:
         raise UserError(f"{path} cannot be read as CSV ({_first_line(error)}); check its rows") from None
     if table.num_rows == 0:
-        raise UserError(f"{path} names nothing: it has no row")
+        raise UserError(f"{path} has no rows; give a table with at least one")
     trimmed = [pc.utf8_trim_whitespace(column) for column in table.columns]
     return pa.table(trimmed, [name.strip() for name in table.column_names])
 
@@ -79,10 +79,10 @@ def read_parquet(path: Path) -> pa.Table:
     """A parquet file.
 
     Raises:
-        UserError: It is missing, no parquet, or too large.
+        UserError: It is missing, not a parquet file, or too large.
     """
     if not path.is_file():
-        raise UserError(f"{path} is no regular file" if path.exists() else f"no file {path}")
+        raise UserError(f"{path} is not a regular file" if path.exists() else f"no file {path}")
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             groups = range(file.metadata.num_row_groups)
@@ -92,19 +92,19 @@ def read_parquet(path: Path) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path} cannot be read as parquet ({_first_line(error)}); fetch it again") from None
     if table.num_rows == 0:
-        raise UserError(f"{path} names nothing: it has no row")
+        raise UserError(f"{path} has no rows; give a table with at least one")
     return table
 
 
 def select(path: Path, table: pa.Table, wanted: pa.Schema, hint: str, nullable: Collection[str] = ()) -> pa.Table:
-    """Columns of a table, of the types wanted: text, lists of text, or flags.
+    """Columns of a table with the types wanted: text, lists of text, or flags.
 
     Args:
-        path: Where it is from, for messages.
+        path: File of the table, for messages.
         table: The table.
-        wanted: Names and types.
-        hint: What to do where a column is missing or another type.
-        nullable: Columns of text in which a null is an empty text.
+        wanted: Names and types of the columns.
+        hint: Remedy where a column is missing or has another type.
+        nullable: Columns of text in which null means an empty text.
 
     Raises:
         UserError: A column is missing or of another type, or a value is null.
@@ -130,7 +130,7 @@ def select(path: Path, table: pa.Table, wanted: pa.Schema, hint: str, nullable: 
 
 
 def _plain(kind: pa.DataType) -> pa.DataType:
-    """The type that stands for all that hold the same."""
+    """The common type of all types that hold the same values."""
     if pa.types.is_dictionary(kind):
         return _plain(kind.value_type)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
@@ -142,7 +142,7 @@ def parse_json(content: bytes) -> Any:
     """JSON of a file.
 
     Raises:
-        ValueError: It is not UTF-8, no JSON, nested too deeply, or names something twice in one object.
+        ValueError: It is not UTF-8 or not JSON, is nested too deeply, or has a name twice in one object.
     """
     try:
         return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique)

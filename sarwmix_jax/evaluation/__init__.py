@@ -1,1 +1,1 @@
-"""Baselines, held-out losses and pictures."""
+"""Evaluation: scores, baselines, probes, held-out losses and pictures."""

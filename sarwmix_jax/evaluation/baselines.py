@@ -1,6 +1,6 @@
-"""Predictions that need no network, to compare scores with: prevalence, plain image statistics, mean change in dB.
+"""Baselines without a network: prevalence, plain image statistics, mean change in dB.
 
-Each gives probabilities, so that `metrics` applies to them as to a model.
+They predict probabilities, so that `metrics` applies to them as to a model.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from sarwmix_jax.metrics.scores import Labels, Probabilities
 STATISTICS = tuple(
     f"{band} {name}, dB" for band in BANDS for name in ("mean", "deviation", "5th percentile", "95th percentile")
 )
-"""What `image_statistics` gives, in order."""
+"""The values of `image_statistics`, in order."""
 
 Images = Float[np.ndarray, "image band height width"]
 Valid = Bool[np.ndarray, "image height width"]
@@ -24,11 +24,11 @@ def image_statistics(images_db: Images, valid: Valid | None = None) -> Float[np.
     """Mean, standard deviation, 5th and 95th percentile of each band in dB, float32, in the order of `STATISTICS`.
 
     Args:
-        images_db: Backscatter in dB, bands VH and VV; a batch at a time bounds the memory.
-        valid: Pixels that hold data; all where it is left out.
+        images_db: Backscatter in dB, bands VH and VV; give one batch at a time to limit memory.
+        valid: Pixels with data; by default all.
 
     Raises:
-        UserError: The shapes do not fit together, an image has no valid pixel, or a valid pixel is not finite.
+        UserError: The shapes do not match, an image has no valid pixel, or a valid pixel is not finite.
     """
     if images_db.ndim != 4 or images_db.shape[1] != len(BANDS):
         raise UserError(f"images have shape {images_db.shape}: give (image, {' and '.join(BANDS)}, height, width)")
@@ -49,10 +49,10 @@ def mean_change_db(
 
     Args:
         pairs_db: Backscatter in dB of two dates on the same grid.
-        valid: Pixels that hold data at both dates; all where it is left out.
+        valid: Pixels with data at both dates; by default all.
 
     Raises:
-        UserError: The shapes do not fit together, a pair has no valid pixel, or a valid pixel is not finite.
+        UserError: The shapes do not match, a pair has no valid pixel, or a valid pixel is not finite.
     """
     if pairs_db.ndim != 5 or pairs_db.shape[1] != 2:
         raise UserError(f"pairs have shape {pairs_db.shape}: give (pair, 2 dates, band, height, width)")
@@ -66,15 +66,15 @@ def mean_change_db(
 
 
 def prevalence(train_truth: Truth, classes: int, samples: int) -> Probabilities:
-    """The training split's share of every class as the probability of every sample, float32.
+    """Each class's share in the training split as its probability for every sample, float32.
 
     Args:
         train_truth: Targets (sample, class), or class numbers (sample).
         classes: Number of classes.
-        samples: Rows to give.
+        samples: Number of rows.
 
     Raises:
-        UserError: There is no training sample, or a label is out of range.
+        UserError: There are no training samples, or a label is out of range.
     """
     check_samples(Samples(np.zeros((len(train_truth), 1)), train_truth), classes, "training")
     shares = (
@@ -87,12 +87,12 @@ def linear_baseline(train: Samples, features: Float[np.ndarray, "sample statisti
     """Logistic regression on standardised image statistics: one problem per class, or multinomial for class numbers.
 
     Args:
-        train: Statistics of training images (see `image_statistics`) and what is true of them.
+        train: Statistics of training images (see `image_statistics`) and their labels.
         features: Statistics of the images to predict.
         classes: Number of classes.
 
     Raises:
-        UserError: Shapes do not fit together, a value is not finite, or there is no sample.
+        UserError: Shapes do not match, a value is not finite, or there are no samples.
     """
     check_samples(train, classes, "training")
     check_features(features, train.features.shape[1], "test")
@@ -100,21 +100,21 @@ def linear_baseline(train: Samples, features: Float[np.ndarray, "sample statisti
 
 
 def majority_class(train_labels: Labels, classes: int, pairs: int) -> Probabilities:
-    """The most frequent training class with certainty; of equals the first.
+    """Probability 1 for the most frequent training class, the first one of equally frequent ones.
 
     Raises:
-        UserError: There is no training sample, or a label is out of range.
+        UserError: There are no training samples, or a label is out of range.
     """
     shares = prevalence(train_labels, classes, pairs)
     return np.eye(classes, dtype=np.float32)[shares.argmax(axis=1)]
 
 
 class ChangeThreshold:
-    """Flood where the mean |difference| in dB exceeds the threshold that is right most often in training.
+    """Flood where the mean |difference| in dB exceeds the threshold with the highest training accuracy.
 
     Attributes:
-        threshold_db: Halfway between two neighbouring training values; of equals the smallest; infinite where
-            never predicting flood is right most often.
+        threshold_db: Halfway between two neighbouring training values, the smallest of equally good ones; infinite
+            where the accuracy is highest without any flood.
     """
 
     def __init__(self, train_change_db: Float[np.ndarray, " pair"], train_labels: Int[np.ndarray, " pair"]):
@@ -125,12 +125,12 @@ class ChangeThreshold:
             train_labels: 1 where the second date is flooded.
 
         Raises:
-            UserError: Shapes do not fit together, a value is not finite, or a label is not 0 or 1.
+            UserError: Shapes do not match, a value is not finite, or a label is not 0 or 1.
         """
         check_samples(Samples(train_change_db[:, None], train_labels), 2, "training")
         values, place = np.unique(train_change_db.astype(np.float64), return_inverse=True)
         dry, flooded = (np.bincount(place[train_labels == label], minlength=len(values)) for label in (0, 1))
-        # Right at a threshold below value v: what is dry under it and flooded from it on.
+        # Right with a threshold just below a value: dry pairs with lower values, flooded ones from this value on.
         right = np.append(0, dry.cumsum()) + np.append(flooded[::-1].cumsum()[::-1], 0)
         between = np.concatenate(([-np.inf], (values[1:] + values[:-1]) / 2, [np.inf]))
         self.threshold_db = float(between[right.argmax()])
@@ -139,7 +139,7 @@ class ChangeThreshold:
     def __call__(self, change_db: Float[np.ndarray, " pair"]) -> Float[np.ndarray, "pair 2"]:
         """Probabilities of no flood and flood, float32: a logistic curve through 0.5 at the threshold.
 
-        The curve's width is the training values' standard deviation; it ranks pairs and is not calibrated.
+        The width of the curve is the standard deviation of the training values; it ranks pairs, but is not calibrated.
         """
         z = np.clip((change_db.astype(np.float64) - self.threshold_db) / self._spread_db, -10, 10)
         flood = 1 / (1 + np.exp(-z))

@@ -42,11 +42,11 @@ class Request:
         records: Folder of the record set.
         splits: Splits to score.
         fit: Split on which baselines are fitted.
-        calibrate: Split on which temperature (and thresholds) are fitted; None: none.
+        calibrate: Split on which temperature (and thresholds) are fitted; None for no calibration.
         tune_thresholds: Whether each class's threshold is chosen on the `calibrate` split.
-        best: Selection rule whose best checkpoint of a run is meant; the newest unless given.
-        patch_op: How flood tiles are pooled; as trained unless given.
-        batch: Samples of one device at a time.
+        best: Selection rule whose best checkpoint of a run is used; by default the newest checkpoint.
+        patch_op: How flood tiles are pooled; by default as trained.
+        batch: Samples per device at a time.
         replicates: Bootstrap replicates of the intervals.
     """
 
@@ -64,7 +64,7 @@ class Request:
 
 @dataclass
 class Fitted:
-    """What was fitted on the calibration split, for one candidate."""
+    """Temperature and thresholds of one candidate, fitted on the calibration split."""
 
     temperature: float | None = None
     thresholds: np.ndarray | float = 0.5
@@ -85,8 +85,8 @@ def evaluate(request: Request, out: Path) -> dict[str, str]:
     candidates = [load_candidate(p, n, **options) for p, n in zip(request.checkpoints, names, strict=True)]
     if len({candidate.task.name for candidate in candidates}) > 1:
         kinds = ", ".join(f"{candidate.name} {candidate.task.name}" for candidate in candidates)
-        raise UserError(f"the checkpoints are of different tasks ({kinds}); evaluate them apart")
-    for candidate in candidates:  # before anything takes time
+        raise UserError(f"the checkpoints are of different tasks ({kinds}); evaluate them separately")
+    for candidate in candidates:  # mistakes are found before the long work
         opened = {split: open_split(candidate, request.records, split) for split in request.splits}
     fit_source = open_split(candidates[0], request.records, request.fit)
     if request.tune_thresholds:
@@ -111,7 +111,7 @@ def _slug(text: str) -> str:
 
 
 def _fit(candidate: Candidate, request: Request) -> Fitted:
-    """Temperature and thresholds on the calibration split, where it exists."""
+    """Temperature and thresholds, where the calibration split exists."""
     if request.calibrate is None:
         return Fitted()
     try:
@@ -120,13 +120,13 @@ def _fit(candidate: Candidate, request: Request) -> Fitted:
         if "no split" not in str(error):
             raise
         return Fitted(notes=[f"no temperature fitted: the records have no split {request.calibrate}"])
-    found = predict(candidate, source, f"{candidate.name}, {request.calibrate}")
+    found = predict(candidate, source, f"predicting {request.calibrate} with {candidate.name}")
     multilabel = candidate.task.name == "multilabel"
     fit = calibration.multilabel_temperature if multilabel else calibration.single_label_temperature
     fitted = Fitted()
     try:
         fitted.temperature = fit(found.logits, found.truth).value
-    except UserError as error:  # scores need none
+    except UserError as error:  # the scores do not need a temperature
         fitted.notes.append(f"no temperature fitted on {request.calibrate}: {error}")
     if request.tune_thresholds:
         fitted.thresholds = calibration.best_thresholds(found.probabilities, found.truth)
@@ -143,11 +143,11 @@ def _evaluate_split(
     request: Request,
     out: Path,
 ) -> tuple[list[Result], dict[str, Any]]:
-    """Results of all candidates and baselines on one split, written as they come, and differences of candidates."""
+    """Results of all candidates and baselines on one split, each written at once, and differences of candidates."""
     clusters, folder = clusters_of(source), out / _slug(split)
     task, results, statistics = candidates[0].task, [], {}
     for candidate in candidates:
-        found = predict(candidate, source, f"{candidate.name}, {split}")
+        found = predict(candidate, source, f"predicting {split} with {candidate.name}")
         own = fitted[candidate.name]
         statistics[candidate.name] = statistic_of(task.name, found.probabilities, found.truth, clusters, own.thresholds)
         result = _result(candidate, found, own, source, split, statistics[candidate.name], request)
@@ -189,7 +189,7 @@ def _result(
     else:
         notes.append(f"loss {details['loss']:.4f}; expected calibration error {details['ece']:.4f}")
     if candidate.selected_on == split:
-        notes.append(f"selected on this very split, so its scores are optimistic; {split} was no test")
+        notes.append(f"selected on this split, so its scores are optimistic; {split} is not an independent test")
     if task.name == "flood":
         flood = task.settings.flood
         notes.append(f"tiling {flood.tiling}, tiles pooled by {flood.patch_op}; {NO_FLOOD_SCORE}")
@@ -228,14 +228,14 @@ def _draw(folder: Path, candidate: Candidate, found: Predictions, own: Fitted, s
         shown = []
         for sample in worst[:, 0]:
             image = source[int(sample)]["image"].astype(np.float32)
-            image_db = image[-1] if image.ndim == 4 else image  # of a pair the later date
+            image_db = image[-1] if image.ndim == 4 else image  # the later date of a pair
             name, true_here = source.name_of(int(sample)), targets[sample] == 1
             shown.append(figures.mistake(name, image_db, guess[sample], true_here, predicted[sample], task.classes))
         figures.draw_mistakes(folder / "mistakes.png", shown)
 
 
 def _differences(statistics: dict[str, Any], replicates: int) -> dict[str, Any]:
-    """Paired differences of every candidate from the first one, by pair and score."""
+    """Paired differences of every candidate to the first one, by pair and score."""
     first, *others = statistics
     return {
         f"{other} - {first}": {

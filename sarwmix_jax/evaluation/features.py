@@ -1,4 +1,4 @@
-"""Frozen features: of every sample of a record set, for probes and as a table."""
+"""Frozen features of every sample of a record set, for probes and as a table."""
 
 import json
 import tempfile
@@ -18,34 +18,34 @@ from jaxtyping import Array, Float
 from sarwmix_jax.checkpoints.loading import Loaded
 from sarwmix_jax.data.held_out import EvaluationInput
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.predict import progress
 from sarwmix_jax.facts.bands import BandStatistics
 from sarwmix_jax.models.state import Tree, merge_model
 from sarwmix_jax.preprocessing import prepare
+from sarwmix_jax.progress import progress, track
 from sarwmix_jax.tasks.gradients import make_mesh, over_devices, replicate, shard_batch
 from sarwmix_jax.tasks.labelled import local_rows
 from sarwmix_jax.tasks.task import Batch
 
 Features = Float[np.ndarray, "sample feature"]
 Encode = Callable[[Any, str], Features]
-"""(source, title of the progress bar) -> features of all its samples, in stored order, float32."""
+"""(source, title of the progress) -> features of all its samples, in stored order, float32."""
 
 
 def make_encode(
     graphdef: nnx.GraphDef, statistics: BandStatistics, side: int, batch: int, mesh: Mesh
 ) -> Callable[..., Features]:
-    """The function that encodes sources with a model: mean over the cells of the encoder's output.
+    """Makes a function that encodes sources with a model: mean over the cells of the encoder's output.
 
     Args:
         graphdef: The model, with any head.
-        statistics: What standardises the images.
-        side: Height and width in pixels that images are resized to, as in training.
-        batch: Samples of one device at a time.
+        statistics: Band statistics that standardise the images.
+        side: Height and width in pixels to which images are resized, as in training.
+        batch: Samples per device at a time.
         mesh: The devices.
 
     Returns:
-        A function (params, fixed, source, advance) -> features of all its samples, in stored order, float32; `advance`
-        hears of every batch.
+        A function (params, fixed, source, title) -> features of all its samples, in stored order, float32; its progress
+        is shown under `title`.
     """
 
     def share(params: Tree, fixed: Tree, batch: Batch) -> Float[Array, "batch features"]:
@@ -55,9 +55,9 @@ def make_encode(
 
     forward = jax.jit(over_devices(share, mesh, False, False, True))
 
-    def encode(params: Tree, fixed: Tree, source: Any, advance: Callable[[int], None] = lambda count: None) -> Features:
+    def encode(params: Tree, fixed: Tree, source: Any, title: str) -> Features:
         parts = []
-        with jax.default_matmul_precision("highest"):
+        with jax.default_matmul_precision("highest"), progress(title, len(source)) as advance:
             for host in EvaluationInput(source, batch * mesh.size, columns=("image",)):
                 found = local_rows(forward(params, fixed, shard_batch({"image": host["image"]}, mesh)))
                 rows, valid = multihost_utils.process_allgather((found, host["valid"]), tiled=True)
@@ -69,20 +69,16 @@ def make_encode(
 
 
 def encode_with(loaded: Loaded, batch: int = 32) -> Encode:
-    """The function that encodes sources with a checkpoint."""
+    """A function that encodes sources with a checkpoint."""
     mesh = make_mesh()
     params, fixed = replicate((loaded.params, loaded.fixed), mesh)
     make = make_encode(loaded.structure, loaded.statistics, loaded.settings.image_size, batch, mesh)
 
-    def encode(source: Any, title: str) -> Features:
-        with progress(title, len(source)) as advance:
-            return make(params, fixed, source, advance)
-
-    return encode
+    return lambda source, title: make(params, fixed, source, title)
 
 
 def write_embeddings(path: Path, loaded: Loaded, sources: dict[str, Any], batch: int = 32) -> int:
-    """Write features with names, splits, labels and places as Parquet: all of it or nothing.
+    """Write features with names, splits, labels and georeference as Parquet; on failure no file is left.
 
     Columns: `patch_id`, `s1_name`, `split`, `country`, `labels` (names), `crs` and `transform` where the records are
     georeferenced, and `features` (list of float32). The checkpoint's description is in the file's metadata.
@@ -91,7 +87,7 @@ def write_embeddings(path: Path, loaded: Loaded, sources: dict[str, Any], batch:
         path: File to write.
         loaded: The checkpoint.
         sources: Records by split.
-        batch: Samples of one device at a time.
+        batch: Samples per device at a time.
 
     Returns:
         The number of rows.
@@ -115,8 +111,10 @@ def write_embeddings(path: Path, loaded: Loaded, sources: dict[str, Any], batch:
 
 
 def _table(source: Any, features: Float[np.ndarray, "sample feature"]) -> pa.Table:
-    pixels = ("image", "valid_pixels")  # of all records of a large set at once they fill the memory
-    records = [{k: v for k, v in source[number].items() if k not in pixels} for number in range(len(source))]
+    pixels = ("image", "valid_pixels")  # those of all records of a large set would fill the memory
+    records = []
+    for number in track(range(len(source)), f"reading names of {source.split}"):
+        records.append({k: v for k, v in source[number].items() if k not in pixels})
     classes = source.contract.classes
     columns: dict[str, Any] = {
         name: [record[name] for record in records] for name in ("patch_id", "s1_name", "split", "country")
@@ -131,7 +129,7 @@ def _table(source: Any, features: Float[np.ndarray, "sample feature"]) -> pa.Tab
 
 
 def labels_of(source: Any, task: str, chunk: Sequence[int] | None = None) -> np.ndarray:
-    """Truth of all samples as probes take it: targets, or class numbers where classes exclude each other.
+    """Labels of all samples for probes: targets, or class numbers where classes exclude each other.
 
     Raises:
         UserError: The records carry no labels, or (single_label) a sample has not exactly one.

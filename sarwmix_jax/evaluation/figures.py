@@ -34,14 +34,14 @@ MOST_LINES = 11
 
 @dataclass(frozen=True)
 class Mistake:
-    """One sample that is wrong with confidence.
+    """One sample with a confident, wrong prediction.
 
     Attributes:
         name: Sample id.
         image_db: VH and VV backscatter in dB.
-        missed: Classes that it has and that are not predicted, with their probabilities.
-        wrong: Classes that are predicted and that it has not.
-        right: Classes that it has and that are predicted.
+        missed: Classes of the sample that are not predicted, with their probabilities.
+        wrong: Predicted classes that the sample does not have.
+        right: Classes of the sample that are predicted.
     """
 
     name: str
@@ -59,7 +59,7 @@ def mistake(
     predicted: Bool[np.ndarray, " class"],
     names: Sequence[str],
 ) -> Mistake:
-    """A sample's classes sorted into missed, wrong and right, those of the largest error first."""
+    """A sample's classes sorted into missed, wrong and right, each with the largest errors first."""
     order = np.argsort(-np.abs(probabilities - true), kind="stable")
 
     def pick(chosen: Bool[np.ndarray, " class"]) -> tuple[tuple[str, float], ...]:
@@ -72,7 +72,7 @@ def draw_precision_recall(path: Path, probabilities: Probabilities, targets: Tar
     """Curves of the three best and three worst classes in colour, all others in grey, all pairs (micro) in black.
 
     Raises:
-        UserError: Shapes do not fit together, or no class has a positive.
+        UserError: Shapes do not match, or no class has a positive.
     """
     check_multilabel(probabilities, targets, names)
     present = np.flatnonzero(targets.any(axis=0))
@@ -108,7 +108,7 @@ def draw_precision_recall(path: Path, probabilities: Probabilities, targets: Tar
 
 
 def _curve(targets: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Recall and precision, thinned to what a figure can show."""
+    """Recall and precision, thinned to the resolution of a figure."""
     precision, recall, _ = precision_recall_curve(targets, probabilities, drop_intermediate=True)
     step = max(1, len(recall) // CURVE_POINTS)
     kept = np.unique(np.append(np.arange(0, len(recall), step), len(recall) - 1))
@@ -116,7 +116,7 @@ def _curve(targets: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, 
 
 
 def draw_reliability(path: Path, curves: Sequence[tuple[str, Reliability]]) -> None:
-    """Observed frequency against stated probability, with the number of predictions below.
+    """Observed frequency against predicted probability, with the number of predictions below.
 
     Args:
         path: File to write (PNG).
@@ -134,7 +134,7 @@ def draw_reliability(path: Path, curves: Sequence[tuple[str, Reliability]]) -> N
         lower.stairs(curve.counts, curve.edges, color=colour, linewidth=1.4)
     upper.set(ylabel="observed frequency", xlim=(0, 1), ylim=(0, 1), box_aspect=1)
     upper.legend(fontsize=8, loc="upper left")
-    lower.set(xlabel="stated probability", ylabel="predictions", yscale="log")
+    lower.set(xlabel="predicted probability", ylabel="predictions", yscale="log")
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
     _write(figure, path)
@@ -159,11 +159,11 @@ def draw_substitutions(
 ) -> None:
     """Multi-label: where a class (row) is missed, how often each class (column) is predicted wrongly instead.
 
-    Samples may have several classes, so there is no confusion matrix; this is what
-    stands in for it, and rows need not add up to 100 %.
+    Samples may have several classes, so there is no confusion matrix; this matrix replaces it, and its rows need not
+    add up to 100 %.
 
     Raises:
-        UserError: Shapes do not fit together, or a value is out of range.
+        UserError: Shapes do not match, or a value is out of range.
     """
     check_multilabel(probabilities, targets, names)
     predicted = probabilities > class_thresholds(thresholds, len(names))
@@ -179,7 +179,7 @@ def draw_substitutions(
 def substitutions(
     missed: Bool[np.ndarray, "sample class"], false: Bool[np.ndarray, "sample class"]
 ) -> Float[np.ndarray, "class class"]:
-    """Share of the samples where the row's class is missed in which the column's is predicted wrongly; NaN for none."""
+    """Of the samples that miss the row's class, share with the column's as a wrong prediction; NaN without any."""
     together = missed.T.astype(np.float64) @ false.astype(np.float64)
     misses = missed.sum(axis=0)[:, None]
     return np.divide(together, misses, out=np.full(together.shape, np.nan), where=misses > 0)
@@ -193,7 +193,7 @@ def _draw_matrix(
     axes = figure.subplots()
     top = max(float(np.nanmax(percent, initial=0)), 1.0)
     image = axes.imshow(percent, cmap="Blues", vmin=0, vmax=top)
-    axes.set_facecolor("0.93")  # shows where there is nothing to state
+    axes.set_facecolor("0.93")  # visible where a row has no samples
     for (row, column), value in np.ndenumerate(percent):
         if np.isfinite(value) and value >= 0.5:
             colour = "white" if value > 0.6 * top else "black"
@@ -208,15 +208,15 @@ def _draw_matrix(
 def confident_mistakes(
     probabilities: Probabilities, truth: Labels | Targets, count: int
 ) -> Int[np.ndarray, "mistake 2"]:
-    """Samples with the largest error, and the class it is at; at most one row per sample, the largest first.
+    """Samples with the largest errors and the class of the error; at most one row per sample, the largest first.
 
-    The error of a class is the distance of its probability from 1 where the sample has it, from 0 where not; only
+    The error of a class is the distance of its probability from 1 where the sample has it, and from 0 where not; only
     errors above 0.5 are mistakes.
 
     Args:
         probabilities: Sigmoid or softmax outputs.
         truth: Targets (sample, class) or class numbers (sample).
-        count: Most rows to give.
+        count: Largest number of rows.
     """
     targets = truth if truth.ndim == 2 else np.eye(probabilities.shape[1])[truth]
     error = np.abs(probabilities - targets)
@@ -228,12 +228,12 @@ def confident_mistakes(
 
 
 def draw_mistakes(path: Path, mistakes: Sequence[Mistake]) -> None:
-    """Each mistake's VH and VV image in dB with what is true and what is predicted, two mistakes side by side.
+    """VH and VV image in dB of each mistake, with true and predicted classes; two mistakes side by side.
 
     All images of a band share one grey scale, between the 1st and 99th percentile of the band's pixels.
 
     Raises:
-        UserError: There is no mistake to show.
+        UserError: There are no wrong predictions to show.
     """
     if not mistakes:
         raise UserError("no mistake to draw: no sample is wrong by more than 0.5")

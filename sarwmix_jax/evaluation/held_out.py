@@ -1,4 +1,4 @@
-"""How well a pretraining model reconstructs records that it has not seen, and how well a constant does."""
+"""Reconstruction of held-out records by a pretraining model, compared with the best constant prediction."""
 
 import functools
 import itertools
@@ -18,6 +18,7 @@ from sarwmix_jax.evaluation.hidden_cells import CellErrors, harmonic_prediction
 from sarwmix_jax.models.mixmae import mix
 from sarwmix_jax.models.state import Tree, merge_model
 from sarwmix_jax.models.tokens import vectors_to_image
+from sarwmix_jax.progress import track
 from sarwmix_jax.tasks.pretraining import EVALUATION_GROUP, Pretraining, prediction_db
 
 BATCH = 64
@@ -29,7 +30,7 @@ COMPARED = 1024
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretraining model with its arrays, the arithmetic around it, and the steps that it was trained."""
+    """A pretraining model with its arrays, its task, and the steps of its training."""
 
     task: Pretraining
     graphdef: nnx.GraphDef
@@ -39,19 +40,19 @@ class Pretrained:
 
 
 class Group(NamedTuple):
-    """One mix group; on the device or, as numpy arrays, on the host.
+    """Reconstruction of one mix group, on the device or, as NumPy arrays, on the host.
 
-    Every cell is predicted from the sequence that did not hold it, so every cell was masked. The first four are
-    (batch, cells, values), the others (batch, band, height, width).
+    Every cell is predicted from the sequence that did not contain it, so every cell was masked. The first four arrays
+    are (batch, cells, values), the others (batch, band, height, width).
 
     Attributes:
-        prediction: What the model gives (standardised per cell with `norm_pix`).
-        target: What it should give.
+        prediction: Output of the model (standardised per cell with `norm_pix`).
+        target: Target of the model.
         weights: Weight of every value; 0 where it does not count.
         used: 1 for values that count, 0 for invalid pixels.
         original_db: The images in dB, resized.
-        mixed_db: What the encoder saw in dB: each image mixed with its partner.
-        prediction_db: The prediction in dB; with `norm_pix` by the target cell's own mean and deviation.
+        mixed_db: Input of the encoder in dB: each image mixed with its partner.
+        prediction_db: The prediction in dB; with `norm_pix` by mean and standard deviation of the target's cell.
         weight_map: The weights as images.
         mask: (batch, cells), the same for all: cells with 1 are predicted from those with 0, and the reverse.
     """
@@ -83,8 +84,8 @@ class Constant(NamedTuple):
 def make_forward(task: Pretraining, graphdef: nnx.GraphDef) -> Callable[..., Group]:
     """The compiled function (params, fixed, batch of one mix group, group number) -> `Group`.
 
-    No flips and no dropout; the mask is that of the validation loss for the same group number. The last few are kept,
-    as compiling takes longer than evaluating a small model.
+    Without flips and dropout; the mask is that of the validation loss for the same group number. The last functions
+    are cached, as compilation takes longer than the evaluation of a small model.
     """
 
     def forward(params: Tree, fixed: Tree, batch: dict[str, Array], number: Array) -> Group:
@@ -108,29 +109,29 @@ def make_forward(task: Pretraining, graphdef: nnx.GraphDef) -> Callable[..., Gro
 def groups(
     model: Pretrained, source: RecordSource, *, chosen: Collection[int] | None = None, threads: int = 2
 ) -> Iterator[tuple[Group, np.ndarray]]:
-    """Mix groups of `source` in stored order, on the host, with a flag per image that is False for what fills up.
+    """Mix groups of `source` in stored order, on the host, with a flag per image that is False for padding.
 
     Args:
         model: The model.
         source: Held-out records.
-        chosen: Numbers of the groups; all when not given.
+        chosen: Numbers of the groups; by default all.
         threads: Reading threads.
     """
     forward = make_forward(model.task, model.graphdef)
     columns, size = model.task.columns, EVALUATION_GROUP
     batches = EvaluationInput(source, size, columns=columns, group=size, threads=threads)
-    for number, batch in enumerate(itertools.islice(batches, None if chosen is None else max(chosen) + 1)):
+    count = len(batches) if chosen is None else max(chosen) + 1
+    for number, batch in enumerate(track(itertools.islice(batches, count), "reconstructing", count, "mix groups")):
         if chosen is None or number in chosen:
             arrays = {name: batch[name] for name in columns}
             yield jax.device_get(forward(model.params, model.fixed, arrays, jnp.int32(number))), batch["valid"]
 
 
 def best_constant(task: Pretraining, source: RecordSource, *, threads: int = 2) -> Constant:
-    """The best constant prediction: what the loss is without looking at the image at all.
+    """The best constant prediction, which ignores the image.
 
-    The same for every cell of every image: the mean of the targets, with and without the loss's weights. It already
-    knows the offset between VH and VV, which makes the plain cell mean easy to beat. In nodata-aware mode invalid
-    pixels weigh nothing.
+    The same for every cell of every image: the mean of the targets, with and without the loss's weights. Unlike the
+    mean of a cell, it contains the offset between VH and VV. In nodata-aware mode invalid pixels have weight 0.
     """
 
     @jax.jit
@@ -140,7 +141,8 @@ def best_constant(task: Pretraining, source: RecordSource, *, threads: int = 2) 
         return jnp.sum(weights * target, axis=(1, 2)), jnp.sum(weights, axis=(1, 2))
 
     values, total = np.zeros((2, 2, task.settings.model.cell_values))
-    for batch in EvaluationInput(source, BATCH, columns=task.columns, threads=threads):
+    batches = EvaluationInput(source, BATCH, columns=task.columns, threads=threads)
+    for batch in track(batches, "fitting the best constant prediction", len(batches), "batches"):
         part, weight = sums({name: batch[name] for name in task.columns}, batch["valid"])
         values, total = values + np.asarray(part), total + np.asarray(weight)
     return Constant(*np.where(total > 0, values / np.maximum(total, 1e-12), 0.0).astype(np.float32))
@@ -148,14 +150,14 @@ def best_constant(task: Pretraining, source: RecordSource, *, threads: int = 2) 
 
 @dataclass
 class BandMoments:
-    """Running sums of one band's reconstruction and truth, and their joint histogram (truth, reconstruction)."""
+    """Running sums over reconstruction and truth of one band, and their joint histogram (truth, reconstruction)."""
 
     count: float = 0.0
     sums: np.ndarray = field(default_factory=lambda: np.zeros(5))
     histogram: np.ndarray = field(default_factory=lambda: np.zeros((len(HISTOGRAM_EDGES) - 1,) * 2))
 
     def add(self, truth: np.ndarray, prediction: np.ndarray) -> None:
-        """Count values."""
+        """Add values."""
         x, y = truth.astype(np.float64), prediction.astype(np.float64)
         self.count += len(x)
         self.sums += [x.sum(), y.sum(), (x * x).sum(), (y * y).sum(), (x * y).sum()]
@@ -163,7 +165,7 @@ class BandMoments:
 
     @property
     def correlation(self) -> float:
-        """Pearson correlation; 0 where one of the two does not vary."""
+        """Pearson correlation; 0 where one of the two is constant."""
         x, y, xx, yy, xy = self.sums / max(self.count, 1.0)
         spread = max(xx - x * x, 0.0) * max(yy - y * y, 0.0)
         return float((xy - x * y) / np.sqrt(spread)) if spread > 1e-20 else 0.0
@@ -174,14 +176,14 @@ class HeldOut:
     """Results on held-out records.
 
     Attributes:
-        records: How many there were.
-        loss: Weighted loss of the model, its masks fixed.
+        records: Number of records.
+        loss: Weighted loss of the model with fixed masks.
         loss_per_band: The same per band.
         constant_loss: Weighted loss of the best constant prediction on the same values, where there is one.
         bands: Moments of reconstruction and truth per band, over all (hence masked) cells, in the units that the model
             predicts: with `norm_pix` standardised per cell, so the cell's own brightness does not help.
         record_losses: Weighted loss of every record, in stored order.
-        compared: How many of the records, from the first, were compared inside cells.
+        compared: Number of records, from the first, whose cells were compared.
         cells: Errors over these records' hidden cells per band, in units of the target, by what predicts: `model`,
             `constant` where there is one, and `harmonic` in-painting unless the target is standardised per cell.
     """
@@ -197,7 +199,7 @@ class HeldOut:
 
     @property
     def margin(self) -> float:
-        """By which share the model's loss is below the constant prediction's."""
+        """Share by which the model's loss is below that of the constant prediction."""
         assert self.constant_loss is not None
         return 1.0 - self.loss / self.constant_loss
 
@@ -213,7 +215,7 @@ class HeldOut:
 
 
 def evaluate_held_out(model: Pretrained, source: RecordSource, constant: Constant | None) -> HeldOut:
-    """Loss, the constant prediction's loss and correlations over all records of `source`."""
+    """Losses of the model and of the constant prediction, and correlations, over all records of `source`."""
     bands = len(model.task.settings.model.bands)
     moments = tuple(BandMoments() for _ in range(bands))
     cells: dict[str, tuple[CellErrors, ...]] = {}

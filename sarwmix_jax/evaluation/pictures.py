@@ -22,20 +22,20 @@ Cells = Bool[np.ndarray, "rows columns"]
 NAME_LENGTH = 34
 OUTLINE = "#ff7f0e"
 
-BORROWED = "a cell's mean and deviation are taken from the truth (norm_pix): only the pattern inside cells is predicted"
+BORROWED = "a cell's mean and standard deviation are taken from the truth (norm_pix): only its pattern is predicted"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One held-out image as drawn; images in dB, bands in the order of `BANDS`.
+    """One held-out image to draw; images in dB, bands in the order of `BANDS`.
 
     Attributes:
         name: Patch id.
         original: The image.
-        mixed: What the encoder saw: the image mixed with its partner.
+        mixed: Input of the encoder: the image mixed with its partner.
         hidden: Cells of the mixed input that are the partner's.
         weights: Weight of every pixel in the loss.
-        reconstructions: Reconstruction by checkpoint; every cell from the sequence that did not hold it.
+        reconstructions: Reconstruction by checkpoint; every cell from the sequence that did not contain it.
         inpainted: The same by harmonic in-painting, where it is to be shown.
     """
 
@@ -49,7 +49,7 @@ class Sample:
 
 
 def short_name(name: str, length: int = NAME_LENGTH) -> str:
-    """A name of at most this many characters; longer ones lose their middle, not their distinguishing end."""
+    """A name of at most `length` characters; longer names are shortened in the middle, as names differ at the end."""
     if len(name) <= length:
         return name
     tail = (length - 1) // 2
@@ -59,7 +59,7 @@ def short_name(name: str, length: int = NAME_LENGTH) -> str:
 def draw_loss(
     path: Path, train: Sequence[Mapping[str, Any]], validation: Sequence[Mapping[str, Any]], constant: float | None
 ) -> None:
-    """Training and validation loss by epoch, with the constant prediction's held-out loss as a line."""
+    """Training and validation loss by epoch, with the held-out loss of the constant prediction as a line."""
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot([e["epoch"] for e in train], [e["loss"] for e in train], label="training", color="tab:blue")
@@ -118,7 +118,7 @@ def _columns(sample: Sample, captions: Mapping[str, str]) -> list[str]:
 
 
 def draw_row(axes: Sequence[Axes], sample: Sample, band: int) -> dict[str, Any]:
-    """One band of one sample; gives the drawn images that colour bars need.
+    """One band of one sample; returns the drawn images that colour bars need.
 
     The scale in dB is that of the original, so that contrast within a scene shows beside scenes of other levels; that
     of the weights is their own, as a few bright pixels leave all others close to the largest weight.

@@ -1,20 +1,18 @@
 """From checkpoints to predictions of labelled samples."""
 
 import dataclasses
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from rich.progress import Progress
 
 from sarwmix_jax.checkpoints.loading import Loaded, load_parameters
 from sarwmix_jax.data.sources import check_contract
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.progress import progress
 from sarwmix_jax.settings.sections import BatchSettings, FinetuningSettings, FloodSettings, PatchOp
 from sarwmix_jax.tasks.flood import Flood
 from sarwmix_jax.tasks.gradients import make_mesh, named_split, replicate
@@ -26,12 +24,12 @@ KINDS: dict[str, Any] = {kind.name: kind for kind in (Multilabel, SingleLabel, F
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint that is evaluated.
+    """A checkpoint to evaluate.
 
     Attributes:
-        name: As tables call it.
+        name: Its name in tables.
         loaded: Its parameters and description.
-        task: What it predicts.
+        task: Its task.
     """
 
     name: str
@@ -45,28 +43,28 @@ class Candidate:
 
     @property
     def selected_on(self) -> str | None:
-        """Split on which it was selected; None where it was not or the checkpoint does not say."""
+        """Split on which it was selected; None where it was not selected or the split is not known."""
         validation = self.loaded.description.get("settings", {}).get("validation", {})
         return named_split(validation.get("split")) if self.rules else None
 
     @property
     def selection(self) -> str:
-        """How the checkpoint was chosen, as far as it says."""
+        """How the checkpoint was chosen, as far as it is known."""
         if self.rules:
             return f"selected by {', '.join(self.rules)} on split {self.selected_on}"
         settings = self.loaded.description.get("settings")
-        return f"step {self.loaded.step} of a run" if settings else "chosen by its maker; the file does not say how"
+        return f"step {self.loaded.step} of a run" if settings else "chosen by its author; the file does not state how"
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a candidate predicts of a split.
+    """Predictions of a candidate on a split.
 
     Attributes:
         logits: (samples, classes) float32.
-        probabilities: Sigmoid or softmax of them, float32.
+        probabilities: Sigmoid or softmax of the logits, float32.
         truth: Targets (samples, classes), or class numbers (samples).
-        stored: The truth as the records have it.
+        stored: Labels as in the records.
     """
 
     logits: np.ndarray
@@ -84,10 +82,10 @@ def load_candidate(path: str, name: str, *, best: str | None, patch_op: PatchOp 
 
     Args:
         path: A work directory, its `checkpoints` folder, one checkpoint's folder, or a converted folder.
-        name: As tables call it.
-        best: Selection rule whose best checkpoint of a run is meant; the newest unless given.
-        patch_op: How flood tiles are pooled; as trained unless given.
-        batch: Samples of one device at a time.
+        name: Its name in tables.
+        best: Selection rule whose best checkpoint of a run is used; by default the newest checkpoint.
+        patch_op: How flood tiles are pooled; by default as trained.
+        batch: Samples per device at a time.
 
     Raises:
         UserError: There is no such checkpoint, or it has no head.
@@ -104,19 +102,19 @@ def load_candidate(path: str, name: str, *, best: str | None, patch_op: PatchOp 
             f"{path} holds a pretraining model, which has no head to evaluate; finetune it (sarwmix finetune "
             "--config.init_from=...), or use sarwmix probe"
         )
-    said = loaded.description
-    kind = KINDS[said.get("task") or ("flood" if loaded.kind == "flood" else "multilabel")]
-    flood = FloodSettings(said.get("tiling") or "two_band", patch_op or said.get("patch_op") or "avg")
-    data = dataclasses.replace(FinetuningSettings().data, **_reading(said))
+    described = loaded.description
+    kind = KINDS[described.get("task") or ("flood" if loaded.kind == "flood" else "multilabel")]
+    flood = FloodSettings(described.get("tiling") or "two_band", patch_op or described.get("patch_op") or "avg")
+    data = dataclasses.replace(FinetuningSettings().data, **_reading(described))
     settings = FinetuningSettings(
         task=kind.name, model=loaded.settings, batch=BatchSettings(batch, batch), flood=flood, data=data
     )
-    classes = tuple(said.get("class_names") or map(str, range(said["classes"])))
+    classes = tuple(described.get("class_names") or map(str, range(described["classes"])))
     return Candidate(name, loaded, kind(settings, loaded.statistics, classes))
 
 
 def _reading(description: dict[str, Any]) -> dict[str, Any]:
-    """How the model was trained to take invalid pixels."""
+    """How the model treated invalid pixels in training."""
     known = (description.get("settings") or {}).get("data", {})
     return {"nodata_aware": known.get("nodata_aware", False)}
 
@@ -134,7 +132,7 @@ def open_split(candidate: Candidate, records: str, split: str) -> Any:
         if kind.name == "flood" and "no record set of pairs" in str(error):
             raise UserError(
                 f"{candidate.name} is a flood model and needs pairs of dates, but {records} holds single images; give "
-                "the records that data_prep/sen12flood.py wrote"
+                "the records that sarwmix prepare sen12flood wrote"
             ) from None
         raise
     check_contract(source.records)
@@ -146,19 +144,18 @@ def open_split(candidate: Candidate, records: str, split: str) -> Any:
         if named or len(classes) != len(wanted):
             raise UserError(
                 f"{candidate.name} predicts {len(wanted)} classes, {records} has {len(classes)} classes"
-                + (" of other names" if len(classes) == len(wanted) else "")
+                + (" with other names" if len(classes) == len(wanted) else "")
                 + "; use records with the classes of its training, or finetune it on these"
             )
     return source
 
 
 def predict(candidate: Candidate, source: Any, title: str) -> Predictions:
-    """Predictions of every sample of a source, once each."""
+    """Predictions of every sample of a source, in stored order."""
     task, mesh = candidate.task, make_mesh()
-    with progress(title, len(source)) as advance:
-        run = make_predict(task, candidate.loaded.structure, mesh, [source], advance)
-        with jax.default_matmul_precision("highest"):
-            found = run(*replicate((candidate.loaded.params, candidate.loaded.fixed), mesh))
+    run = make_predict(task, candidate.loaded.structure, mesh, [source], title)
+    with jax.default_matmul_precision("highest"):
+        found = run(*replicate((candidate.loaded.params, candidate.loaded.fixed), mesh))
     stored = found[task.target]
     return Predictions(found["logits"], probabilities(task, found["logits"]), truth(task, stored), stored)
 
@@ -171,24 +168,13 @@ def probabilities(task: LabelledTask, logits: np.ndarray) -> np.ndarray:
 
 
 def truth(task: LabelledTask, stored: np.ndarray) -> np.ndarray:
-    """Labels as the scores take them: targets of classes, or class numbers."""
+    """Labels as the scores need them: targets of classes, or class numbers."""
     return class_numbers(stored) if task.name == "single_label" else stored
 
 
 def clusters_of(source: Any) -> np.ndarray:
     """Acquisition or sequence of every sample."""
     return np.array([source.cluster_of(number) for number in range(len(source))])
-
-
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, a line elsewhere; gives a function that moves it on."""
-    terminal = sys.stderr.isatty()
-    if not terminal:
-        print(f"{title}: {total:,}", file=sys.stderr, flush=True)
-    with Progress(disable=not terminal) as bar:
-        row = bar.add_task(title, total=total)
-        yield lambda count: bar.advance(row, count)
 
 
 def read_in_chunks(

@@ -1,4 +1,4 @@
-"""How good frozen features are: logistic regression and nearest neighbours, with plain baselines beside."""
+"""Quality of frozen features: logistic regression and nearest neighbours, compared with plain baselines."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,16 +29,16 @@ def probe(
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> str:
-    """Probe the frozen features of several checkpoints; gives the Markdown table.
+    """Probe the frozen features of several checkpoints; returns the Markdown table.
 
     Args:
         checkpoints: Runs, checkpoints or converted folders, of any kind.
         records: Folder of a record set with labels.
-        out: Folder for `probe.md` and one JSON file a result.
+        out: Folder for `probe.md` and one JSON file per result.
         task: `multilabel` or `single_label`.
-        splits: To fit on, to choose C and the number of neighbours on, and to score.
+        splits: Splits to fit on, to choose C and the number of neighbours on, and to score.
         fraction: Share of the training labels that is used.
-        seed: Which share, and of the intervals.
+        seed: Seed of this share and of the intervals.
         replicates: Bootstrap replicates of the intervals.
 
     Raises:
@@ -67,12 +67,14 @@ def probe(
 def all_guesses(
     checkpoints: Sequence[str], sources: Sequence[Any], truths: Sequence[np.ndarray], splits: Sequence[str], task: str
 ) -> dict[str, np.ndarray]:
-    """Probabilities of the samples to score by both probes of every checkpoint and by the baselines, by name."""
+    """Probabilities of the scored samples, by the name of each probe of every checkpoint and of each baseline."""
     classes = len(sources[0].contract.classes)
     guesses: dict[str, np.ndarray] = {}
     for name, path in zip(short_names(checkpoints), checkpoints, strict=True):
         encode = encode_with(load_parameters(path))
-        features = [encode(source, f"{name}, {split}") for source, split in zip(sources, splits, strict=True)]
+        features = [
+            encode(source, f"encoding {split} with {name}") for source, split in zip(sources, splits, strict=True)
+        ]
         train, validation = (probes.Samples(f, t) for f, t in zip(features[:2], truths[:2], strict=True))
         guesses |= probed(name, train, validation, features[2], classes)
     return guesses | baseline_predictions(task, sources[0], sources[2], classes)
@@ -81,7 +83,7 @@ def all_guesses(
 def probed(
     name: str, train: probes.Samples, validation: probes.Samples, features: Any, classes: int
 ) -> dict[str, np.ndarray]:
-    """Probabilities of test samples by both probes, by name with what was chosen."""
+    """Probabilities of the test samples by both probes; a probe's name includes its chosen setting."""
     logistic = probes.logistic_probe(train, validation, features, classes)
     neighbours = probes.neighbour_probe(train, validation, features, classes)
     return {

@@ -1,15 +1,15 @@
 """Probes of frozen features: logistic regression, and nearest neighbours by cosine similarity.
 
-Both are fitted on training features, with their one setting chosen on validation features, and give probabilities
-of test samples, so that `metrics` applies. Multi-label targets have one column per class, single-label ones are
-class numbers. Nothing is fitted again on training and validation together.
+Both are fitted on training features, with one setting chosen on validation features, and predict probabilities of
+test samples, so that `metrics` applies. Multi-label targets have one column per class, single-label targets are class
+numbers. Nothing is fitted again on training and validation features together.
 
 The logistic regression standardises features with training statistics and has one regularisation for all classes.
 The neighbours vote with weights exp(similarity / 0.07), after Wu et al., "Unsupervised Feature Learning via
 Non-Parametric Instance Discrimination", CVPR 2018.
 
-Cost on two cores, 5,000 training samples of 1,024 features, 19 classes: logistic regression with all eight values of
-C 40 seconds, growing with the number of samples; neighbours of 2,000 samples below a second.
+Time on two cores for 5,000 training samples with 1,024 features and 19 classes: 40 seconds for logistic regression with
+all eight values of C, growing with the number of samples; below a second for the neighbours of 2,000 samples.
 """
 
 import warnings
@@ -26,6 +26,7 @@ from sklearn.preprocessing import StandardScaler
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.metrics.scores import Probabilities
+from sarwmix_jax.progress import progress, track
 
 Features = Float[np.ndarray, "sample feature"]
 Truth = Int[np.ndarray, " sample"] | Int[np.ndarray, "sample class"]
@@ -38,7 +39,7 @@ MAX_ITERATIONS = 1000
 
 @dataclass(frozen=True)
 class Samples:
-    """Features with what is true of them.
+    """Features with their labels.
 
     Attributes:
         features: One row per sample, float32.
@@ -51,12 +52,12 @@ class Samples:
 
 @dataclass(frozen=True)
 class Probed:
-    """What a probe gives.
+    """Result of a probe.
 
     Attributes:
-        probabilities: Of the test samples, float32.
-        chosen: C or the number of neighbours that was best on validation; of equals the smallest.
-        validation: By C or number of neighbours: macro average precision over the classes with positives
+        probabilities: Probabilities of the test samples, float32.
+        chosen: C or the number of neighbours that was best on validation, the smallest of equally good ones.
+        validation: Score by C or number of neighbours: macro average precision over the classes with positives
             (multi-label), or top-1 accuracy (single-label).
         unconverged: Fits that stopped at the iteration limit, over all values of C.
     """
@@ -68,14 +69,14 @@ class Probed:
 
 
 class LogisticClassifier:
-    """Standardised logistic regression: a binary one per class for targets, a multinomial one for class numbers."""
+    """Logistic regression on standardised features: one model per class for targets, or a multinomial one."""
 
     def __init__(self, train: Samples, classes: int):
-        """Standardises once; `fit` may then be called with one C after the other, each starting from the last.
+        """Standardises once; `fit` may then be called with several C in turn, each starting from the previous fit.
 
         Args:
             train: Samples of the fit.
-            classes: Number of classes. One that all or no training samples have gets probability 1 or 0.
+            classes: Number of classes. A class that all or no training samples have gets probability 1 or 0.
         """
         self.unconverged = 0
         self._scaler = StandardScaler().fit(train.features)
@@ -86,8 +87,9 @@ class LogisticClassifier:
         self._models = [LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True) for _ in self._columns]
 
     def fit(self, c: float) -> "LogisticClassifier":
-        """Fits with inverse regularisation `c`, on features of variance 1."""
-        for model, column in zip(self._models, self._columns, strict=True):
+        """Fits with inverse regularisation `c` on features with variance 1."""
+        pairs = list(zip(self._models, self._columns, strict=True))
+        for model, column in track(pairs, f"fitting logistic regression, C {c:g}", unit="classes"):
             if column.min() < column.max():
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ConvergenceWarning)  # counted instead
@@ -121,18 +123,18 @@ def logistic_probe(
     Args:
         train: Samples of the fit.
         validation: Samples on which C is chosen.
-        test_features: Features to give probabilities for.
+        test_features: Features whose probabilities are predicted.
         classes: Number of classes.
         grid: Values of C.
 
     Raises:
-        UserError: Shapes do not fit together, a feature is not finite, or there is no sample.
+        UserError: Shapes do not match, a feature is not finite, or there are no samples.
     """
     check_samples(train, classes, "training")
     check_samples(validation, classes, "validation")
     check_features(test_features, train.features.shape[1], "test")
     classifier, scores, best = LogisticClassifier(train, classes), {}, None
-    for c in sorted(grid):
+    for c in track(sorted(grid), "fitting logistic regression", unit="values of C"):
         scores[c] = _score(classifier.fit(c)(validation.features), validation.truth)
         if best is None or scores[c] > scores[best]:
             best, probabilities = c, classifier(test_features)
@@ -153,12 +155,12 @@ def neighbour_probe(
     Args:
         train: Samples that vote.
         validation: Samples on which the number of neighbours is chosen.
-        test_features: Features to give probabilities for.
+        test_features: Features whose probabilities are predicted.
         classes: Number of classes.
         numbers: Numbers of neighbours; those above the number of training samples are left out.
 
     Raises:
-        UserError: Shapes do not fit together, a feature is not finite, there is no sample, or no number is usable.
+        UserError: Shapes do not match, a feature is not finite, there are no samples, or no number is usable.
     """
     check_samples(train, classes, "training")
     check_samples(validation, classes, "validation")
@@ -182,7 +184,8 @@ def _vote(
     index: NearestNeighbors, votes: Int[np.ndarray, "sample class"], features: Features
 ) -> Callable[[int], Probabilities]:
     """Probabilities by number of neighbours."""
-    distances, rows = index.kneighbors(features)
+    with progress(f"finding the nearest neighbours of {len(features):,} samples"):
+        distances, rows = index.kneighbors(features)
     weights = np.exp((distances[:, :1] - distances) / VOTE_TEMPERATURE)  # of the nearest 1: never all 0
 
     def probabilities(k: int) -> Probabilities:
@@ -202,10 +205,10 @@ def _score(probabilities: Probabilities, truth: Truth) -> float:
 
 
 def check_samples(samples: Samples, classes: int, what: str) -> None:
-    """Refuses features and truth that do not fit together.
+    """Refuses features and labels that do not match.
 
     Raises:
-        UserError: Shapes do not fit together, a feature is not finite, there is no sample, or a label is out of range.
+        UserError: Shapes do not match, a feature is not finite, there are no samples, or a label is out of range.
     """
     features, truth = samples.features, samples.truth
     check_features(features, features.shape[-1], what)
@@ -225,7 +228,7 @@ def check_features(features: Features, width: int, what: str) -> None:
     """Refuses features that are not finite or have another width.
 
     Raises:
-        UserError: As the message says.
+        UserError: They are not finite, have another width, or there are none.
     """
     if features.ndim != 2 or len(features) == 0 or features.shape[1] != width:
         raise UserError(

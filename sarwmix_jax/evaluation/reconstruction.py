@@ -1,4 +1,4 @@
-"""Pictures and figures of one or several pretraining checkpoints on held-out records."""
+"""Reconstructions by one or several pretraining checkpoints on held-out records: pictures and scores."""
 
 import dataclasses
 import json
@@ -23,13 +23,13 @@ from sarwmix_jax.tasks.pretraining import EVALUATION_GROUP, Pretraining
 
 
 def load_pretrained(path: str | Path) -> Pretrained:
-    """The pretraining model of a checkpoint, with the arithmetic that it describes, else that of the published recipe.
+    """The pretraining model of a checkpoint, with its own settings or, where it has none, the published ones.
 
     Args:
         path: A work directory, its `checkpoints` folder, or one checkpoint's folder.
 
     Raises:
-        UserError: There is no such checkpoint, or it holds something else, or does not tell what it predicts.
+        UserError: There is no such checkpoint, it holds another kind of model, or does not state what it predicts.
     """
     loaded = load_parameters(path)
     if loaded.kind != "pretraining":
@@ -39,7 +39,7 @@ def load_pretrained(path: str | Path) -> Pretrained:
     norm_pix = loaded.description.get("norm_pix")
     if known is None and norm_pix is None:
         raise UserError(
-            f"{path} does not tell whether its targets were standardised per cell; convert its file again with "
+            f"{path} does not state whether its targets were standardised per cell; convert its file again with "
             "--norm-pix yes|no"
         )
     settings = dataclasses.replace(
@@ -103,7 +103,7 @@ def reconstruct(
         fit: Split on which the best constant prediction is fitted; none when not given.
 
     Returns:
-        Figures by checkpoint, also written to `reconstruction.json`.
+        Scores by checkpoint, also written to `reconstruction.json`.
 
     Raises:
         UserError: A checkpoint, the records or the split cannot be used, or `samples` is below 1.
@@ -139,7 +139,7 @@ def draw_samples(
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """The last parts of paths that tell them apart."""
+    """The last parts of paths that distinguish them."""
     for length in range(1, 8):
         names = ["/".join(Path(path).parts[-length:]).strip("/") for path in paths]
         if len(set(names)) == len(names):
@@ -148,7 +148,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def figures_of(result: HeldOut) -> dict[str, Any]:
-    """Figures of an evaluation for JSON."""
+    """Scores of an evaluation for JSON."""
     figures: dict[str, Any] = {
         "held_out_records": result.records,
         "held_out_loss": result.loss,

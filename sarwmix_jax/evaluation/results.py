@@ -1,4 +1,4 @@
-"""The result of one checkpoint, or baseline, on one split; written as JSON, CSV and Markdown."""
+"""The result of one checkpoint or baseline on one split, written as JSON, CSV and Markdown."""
 
 import csv
 import io
@@ -19,22 +19,22 @@ COLUMNS = {
     "single_label": ("accuracy", "f1_macro", "precision_macro", "recall_macro"),
     "flood": ("accuracy_percent", "f1", "precision", "recall"),
 }
-"""Scores that the Markdown table shows, by task; JSON holds all."""
+"""Scores in the Markdown table, by task; JSON has all."""
 
 HEADINGS = {"ap": "AP", "f1": "F1", "accuracy_percent": "accuracy, %"}
 
 
 @dataclass(frozen=True)
 class Result:
-    """Scores of one set of predictions, with all that is needed to read them.
+    """Scores of one set of predictions, with everything that is needed to interpret them.
 
     Attributes:
-        name: Checkpoint or baseline.
+        name: Name of the checkpoint or baseline.
         dataset: Data set, such as `bigearthnet_v2`.
         split: Split that was scored.
-        scores: Its scores.
+        scores: The scores.
         intervals: 95 % intervals by score name; empty where none were computed.
-        clusters: What the intervals resample and how many there are, such as `87 acquisitions`.
+        clusters: Number and kind of the clusters that the intervals resample, such as `87 acquisitions`.
         selection: How the checkpoint was chosen and on which split; empty for a baseline.
         details: Further facts, plain values: seed, replicates, temperature, thresholds, ...
         notes: Sentences to print below a table.
@@ -53,12 +53,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Published:
-    """Figures of a publication, to stand beside measured ones.
+    """Scores of a publication, for comparison with measured ones.
 
     Attributes:
-        name: What they are of, and where they are published.
-        scores: By name as in `metrics.Scores.summary`.
-        note: What to know when comparing, such as another split.
+        name: Model, and place of the publication.
+        scores: Scores by name as in `metrics.Scores.summary`.
+        note: What matters in a comparison, such as another split.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Published:
 
 
 def result_json(result: Result) -> str:
-    """All of a result as JSON.
+    """A result as JSON.
 
     Raises:
         UserError: A value is NaN or infinite.
@@ -79,10 +79,10 @@ def result_json(result: Result) -> str:
 
 
 def read_result(path: Path) -> Result:
-    """A result that `result_json` gave.
+    """Read a result that `result_json` wrote.
 
     Raises:
-        UserError: The file is missing or holds no result.
+        UserError: The file is missing or does not hold a result.
     """
     try:
         values = json.loads(path.read_text())
@@ -109,13 +109,13 @@ def class_csv(result: Result) -> str:
 
 
 def markdown_table(results: Sequence[Result], published: Sequence[Published] = ()) -> str:
-    """Results as lines of one table with their intervals, published figures below, then notes.
+    """Results as lines of one table with their intervals, then published scores, then notes.
 
     Raises:
-        UserError: There is no result, or the results are of different tasks, data sets or splits.
+        UserError: There are no results, or they are of different tasks, data sets or splits.
     """
     if not results:
-        raise UserError("no result to make a table of: evaluate a checkpoint first")
+        raise UserError("no results for a table: evaluate a checkpoint first")
     first = results[0]
     for result in results[1:]:
         for what in ("dataset", "split"):
@@ -125,7 +125,7 @@ def markdown_table(results: Sequence[Result], published: Sequence[Published] = (
                     f"{getattr(result, what)}; make one table for each"
                 )
         if (result.scores.task, result.scores.samples) != (first.scores.task, first.scores.samples):
-            raise UserError(f"{first.name} and {result.name} are not comparable: other task or number of samples")
+            raise UserError(f"{first.name} and {result.name} are not comparable: tasks or numbers of samples differ")
     columns = COLUMNS[first.scores.task]
     lines = [["", *map(heading, columns)], ["---", *["---:"] * len(columns)]]
     lines += [[r.name, *(_cell(r.scores.summary[c], c, r.intervals.get(c)) for c in columns)] for r in results]
@@ -136,7 +136,7 @@ def markdown_table(results: Sequence[Result], published: Sequence[Published] = (
 
 
 def heading(name: str) -> str:
-    """A score's name as people write it: `ap_macro` is macro AP."""
+    """A score's name for display: `ap_macro` is macro AP."""
     if name in HEADINGS:
         return HEADINGS[name]
     metric, _, average = name.rpartition("_")
@@ -171,7 +171,7 @@ def _notes(results: Sequence[Result], published: Sequence[Published]) -> list[st
 
 
 def write_files(folder: Path, texts: Mapping[str, str | bytes]) -> None:
-    """Writes files into a folder, all or none: nothing is renamed into place before all are written.
+    """Writes files to a folder, all or none: none is renamed to its final name before all are written.
 
     Raises:
         UserError: The folder cannot be written to.

@@ -1,4 +1,4 @@
-"""Scores, what intervals resample, and baselines, for each task."""
+"""Scores, clusters for intervals, and baselines, for each task."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +12,11 @@ from sarwmix_jax.metrics.cluster_statistics import FloodStatistic, MultilabelSta
 from sarwmix_jax.metrics.scores import Scores, flood_scores, multilabel_scores, single_label_scores
 
 LINEAR_SAMPLES = 20_000
-"""Training samples of the linear baseline, at most; evenly spread."""
+"""Largest number of training samples of the linear baseline; they are evenly spaced."""
 
 
 def unit_of(task: str, clusters: np.ndarray) -> str:
-    """What intervals resample, in words."""
+    """Number and kind of the clusters that intervals resample, as text."""
     return f"{len(np.unique(clusters)):,} {'sequences' if task == 'flood' else 'acquisitions'}"
 
 
@@ -28,14 +28,14 @@ def scores_of(task: str, guess: np.ndarray, true: np.ndarray, classes: Sequence[
 
 
 def statistic_of(task: str, guess: np.ndarray, true: np.ndarray, clusters: np.ndarray, thresholds: Any) -> Any:
-    """What intervals resample, for the scores of a task."""
+    """The statistic from which intervals of a task's scores are computed."""
     if task == "multilabel":
         return MultilabelStatistic(guess, true, clusters, thresholds)
     return (FloodStatistic if task == "flood" else SingleLabelStatistic)(guess, true, clusters)
 
 
 def baseline_predictions(task: str, fit_source: Any, source: Any, classes: int) -> dict[str, np.ndarray]:
-    """Probabilities of the test samples by baselines that look at no learned feature."""
+    """Probabilities of the test samples by baselines without learned features."""
     if task == "flood":
         train, test = (changes_of(each) for each in (fit_source, source))
         change = baselines.ChangeThreshold(*train)
@@ -62,7 +62,7 @@ def image_statistics_of(source: Any, task: str) -> probes.Samples:
             baselines.image_statistics(batch["image"].astype(np.float32), batch.get("valid_pixels")),
             batch["labels"],
         )
-        for batch in read_in_chunks(source, columns, "image statistics")
+        for batch in read_in_chunks(source, columns, "reading image statistics")
     ]
     labels = np.concatenate([labels for _, labels in parts])
     if task == "single_label":
@@ -74,7 +74,7 @@ def changes_of(source: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean |difference| in dB of every pair, with its label."""
     columns = ["image", "label", *(["valid_pixels"] if source.contract.has_valid_pixels else [])]
     changes, labels = [], []
-    for batch in read_in_chunks(source, columns, "mean changes", chunk=16):
+    for batch in read_in_chunks(source, columns, "reading mean changes", chunk=16):
         dates = batch.get("valid_pixels")
         valid = None if dates is None else dates[:, 0] & dates[:, 1]
         changes.append(baselines.mean_change_db(batch["image"].astype(np.float32), valid))

@@ -1,1 +1,1 @@
-"""What is true of the data and of the published runs, each fact once."""
+"""Facts about the data and the published runs, each stated once."""

@@ -1,4 +1,4 @@
-"""Published scores that measured ones are set beside."""
+"""Published scores, for comparison with measured ones."""
 
 from typing import NamedTuple
 

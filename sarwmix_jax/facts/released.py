@@ -1,14 +1,14 @@
-"""The checkpoints that the authors of SAR-W-MixMAE released: identity, and what their tensors do not tell."""
+"""The checkpoints released by the authors of SAR-W-MixMAE: their identity, and settings that no tensor reveals."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Released:
-    """One released file; `tiling` is that of the flood path, `classes` None for pretraining.
+    """One released file.
 
-    `norm_pix` (target standardised per cell) and `mix_group` (images of a device, which mix among themselves) are
-    those of a pretraining run.
+    `classes` is None for pretraining, `tiling` is set for flood detection only. `norm_pix` (targets standardised per
+    cell) and `mix_group` (images that mix with each other, those of one device) are set for pretraining only.
     """
 
     file: str
@@ -27,7 +27,7 @@ KINDS = ("pretraining", "classifier", "flood")
 """What a checkpoint's parameters are for."""
 
 TILINGS = ("released", "two_band")
-"""How flood pairs are cut into tiles: as the released code does, or with VH and VV of one place together."""
+"""How flood pairs are cut into tiles: as in the released code, or with VH and VV of one place together."""
 
 RELEASED = (
     Released(

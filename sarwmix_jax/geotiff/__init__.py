@@ -1,1 +1,1 @@
-"""What knows georeferenced rasters: scenes, what they say of themselves, and their tiles."""
+"""Georeferenced rasters: scenes, their metadata, and their tiles."""

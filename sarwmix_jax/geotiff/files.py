@@ -1,4 +1,4 @@
-"""Which files are meant by the inputs: GeoTIFFs below folders, links followed, and what of them is left out."""
+"""Finding GeoTIFFs in the inputs: files, and folders with all folders below them, links included."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -8,15 +8,15 @@ from sarwmix_jax.errors import UNPRINTABLE, UserError, one_line
 
 SUFFIXES = (".tif", ".tiff")
 Found = list[tuple[Path, str]]
-"""Paths, and names below the folder that was given."""
+"""Paths, and their names relative to the folder that was given."""
 LeftOut = list[tuple[str, str]]
 """Paths, and why they are left out."""
 
 
 def find_files(inputs: Iterable[Path]) -> tuple[Found, LeftOut]:
-    """GeoTIFFs among files and folders, each once, and what else lies there that cannot be taken.
+    """GeoTIFFs among files and folders, each once, and what has to be left out.
 
-    Links to folders are followed, after all folders that are none.
+    Links to folders are followed, after all real folders.
 
     Raises:
         UserError: An input does not exist, or there is no GeoTIFF.
@@ -45,14 +45,14 @@ def find_files(inputs: Iterable[Path]) -> tuple[Found, LeftOut]:
 
 
 def name_fault(name: str) -> str | None:
-    """Why a name cannot be that of a record, which is UTF-8 text and gets printed; None where it can."""
+    """Why a name cannot be a record's name, which is printable UTF-8 text; None where it can."""
     if UNPRINTABLE.search(name) is None:
         return None
     return "has bytes that are not UTF-8, or control characters, in its name; rename it"
 
 
 def _files_below(given: Path, seen: dict[tuple[int, int], Path], left_out: LeftOut) -> Iterable[Path]:
-    """What is called a GeoTIFF in a folder and all folders below it; notes folders that are read and left out."""
+    """Files with the name of a GeoTIFF in a folder and all folders below it; notes what is left out."""
     waiting = deque([given])
     paths = []
     while waiting:
@@ -75,15 +75,15 @@ def _files_below(given: Path, seen: dict[tuple[int, int], Path], left_out: LeftO
 
 
 def _may_be_folder(path: Path) -> bool:
-    """Whether a name does not end like that of a file of another kind (`.prj`)."""
+    """Whether a name does not end with the suffix of another kind of file (`.prj`)."""
     return not path.suffix[1:].isalpha() or path.suffix.upper() == ".SAFE"
 
 
 def _seen_before(path: Path, seen: dict[tuple[int, int], Path]) -> str | None:
-    """Note a file or folder by its place on the disk; gives the fault where it is there under another name already."""
+    """Note a file or folder by its inode; returns the fault where it has been found under another name."""
     try:
         status = path.stat()
     except OSError:
-        return None  # said when it is opened
+        return None  # reported when it is opened
     first = seen.setdefault((status.st_dev, status.st_ino), path)
     return None if first is path else f"is {first} again, which is read already; remove the link or the second input"

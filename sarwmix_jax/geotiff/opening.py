@@ -1,6 +1,6 @@
-"""Opening GeoTIFFs: regular files, with GDAL's GeoTIFF driver alone, bounded by what their headers claim.
+"""Opening GeoTIFFs: regular files, with GDAL's GeoTIFF driver alone, after a check of the sizes in their headers.
 
-GDAL's other drivers read further files or make requests for what a small text file says (VRT, WMS), whatever its name.
+GDAL's other drivers read further files or send requests that a small text file (VRT, WMS) of any name asks for.
 """
 
 import contextlib
@@ -21,13 +21,13 @@ from sarwmix_jax.data.records import RecordError
 LARGEST_PIXELS = 2**34
 """Rows times columns of a scene: 1,300 km at 10 m in both directions."""
 LARGEST_BLOCK_BYTES = 2**30
-"""A strip or tile, which GDAL holds as a whole."""
+"""Largest strip or tile; GDAL reads these as a whole."""
 LARGEST_EXPANSION = 2_000
-"""How many times as large as the file its values may be; deflate at its best has 1,032."""
+"""Largest ratio of the size of the values to that of the file; deflate reaches at most 1,032."""
 _SMALL_BYTES = 2**28
 _DRIVER = "GTiff"
 _ITEM_BYTES = {"complex_int16": 4}
-"""Of types that NumPy does not know; single-look complex scenes have it."""
+"""Bytes per value of types that NumPy does not have; single-look complex scenes have this one."""
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
@@ -35,18 +35,18 @@ def open_geotiff(path: Path, shown: Path | None = None) -> rasterio.DatasetReade
     """Open a GeoTIFF for reading.
 
     Args:
-        path: Name of a file, also where GDAL would take it for something else.
-        shown: How messages call it, if otherwise.
+        path: Name of a file, also one that GDAL would interpret as something else.
+        shown: Its name in messages, if another one.
 
     Raises:
-        RecordError: It is missing, no regular file or no GeoTIFF, or claims more than its size can hold.
+        RecordError: It is missing, not a regular file or not a GeoTIFF, or its header states more than its size allows.
     """
     shown = shown or path
     size = _size_of(path, shown)
     absolute = str(path.absolute())
     place = f"/.{absolute}" if absolute.startswith("/vsi") else absolute
     _check_companions(path)
-    with reading(shown, "cannot be opened: it is damaged or no GeoTIFF"):
+    with reading(shown, "cannot be opened: it is damaged or not a GeoTIFF"):
         file = _quietly_opened(rasterio.open, place)
         try:
             _check_claims(file, shown, size)
@@ -58,10 +58,10 @@ def open_geotiff(path: Path, shown: Path | None = None) -> rasterio.DatasetReade
 
 @contextlib.contextmanager
 def opened_bytes(content: bytes, path: object) -> Iterator[rasterio.DatasetReader]:
-    """`open_geotiff` for the content of a file, named `path` in messages, until the end of the context.
+    """`open_geotiff` for the content of a file, called `path` in messages, until the end of the context.
 
     Raises:
-        RecordError: It is empty, damaged or no GeoTIFF, or claims more than its size can hold.
+        RecordError: It is empty, damaged or not a GeoTIFF, or its header states more than its size allows.
     """
     if not content:
         raise RecordError(f"{path} is empty")
@@ -72,10 +72,10 @@ def opened_bytes(content: bytes, path: object) -> Iterator[rasterio.DatasetReade
 
 @contextlib.contextmanager
 def reading(path: object, fault: str) -> Iterator[None]:
-    """Turn what GDAL and rasterio raise into a line that names the file and the fault.
+    """Convert errors of GDAL and rasterio to one line that names the file and the fault.
 
     Raises:
-        RecordError: Instead of theirs.
+        RecordError: Instead of an error of GDAL or rasterio.
     """
     try:
         yield
@@ -86,7 +86,7 @@ def reading(path: object, fault: str) -> Iterator[None]:
 
 
 def check_filled(file: rasterio.DatasetReader, path: object) -> None:
-    """Refuse a file whose blocks are not all there: GDAL reads those that a sparse file leaves out as zeros.
+    """Refuse a file that lacks blocks: GDAL reads the missing blocks of a sparse file as zeros.
 
     Raises:
         RecordError: A block is missing.
@@ -99,13 +99,13 @@ def check_filled(file: rasterio.DatasetReader, path: object) -> None:
 
 
 def _quietly_opened(opener: Any, *place: str) -> rasterio.DatasetReader:
-    with warnings.catch_warnings():  # whoever needs a georeference refuses a file without
+    with warnings.catch_warnings():  # a missing georeference is refused where one is needed
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         return opener(*place, driver=_DRIVER)
 
 
 def _size_of(path: Path, shown: Path) -> int:
-    """Bytes of a regular file; a pipe would wait for ever, a device never end."""
+    """Bytes of a regular file; reading a pipe would wait for ever, and a device has no end."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -113,25 +113,27 @@ def _size_of(path: Path, shown: Path) -> int:
     except (OSError, ValueError) as error:
         raise RecordError(f"{shown} cannot be opened ({error})") from None
     if not stat.S_ISREG(status.st_mode):
-        raise RecordError(f"{shown} is no regular file; give GeoTIFFs")
+        raise RecordError(f"{shown} is not a regular file; give GeoTIFFs")
     return status.st_size
 
 
 def _check_companions(path: Path) -> None:
-    """GDAL opens a mask beside the file with any of its drivers, and waits for metadata out of a pipe.
+    """Check the files beside: GDAL opens a mask with any of its drivers, and would wait for metadata from a pipe.
 
-    Overviews beside the file are opened where values are read at a coarser resolution, which nothing here does.
+    Overviews beside the file are opened only where values are read at a coarser resolution, which is never done here.
     """
     for companion in (f"{path}.msk", f"{path}.MSK", f"{path}.aux.xml"):
         if os.path.lexists(companion):
             _size_of(Path(companion), Path(companion))
             with reading(companion, "cannot be opened"), Path(companion).open("rb") as file:
                 if not companion.endswith(".xml") and file.read(4) not in _TIFF_STARTS:
-                    raise RecordError(f"{companion} is no mask of {path.name}: no TIFF; repair it or move it away")
+                    raise RecordError(
+                        f"{companion} is not a mask of {path.name}: it is not a TIFF; repair it or move it away"
+                    )
 
 
 def _check_claims(file: rasterio.DatasetReader, path: object, size: int) -> None:
-    """Judge width, height, bands and blocks of the header before anything of that size is asked for."""
+    """Check width, height, bands and blocks in the header before memory of that size is requested."""
     item = max(_ITEM_BYTES.get(dtype) or np.dtype(dtype).itemsize for dtype in file.dtypes)
     values = file.width * file.height * file.count * item
     shape = f"{file.count}x{file.height}x{file.width} values"

@@ -1,4 +1,4 @@
-"""Patches of one band a file, such as those of BigEarthNet."""
+"""Patches with one file per band, such as those of BigEarthNet."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def read_band(folder: Path, path: Path, shape: tuple[int, int]) -> Float[np.ndar
     """One band of a patch, (rows, columns) float32 in dB, from `path` in `folder`.
 
     Raises:
-        RecordError: The file is missing, damaged or sparse, or no single band of finite float32 of that shape.
+        RecordError: The file is missing, damaged or sparse, or not a single band of finite float32 of that shape.
     """
     with open_geotiff(folder / path, path) as file, reading(path, "is damaged"):
         if file.count != 1:
@@ -24,17 +24,17 @@ def read_band(folder: Path, path: Path, shape: tuple[int, int]) -> Float[np.ndar
 
 
 def check_form(found: tuple[int, ...], dtype: str, path: Path, shape: tuple[int, int]) -> None:
-    """Refuse a band by its header, before its values are read.
+    """Check a band by its header, before its values are read.
 
     Raises:
-        RecordError: It is not float32 of the shape.
+        RecordError: It is not float32 of the expected shape.
     """
     if tuple(found) != shape or dtype != "float32":
         raise RecordError(f"{path} holds {dtype} {tuple(found)}, expected float32 {shape}")
 
 
 def check_finite(values: Float[np.ndarray, "height width"], path: Path) -> Float[np.ndarray, "height width"]:
-    """The band itself.
+    """The band itself, after a check of its values.
 
     Raises:
         RecordError: Values are not finite.

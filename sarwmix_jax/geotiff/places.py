@@ -1,4 +1,4 @@
-"""Places: scenes that show common ground, and which places are held out of training."""
+"""Places: groups of scenes that overlap or touch, and which of them are held out of training."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,23 +17,23 @@ from sarwmix_jax.geotiff.scenes import Scene
 
 _DEGREES = "EPSG:4326"
 _TOUCHING = 1e-6
-"""In metres or degrees: scenes cut side by side share an edge up to rounding."""
+"""In metres or degrees: adjacent scenes share an edge up to rounding."""
 
 
 def held_out_places(places: Sequence[int], names: Sequence[str], tiles: Sequence[int], share: float | None) -> set[int]:
     """The places whose scenes become the validation split.
 
-    As many as the share asks for, in the order of a hash of their scenes' grids, so that most of them stay when scenes
-    are added. A place with more than half of all tiles is left to training.
+    They are chosen in the order of a hash of their scenes' grids, so that most of them stay when scenes are added. A
+    place with more than half of all tiles is always used for training.
 
     Args:
-        places: Place of every scene.
-        names: Its grid, as text.
-        tiles: Its tiles.
-        share: Share of the places, at least one of them; None: a tenth where there are two places or more, else none.
+        places: Number of each scene's place.
+        names: Grid of each scene, as text.
+        tiles: Number of tiles of each scene.
+        share: Share of the places to hold out, at least one; None: a tenth where there are two or more, else none.
 
     Raises:
-        UserError: The share is no share, or is given although there is one place only.
+        UserError: The share is not from 0 to below 1, or is given although there is only one place.
     """
     if share is not None and not 0 <= share < 1:
         raise UserError(f"--validation={share:g}: give a share of the places from 0 to below 1")
@@ -56,9 +56,9 @@ def held_out_places(places: Sequence[int], names: Sequence[str], tiles: Sequence
 
 
 def places_of(scenes: Sequence[Scene]) -> Int[np.ndarray, " scenes"]:
-    """Number of each scene's place: scenes whose bounding boxes meet, also through others, lie in one place.
+    """Number of each scene's place: scenes whose bounding boxes meet, directly or through others, are one place.
 
-    Scenes without a known coordinate reference system meet where they say the same coordinates in the same system.
+    Scenes whose coordinate reference system is not known are compared in their own coordinates, within equal systems.
     """
     grids = {grid_name(scene): scene for scene in scenes}
     boxes: dict[str, list[tuple[float, ...]]] = {}
@@ -80,7 +80,7 @@ def grid_name(scene: Scene) -> str:
 
 
 def _box(scene: Scene, *, in_degrees: bool) -> tuple[str, tuple[float, ...]]:
-    """Coordinate system and left, bottom, right, top of a scene: in its own, or in degrees if its own is known."""
+    """Coordinate system and left, bottom, right, top of a scene: in its own system, or in degrees if that is known."""
     left, bottom, right, top = array_bounds(scene.height, scene.width, Affine(*scene.transform))
     own = (min(left, right), min(bottom, top), max(left, right), max(bottom, top))
     if not in_degrees or not scene.crs:

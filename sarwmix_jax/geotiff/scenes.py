@@ -1,4 +1,4 @@
-"""Anyone's Sentinel-1 GeoTIFFs as scenes: which file and band holds which polarisation, and where it lies."""
+"""Sentinel-1 GeoTIFFs as scenes: which file and band holds which polarisation, and where it is located."""
 
 import functools
 import re
@@ -21,6 +21,7 @@ from sarwmix_jax.geotiff.opening import reading
 from sarwmix_jax.geotiff.sidecars import check_sidecars, list_folder, open_raster, sidecars_of
 from sarwmix_jax.geotiff.statements import Statements
 from sarwmix_jax.geotiff.values import BandPlace, Zeros, band_place, mask_bands, read_band
+from sarwmix_jax.progress import track
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,12 @@ class Scene:
     """One acquisition.
 
     Attributes:
-        name: Path of the file below the given folder, without polarisation and suffix.
-        bands: Where the polarisations lie, in the order wanted.
+        name: Path of the file relative to the given folder, without polarisation and suffix.
+        bands: File and band number of each polarisation, in the wanted order.
         height: Rows.
         width: Columns.
         crs: EPSG code or WKT.
-        transform: Six numbers from pixel to coordinates.
+        transform: Six numbers of the transform from pixels to coordinates.
         statements: What names, descriptions and tags of the files state.
     """
 
@@ -54,11 +55,11 @@ class Scene:
         """Values of a window (or all), NaN where they are not valid.
 
         Args:
-            window: What to read.
-            zeros: What zeros, as stored, stand for.
+            window: Window to read; by default the whole scene.
+            zeros: Meaning of stored zeros.
 
         Raises:
-            RecordError: A file cannot be read there.
+            RecordError: A file cannot be read in this window.
         """
         read = [read_band(place, window) for place in self.bands]
         values, zero = np.stack([values for values, _ in read]), np.stack([zero for _, zero in read])
@@ -69,7 +70,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class _File:
-    """What one file states of itself; the polarisation of a single band may be known from other names only."""
+    """One file and its metadata; the polarisation of a single band may follow only from other files' names."""
 
     path: Path
     name: str
@@ -88,22 +89,22 @@ def find_scenes(
     """The scenes in files and folders.
 
     Args:
-        inputs: Files and folders; a scene is one file of several bands, or one file per polarisation, told apart by
-            `VH` and `VV` (or what else `bands` names) in their names.
-        order: What the bands of a file are, for files that do not say; names that are not in `bands` are passed over.
-        nodata: Value of nodata as stored, besides what the files say.
-        bands: The polarisations of a scene, in the order wanted.
+        inputs: Files and folders; a scene is one file of several bands, or one file per polarisation, distinguished by
+            `VH` and `VV` (or the other names in `bands`) in their names.
+        order: Names of the bands of a file, for files that do not state them; names not in `bands` are ignored.
+        nodata: Value of nodata as stored, besides those that the files state.
+        bands: The polarisations of a scene, in the wanted order.
 
     Returns:
-        Scenes by name, and (file, reason) of files that make none.
+        Scenes by name, and (file, reason) of files that do not form a scene.
 
     Raises:
-        UserError: No input is a GeoTIFF, or every file has one band and `order` names others than `bands`.
+        UserError: No input is a GeoTIFF, or every file has one band and `order` differs from `bands`.
     """
     groups: dict[tuple[bool, str], list[_File]] = {}
     listing = functools.cache(list_folder)
     found, problems = find_files(inputs)
-    for path, name in found:
+    for path, name in track(found, "opening GeoTIFFs", unit="files"):
         if statements.ancillary(path.stem) is not None:
             continue
         try:
@@ -122,7 +123,7 @@ def find_scenes(
 def _assembled(
     groups: Mapping[tuple[bool, str], Sequence[_File]], bands: tuple[str, ...]
 ) -> tuple[list[Scene], list[tuple[str, str]]]:
-    """Scenes of files that belong together, and (file, reason) of those that make none."""
+    """Scenes from groups of files, and (file, reason) of files that do not form a scene."""
     problems = []
     scenes: dict[str, Scene] = {}
     for (single, name), files in sorted(groups.items()):
@@ -130,7 +131,7 @@ def _assembled(
             scene = _scene(_scene_name(name) if single else name, _decided(files, bands) if single else files, bands)
             if scene.name in scenes:
                 twin = scenes[scene.name].bands[0].path
-                raise RecordError(f"{files[0].path} and {twin} are both of a scene {scene.name}; rename one")
+                raise RecordError(f"{files[0].path} and {twin} both belong to scene {scene.name}; rename one")
         except RecordError as error:
             problems.append((str(files[0].path), str(error)))
         else:
@@ -140,13 +141,13 @@ def _assembled(
 
 def _refuse_order(order: Sequence[str], bands: tuple[str, ...]) -> None:
     raise UserError(
-        f"--bands={','.join(order)} does not fit: every file has one band, told apart by {' and '.join(bands)} in the "
-        "names; leave it out"
+        f"--bands={','.join(order)} does not fit: every file has one band, named by {' or '.join(bands)} in its file "
+        "name; leave it out"
     )
 
 
 def count_ancillary(inputs: Iterable[Path]) -> str:
-    """How many files of each kind are passed over, in words; empty when none is."""
+    """How many files of each kind are skipped, as text; empty where there are none."""
     kinds = (statements.ancillary(path.stem) for path, _ in find_files(inputs)[0])
     return statements.summarise(kind for kind in kinds if kind is not None)
 
@@ -188,7 +189,7 @@ def _inspect(
 
 
 def _check_reference(file: rasterio.DatasetReader, path: Path) -> None:
-    """Refuse a file that does not say where its pixels lie: every record keeps its reference system and transform."""
+    """Refuse a file without georeference: every record keeps its coordinate reference system and transform."""
     if file.crs is None or file.transform.is_identity:
         points = ", only ground control points" if file.gcps[0] else ""
         lacking = "coordinate reference system" if file.crs is None else "transform from pixels to coordinates"
@@ -212,21 +213,20 @@ def _polarisations(
         named = dict(zip(numbers if len(order) == len(numbers) else file.indexes, order, strict=True))
         for number in numbers:
             if named[number] in bands and stated[number] not in (None, named[number]):
-                raise RecordError(
-                    f"{path} says that band {number} is {stated[number]}, --bands says {named[number]}; correct one"
-                )
+                texts = f"{path} states {stated[number]} for band {number}, --bands states {named[number]}"
+                raise RecordError(f"{texts}; correct one")
         stated = {number: named[number] if named[number] in bands else None for number in numbers}
     return {number: band for number, band in stated.items() if band is not None}
 
 
 def _stated_polarisation(file: rasterio.DatasetReader, number: int, bands: tuple[str, ...]) -> str | None:
-    # Tags of the file may be those of one band of several, so that they count for single ones only.
+    # Tags of a file may describe one of several bands, so they are used for files of one band only.
     tags = file.tags(number) | (file.tags() if file.count == 1 else {})
     return statements.stated_polarisation([file.descriptions[number - 1] or ""], tags, bands)
 
 
 def _statements(path: Path, name: str, file: rasterio.DatasetReader, numbers: Sequence[int]) -> Statements:
-    """What a file states of the bands that are read."""
+    """What a file states about the bands that are read."""
     own = [("its name", path.stem), *statements.stating_tags(file.tags())]
     for number in numbers:
         texts = (("description", file.descriptions[number - 1]), ("unit", file.units[number - 1]))
@@ -237,13 +237,13 @@ def _statements(path: Path, name: str, file: rasterio.DatasetReader, numbers: Se
 
 
 def _decided(files: Sequence[_File], bands: tuple[str, ...]) -> list[_File]:
-    """Files of one band each with their polarisation, from the names that differ in polarisations alone."""
+    """Files of one band with their polarisation, decided by comparing names that differ in polarisations alone."""
     decided = []
     tokens = [statements.tokens(file.name, bands) for file in files]
     for file, named in zip(files, statements.deciding_tokens(tokens), strict=True):
         stated = file.places[0].polarisation
         if named and stated and named != stated:
-            raise RecordError(f"{file.path} is named {named}, but its band says {stated}; correct one")
+            raise RecordError(f"{file.path} is named {named}, but its band states {stated}; correct one")
         decided.append(replace(file, places=(replace(file.places[0], polarisation=named or stated),)))
     return decided
 
@@ -260,12 +260,12 @@ def _scene(name: str, files: Sequence[_File], bands: tuple[str, ...]) -> Scene:
     missing = [band for band in bands if band not in places]
     if missing:
         raise RecordError(
-            f"{files[0].path} is of scene {name}, for which no {missing[0]} is found; have {' and '.join(bands)} in "
-            "the file names or band descriptions, or name the bands of the files with --bands"
+            f"{files[0].path} belongs to scene {name}, for which no {missing[0]} is found; put {' and '.join(bands)} "
+            "in the file names or band descriptions, or name the bands of the files with --bands"
         )
     apart = next((file for file in files if file.grid != files[0].grid), None)
     if apart is not None:
-        raise RecordError(f"{apart.path} lies on another grid than {files[0].path}; resample them to one")
+        raise RecordError(f"{apart.path} is on another grid than {files[0].path}; resample them to one grid")
     height, width, crs, transform = files[0].grid
     stated = functools.reduce(Statements.__or__, (file.statements for file in files))
     return Scene(name, tuple(places[band] for band in bands), height, width, crs, transform, stated)

@@ -1,4 +1,4 @@
-"""Files beside a raster that change its validity, scale, nodata or place: applied by GDAL, or named and refused."""
+"""Side-car files, which change validity, scale, nodata or position of a raster: applied by GDAL, or refused."""
 
 import os
 import stat
@@ -20,17 +20,17 @@ METADATA, MASK = ".aux.xml", ".msk"
 _WORLD = (".tfw", ".tifw", ".tiffw", ".wld")
 _CRS = ".prj"
 _UNREAD = (METADATA, MASK, ".tab", ".aux")
-"""What GDAL may or may not read after the name without `.tif`."""
+"""Suffixes in place of `.tif` that GDAL may or may not read."""
 _NUMBERS = ("NoDataValue", "Scale", "Offset")
 _SLACK = 1e-3
-"""World files are rounded; a thousandth of a pixel is the same place."""
+"""World files are rounded; positions that differ by a thousandth of a pixel are the same."""
 _WITH_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "FALSE", "GDAL_PAM_ENABLED": "YES"}
 _WITHOUT_SIDECARS = {"GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR", "GDAL_PAM_ENABLED": "NO"}
-"""Settings of GDAL, whatever the environment has."""
+"""Settings of GDAL, independent of the environment."""
 
 
 def list_folder(folder: Path) -> dict[str, Path]:
-    """What a folder holds, by name in small letters: GDAL finds `.TFW` and `.tfw`.
+    """Content of a folder, by name in lower case: GDAL finds both `.TFW` and `.tfw`.
 
     Raises:
         RecordError: It cannot be listed.
@@ -42,14 +42,14 @@ def list_folder(folder: Path) -> dict[str, Path]:
 
 
 def sidecars_of(path: Path, listing: Callable[[Path], Mapping[str, Path]]) -> dict[str, Path]:
-    """The side-car files of a raster that matter, by the end of their name.
+    """The side-car files of a raster that change it, by their suffix.
 
     Args:
         path: The raster.
         listing: `list_folder`, or a cache of it.
 
     Raises:
-        RecordError: One is a link, or no file that can be read, or of a kind that is not read.
+        RecordError: One is a link, cannot be read, or is of a kind that is not supported.
     """
     if path.is_symlink():
         target = path.resolve()
@@ -62,7 +62,7 @@ def sidecars_of(path: Path, listing: Callable[[Path], Mapping[str, Path]]) -> di
 def _plain_sidecars(path: Path, beside: Mapping[str, Path]) -> dict[str, Path]:
     full, stem = path.name.lower(), path.stem.lower()
     for name in (full + ".aux", full + METADATA, *(stem + end for end in _UNREAD)):
-        # GDAL reads metadata of this very name only, the others also in capitals.
+        # GDAL reads metadata of exactly this name only, the others also in upper case.
         if name in beside and beside[name].name != path.name + METADATA:
             raise RecordError(
                 f"{beside[name]} lies beside {path.name} and is not read; put what it states into the raster "
@@ -76,12 +76,12 @@ def _plain_sidecars(path: Path, beside: Mapping[str, Path]) -> dict[str, Path]:
         except OSError:
             plain = False
         if not plain:
-            raise RecordError(f"{sidecar} is a link, or no file that can be read; put the file itself there")
+            raise RecordError(f"{sidecar} is a link, or not a file that can be read; put the file itself there")
     return sidecars
 
 
 def open_raster(path: Path, *, alone: bool = False) -> rasterio.DatasetReader:
-    """A raster with its side-cars, or alone, whatever the environment has set; GDAL remembers it while it is open.
+    """Open a raster with or without its side-cars, independent of the environment; valid while it is open.
 
     Raises:
         RecordError: It cannot be opened.
@@ -102,8 +102,8 @@ def check_sidecars(path: Path, file: rasterio.DatasetReader, sidecars: Mapping[s
 
     Args:
         path: The raster.
-        file: It, from `open_raster`.
-        sidecars: From `sidecars_of`.
+        file: The same, from `open_raster`.
+        sidecars: Its side-cars, from `sidecars_of`.
 
     Raises:
         RecordError: One is damaged, or contradicts the raster.
@@ -111,7 +111,9 @@ def check_sidecars(path: Path, file: rasterio.DatasetReader, sidecars: Mapping[s
     if METADATA in sidecars:
         _check_xml(sidecars[METADATA])
     if MASK in sidecars and not all(has_mask(file, number) for number in file.indexes):
-        raise RecordError(f"{sidecars[MASK]} is no mask of {path.name} that GDAL can read; repair it or move it away")
+        raise RecordError(
+            f"{sidecars[MASK]} is not a mask of {path.name} that GDAL can read; repair it or move it away"
+        )
     if METADATA in sidecars or MASK in sidecars:
         with open_raster(path, alone=True) as alone:
             _check_contradiction(alone, file, sidecars)
@@ -130,13 +132,13 @@ def _check_xml(sidecar: Path) -> None:
     except (ElementTree.ParseError, OSError, ValueError) as error:
         raise RecordError(f"{sidecar} cannot be read ({error}); repair it or move it away") from None
     if root.tag != "PAMDataset":
-        raise RecordError(f"{sidecar} is no metadata of GDAL ({root.tag}); move it away")
+        raise RecordError(f"{sidecar} is not metadata of GDAL ({root.tag}); move it away")
 
 
 def _check_contradiction(
     alone: rasterio.DatasetReader, file: rasterio.DatasetReader, sidecars: Mapping[str, Path]
 ) -> None:
-    """GDAL lets one of the two win; a value that is stated twice must be the same."""
+    """Refuse values that raster and side-car state differently: GDAL would use one of the two."""
     if MASK in sidecars and any(has_mask(alone, number) for number in alone.indexes):
         raise RecordError(f"{sidecars[MASK]} is a second mask of {Path(alone.name).name}; move the wrong one away")
     nothing = {"nodatavals": None, "scales": 1.0, "offsets": 0.0, "units": None, "descriptions": None}
@@ -159,8 +161,8 @@ def _check_world_file(sidecar: Path, transform: Affine) -> None:
     try:
         a, d, b, e, x, y = map(float, sidecar.read_text().split())
     except (ValueError, OSError):
-        raise RecordError(f"{sidecar} is no world file of six numbers; repair it or move it away") from None
-    # It places the centre of the first pixel.
+        raise RecordError(f"{sidecar} is not a world file of six numbers; repair it or move it away") from None
+    # A world file gives the centre of the first pixel.
     stated = Affine(a, b, x, d, e, y) @ Affine.translation(-0.5, -0.5)
     pixel = max(map(abs, (a, b, d, e)))
     scales = (1, 1, 0, 1, 1, 0)

@@ -1,7 +1,7 @@
-"""What names, descriptions and tags state of a product: polarisation, quantity, unit. Functions on texts alone.
+"""What names, descriptions and tags state about a product: polarisation, quantity, unit. Functions of texts alone.
 
-Quantity and unit are taken from words that state what the values are. Tags count by their key: `UNITS` or
-`OUTPUT_BACKSCATTER_...` state the product, `INPUT_...` and `..._EQUATION` do not.
+Quantity and unit are taken from words that state what the values are. Tags are selected by their key: `UNITS` or
+`OUTPUT_BACKSCATTER_...` describe the product, `INPUT_...` and `..._EQUATION` do not.
 """
 
 import functools
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 AMPLITUDE = "amplitude"
-"""What is stated in place of a unit where the values are amplitudes."""
+"""Stated in place of a unit where the values are amplitudes."""
 Text = tuple[str, str]
-"""Where a text stands (`its name`, `tag UNITS`), and the text."""
+"""Where a text was found (`its name`, `tag UNITS`), and the text."""
 
 
 def _words(pattern: str) -> re.Pattern[str]:
@@ -29,13 +29,13 @@ _DECIBEL = _words("db|decibels?")
 _LINEAR = _words("linear")
 _POWER = _words("power|intensity")
 _HYP3 = re.compile(r"_RTC\d+_[A-Z]_([gs])([pad])[um][nf][ec][dm](?![A-Za-z0-9])")
-"""HyP3's letters: gamma0 or sigma0, power, amplitude or decibel; then water mask, filter, clipping, geocoding."""
+"""Letters in names of HyP3: gamma0 or sigma0, power, amplitude or decibel; water mask, filter, clipping, geocoding."""
 _HYP3_QUANTITIES = {"g": "gamma0", "s": "sigma0"}
 _HYP3_UNITS = {"p": "linear", "a": AMPLITUDE, "d": "dB"}
 
 _FORMULA = re.compile(r"log_?10|log\(|[*^]", re.IGNORECASE)
 _FORMER = re.compile(r"(?<![A-Za-z])(from|not|non|without)[ _.-]+(in[ _.-]+)?[A-Za-z]+([ _-]?0(?!\d))?", re.IGNORECASE)
-"""What the values were, or are not."""
+"""Phrases that name what the values were, or are not."""
 _KEY_WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 _STATING = frozenset(
     "unit units unittype quantity calibration backscatter radiometry radiometric normalization normalisation product "
@@ -61,11 +61,11 @@ _ANCILLARY = {
 
 @dataclass(frozen=True)
 class Statements:
-    """What texts state.
+    """Quantities and units that texts state.
 
     Attributes:
         quantities: `sigma0`, `gamma0` or `beta0`, each with the place where it is stated.
-        units: `dB`, `linear` or `AMPLITUDE`, likewise.
+        units: `dB`, `linear` or `AMPLITUDE`, each with the place where it is stated.
     """
 
     quantities: Mapping[str, str] = field(default_factory=dict)
@@ -95,15 +95,14 @@ def units_in(text: str) -> set[str]:
 
 
 def read_statements(own: Sequence[Text], folders: Sequence[Text] = ()) -> Statements:
-    """What a file states.
+    """Quantities and units that a file states.
 
     Args:
-        own: Its name, descriptions, units, and the tags that state something (`stating_tags`).
-        folders: The folders that it lies in, nearest first; the first one that states something counts, where the
-            file's own texts do not.
+        own: Its name, descriptions, units, and the tags that describe the product (`stating_tags`).
+        folders: The folders above it, nearest first; used where `own` states nothing, up to the first one that does.
 
     Returns:
-        All that is stated, contradictions included. A product called RTC is gamma0 where nothing states a quantity.
+        All statements, contradictions included. A product called RTC is gamma0 where no quantity is stated.
     """
     levels = [own, *([folder] for folder in folders)]
     quantities, units = (
@@ -117,7 +116,7 @@ def read_statements(own: Sequence[Text], folders: Sequence[Text] = ()) -> Statem
 
 
 def stating_tags(tags: Mapping[str, str]) -> Iterator[Text]:
-    """The tags whose key says that they state what the values are; and any that names amplitudes, if it may."""
+    """The tags whose key shows that they describe the values; and any other that names amplitudes, unless excluded."""
     for key, value in tags.items():
         words = set(map(str.lower, _KEY_WORDS.findall(key)))
         states = words & _STATING or _AMPLITUDE.search(value)
@@ -126,7 +125,7 @@ def stating_tags(tags: Mapping[str, str]) -> Iterator[Text]:
 
 
 def stated_polarisation(descriptions: Sequence[str], tags: Mapping[str, str], bands: tuple[str, ...]) -> str | None:
-    """The one polarisation that a band's description and tags of such a key state."""
+    """The polarisation that a band's description and the tags for it state, if it is only one."""
     keyed = [value for key, value in tags.items() if key.lower().split("_")[-1] in _POLARISATION_KEYS]
     found = [{match.upper() for match in tokens(text, bands)} for text in (*descriptions, *keyed)]
     single = {name for names in found if len(names) == 1 for name in names}
@@ -134,18 +133,18 @@ def stated_polarisation(descriptions: Sequence[str], tags: Mapping[str, str], ba
 
 
 def tokens(text: str, bands: tuple[str, ...]) -> list[str]:
-    """The polarisations named in a text, in order, in capitals."""
+    """The polarisations named in a text, in order, in upper case."""
     return [match.upper() for match in pattern(bands).findall(text)]
 
 
 def deciding_tokens(named: Sequence[Sequence[str]]) -> list[str | None]:
-    """Which of the polarisations in the name of each file is the file's.
+    """Which of the polarisations in the name of each file is that of the file.
 
     Args:
-        named: Polarisations in the names of files that differ in nothing else, as many in each.
+        named: Polarisations in the names of files that differ in nothing else; equally many per name.
 
     Returns:
-        The one in the single place in which the names differ; else the last of each.
+        The one at the only position where the names differ; else the last one of each name.
     """
     places = [place for place, column in enumerate(zip(*named, strict=True)) if len(set(column)) > 1]
     place = places[0] if len(places) == 1 else -1
@@ -154,18 +153,18 @@ def deciding_tokens(named: Sequence[Sequence[str]]) -> list[str | None]:
 
 @functools.cache
 def pattern(bands: tuple[str, ...]) -> re.Pattern[str]:
-    """Matches a polarisation as a word of its own."""
+    """Matches a polarisation as a separate word."""
     return re.compile(rf"(?<![A-Za-z0-9])({'|'.join(bands)})(?![A-Za-z0-9])", re.IGNORECASE)
 
 
 def ancillary(name: str) -> str | None:
-    """What a file of an official product is, if no backscatter; from its name without folders and suffix."""
+    """What a file of an official product is, if not backscatter; by its name without folders and suffix."""
     if name.startswith("._"):
         return "AppleDouble"
     return next((k for k, suffix in _ANCILLARY.items() if re.fullmatch(f"{_OFFICIAL}(?:{suffix})", name)), None)
 
 
 def summarise(kinds: Iterable[str]) -> str:
-    """How many of each kind, in words."""
+    """How many of each kind, as text."""
     found = list(kinds)
     return ", ".join(f"{found.count(kind)} {kind}" for kind in sorted(set(found)))

@@ -1,4 +1,4 @@
-"""Tiles of scenes: where they lie, and their values with nodata as NaN."""
+"""Tiles of scenes: their positions, and their values with nodata as NaN."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from sarwmix_jax.geotiff.values import Zeros
 
 @dataclass(frozen=True)
 class Tiling:
-    """How scenes are cut into tiles; what is left at the right and bottom is in none.
+    """How scenes are cut into tiles; pixels that remain at the right and bottom are not used.
 
     Attributes:
         side: Rows and columns of a tile.
         overlap: Pixels that neighbouring tiles share.
-        zeros: Exact zeros are nodata where all bands are zero (`outside`), wherever they are (`nodata`), or measured
-            (`floor`).
+        zeros: Exact zeros are nodata where all bands are zero (`outside`), are always nodata (`nodata`), or are
+            measured values (`floor`).
     """
 
     side: int
@@ -51,5 +51,5 @@ class Tiling:
 
     @staticmethod
     def transform(scene: Scene, row: int, column: int) -> tuple[float, ...]:
-        """The six numbers from pixel to coordinates of a tile."""
+        """The six numbers of a tile's transform from pixels to coordinates."""
         return tuple(Affine(*scene.transform) @ Affine.translation(column, row))[:6]

@@ -1,4 +1,4 @@
-"""Unit and quantity of scenes: what their files say of themselves, checked against samples of their values."""
+"""Unit and quantity of scenes: what their files state, checked against samples of their values."""
 
 from collections.abc import Iterable, Iterator, Mapping
 
@@ -16,9 +16,9 @@ from sarwmix_jax.geotiff.values import refusal
 _WINDOWS, _SIDE, _BLOCK = 4, 64, 1024
 _MOSTLY = 0.5
 _NO_BACKSCATTER = {
-    "dB": "values are no backscatter in dB",
-    "linear": "values are no linear power",
-    None: "values are no linear power and are no backscatter in dB",
+    "dB": "values are not backscatter in dB",
+    "linear": "values are not linear power",
+    None: "values are neither linear power nor backscatter in dB",
 }
 _REMEDIES = {
     plausibility.LINEAR: "use --unit=linear",
@@ -26,17 +26,17 @@ _REMEDIES = {
     plausibility.NO_POWER: "calibrate it, or square the amplitude",
     plausibility.SCALED: "give calibrated backscatter",
     plausibility.FILL: "give --nodata",
-    plausibility.SWAPPED: "name them rightly",
+    plausibility.SWAPPED: "correct their names",
 }
 
 
 def sample(scene: Scene) -> tuple[Float[np.ndarray, "window band row column"], Bool[np.ndarray, "window row column"]]:
-    """Values of up to sixteen windows spread over a scene, and where they are: not nodata, not zero in all bands.
+    """Values of up to sixteen windows spread over a scene, and where they are neither nodata nor zero in all bands.
 
-    Where none of these holds a valid pixel, it is the first block of the scene that does.
+    If none of these windows has a valid pixel, the first block of the scene with one is used.
 
     Raises:
-        RecordError: A file cannot be read, or values are backscatter in no unit.
+        RecordError: A file cannot be read, or values cannot be backscatter in any unit.
     """
     sides = (min(_SIDE, scene.height), min(_SIDE, scene.width))
     rows = np.unique(np.linspace(0, scene.height - sides[0], _WINDOWS).astype(int)).tolist()
@@ -66,17 +66,17 @@ def _read(scene: Scene, window: Window) -> Float[np.ndarray, "band row column"]:
 def check_range(
     scene: Scene, values: Float[np.ndarray, "band height width"], unit: str | None, row: int, column: int
 ) -> None:
-    """Refuse values that are no backscatter in a unit, at pixels that are valid in all bands.
+    """Refuse values that are not backscatter in a unit, at pixels that are valid in all bands.
 
     Args:
         scene: The scene.
         values: Some of its values, NaN where not valid.
         unit: Their unit, or None where it is not known yet.
-        row: Row of the first of them.
-        column: Column of the first of them.
+        row: Row of the first value in the scene.
+        column: Column of the first value in the scene.
 
     Raises:
-        RecordError: With file, value and place.
+        RecordError: A value cannot be backscatter; the message gives file, value and position.
     """
     found = plausibility.first_outside(values, unit)
     if found is not None:
@@ -85,18 +85,18 @@ def check_range(
 
 
 def find_unit(scene: Scene, unit: str | None) -> str:
-    """The unit of a scene, `dB` or `linear`: as named, else as the files say, else as the values tell.
+    """The unit of a scene, `dB` or `linear`: as given, else as the files state, else as the values show.
 
     Args:
         scene: The scene.
-        unit: What the user calls it, or None.
+        unit: Unit given by the user, or None.
 
     Raises:
-        RecordError: The values contradict the name or the files, or cannot be backscatter of these bands.
+        RecordError: The values contradict the given or stated unit, or cannot be backscatter of these bands.
     """
     path, stated = scene.bands[0].path, scene.statements.units
     if AMPLITUDE in stated:
-        raise RecordError(f"{path} says it is amplitude ({stated[AMPLITUDE]}); square it to power, and name it so")
+        raise RecordError(f"{path} is declared as amplitude ({stated[AMPLITUDE]}); square it to power and rename it")
     unit = _agreed(scene, stated, unit, "unit")
     values, seen = sample(scene)
     if not seen.any():
@@ -109,22 +109,22 @@ def find_unit(scene: Scene, unit: str | None) -> str:
         remedy = _REMEDIES[problem.kind]
         if stated and problem.kind in (plausibility.LINEAR, plausibility.DECIBEL):
             remedy = f"correct {next(iter(stated.values()))}"
-        raise RecordError(f"{path}: called {found}, but {problem.reason}; {remedy}")
+        raise RecordError(f"{path}: taken as {found}, but {problem.reason}; {remedy}")
     return found
 
 
 def _agreed(scene: Scene, stated: Mapping[str, str], named: str | None, what: str) -> str | None:
-    """What the user names and the files state, if they agree; the user decides between several statements.
+    """Unit or quantity as given by the user and stated by the files; the user decides between several statements.
 
     Raises:
-        RecordError: They do not.
+        RecordError: They disagree.
     """
     path = scene.bands[0].path
-    said = " and ".join(f"{value} ({where})" for value, where in stated.items())
+    statements = " and ".join(f"{value} ({where})" for value, where in stated.items())
     if named is not None and stated and named not in stated:
-        raise RecordError(f"{path} says it is {', '.join(stated)}, expected {named}; it is stated by {said}")
+        raise RecordError(f"{path} is declared as {statements}, expected {named}; correct one")
     if named is None and len(stated) > 1:
-        raise RecordError(f"{path} says it is {said}; correct one, or give --{what}")
+        raise RecordError(f"{path} is declared as {statements}; correct one, or give --{what}")
     return named or next(iter(stated), None)
 
 
@@ -132,18 +132,18 @@ def find_quantity(scenes: Iterable[Scene], named: str | None) -> str:
     """The quantity of all scenes.
 
     Raises:
-        UserError: Scenes say another one than is named, or nothing, or not the same.
+        UserError: Scenes state another quantity than given, none, or different ones.
     """
     known = named
     for scene in scenes:
         try:
-            said = _agreed(scene, scene.statements.quantities, named, "quantity")
+            stated = _agreed(scene, scene.statements.quantities, named, "quantity")
         except RecordError as error:
             raise UserError(str(error)) from None
-        if said is None:
-            raise UserError(f"{scene.bands[0].path} does not say whether it is sigma0 or gamma0; give --quantity")
-        if known is not None and said != known:
-            raise UserError(f"{scene.bands[0].path} says it is {said}, expected {known}; prepare them apart")
-        known = said
+        if stated is None:
+            raise UserError(f"{scene.bands[0].path} does not state whether it is sigma0 or gamma0; give --quantity")
+        if known is not None and stated != known:
+            raise UserError(f"{scene.bands[0].path} is {stated}, but others are {known}; prepare them separately")
+        known = stated
     assert known is not None
     return known

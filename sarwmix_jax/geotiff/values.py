@@ -17,7 +17,7 @@ from sarwmix_jax.geotiff.opening import reading
 from sarwmix_jax.geotiff.sidecars import has_mask, open_raster
 
 Zeros = Literal["outside", "nodata", "floor"]
-"""Zeros as stored are nodata where all bands are zero (`outside`), wherever they are (`nodata`), or measured."""
+"""Stored zeros are nodata where all bands are zero (`outside`), are always nodata, or are measured values (`floor`)."""
 _FILL_TAGS = {"_fillvalue", "missing_value", "nodata", "nodata_value", "no_data", "no_data_value"}
 _SCALE_TAGS = {"scale_factor", "scale"}
 _OFFSET_TAGS = {"add_offset", "offset"}
@@ -33,12 +33,12 @@ class BandPlace:
         polarisation: Its name; empty while it is not known.
         path: The file.
         number: The band's number, from 1.
-        nodata: Values that stand for nodata, as stored.
+        nodata: Stored values that mean nodata.
         masked: Whether GDAL has a mask of the dataset: internal, `.msk`, or of nodata in all bands.
-        mask_bands: Numbers of bands that are zero where no band is valid: `dataMask`, and alpha, which GDAL takes as a
-            mask only of some types and rescales.
-        scale: Factor of stored values.
-        offset: Added to them after that.
+        mask_bands: Numbers of bands that are zero where no band is valid: `dataMask`, and alpha, which GDAL uses as a
+            mask only for some types and rescales.
+        scale: Factor of the stored values.
+        offset: Number added to the scaled values.
     """
 
     polarisation: str
@@ -52,7 +52,7 @@ class BandPlace:
 
     @property
     def scaled(self) -> bool:
-        """Whether stored values are not the real ones."""
+        """Whether stored values differ from the real ones."""
         return (self.scale, self.offset) != (1, 0)
 
 
@@ -62,7 +62,7 @@ def read_band(
     """Real values of a window (or all) of a band, NaN where not valid, and where zero is stored.
 
     Raises:
-        RecordError: It cannot be read there, or holds no calibrated backscatter.
+        RecordError: The window cannot be read, or the band does not hold calibrated backscatter.
     """
     with reading(place.path, "cannot be read"):
         status = place.path.stat()
@@ -84,12 +84,12 @@ def read_band(
 
 @functools.lru_cache(maxsize=8)
 def _opened(path: Path, _mtime_ns: int, _size: int) -> rasterio.DatasetReader:
-    """An open file; kept, so that GDAL keeps the blocks that neighbouring tiles share."""
+    """An open file, cached, so that GDAL keeps the blocks that neighbouring tiles share."""
     return open_raster(path)
 
 
 def holds(stored: np.ndarray, value: float) -> Bool[np.ndarray, "..."]:
-    """Where an array holds a value of nodata, as far as its type can hold it."""
+    """Where an array equals a value of nodata, rounded to the array's type."""
     if np.issubdtype(stored.dtype, np.integer):
         limits = np.iinfo(stored.dtype)
         exact = value == value and abs(value) != np.inf and limits.min <= value <= limits.max and value == int(value)
@@ -105,7 +105,7 @@ def _hidden_by(path: Path, number: int, mask: np.ndarray, alpha: bool) -> Bool[n
 
 
 def _check_usual_fills(place: BandPlace, stored: np.ndarray, hidden: list[np.ndarray], window: Window | None) -> None:
-    """A fill such as -9999 is plausible once it is scaled: look for it before."""
+    """Refuse usual fill values: -9999, for instance, may be plausible once it is scaled."""
     fills = {_USUAL_FILL}
     if np.issubdtype(stored.dtype, np.integer) and stored.itemsize > 1:  # bytes saturate
         fills |= {np.iinfo(stored.dtype).min, np.iinfo(stored.dtype).max} - {0}
@@ -120,23 +120,23 @@ def _check_usual_fills(place: BandPlace, stored: np.ndarray, hidden: list[np.nda
 
 
 def refusal(place: BandPlace, row: int, column: int, value: float, why: str) -> str:
-    """Why a value is refused, where it lies, and what to do."""
+    """Message for a refused value: why, where it is, and what to do."""
     return (
         f"{place.path}: {value:.9g} at row {row}, column {column} ({place.polarisation}): such {why}; "
-        f"give --nodata={value:.9g} if it is no measurement"
+        f"give --nodata={value:.9g} if it is not a measurement"
     )
 
 
 def mask_bands(path: Path, file: rasterio.DatasetReader, order: Sequence[str] | None) -> tuple[int, ...]:
-    """Numbers of the bands that say where others are valid: alpha, or called `dataMask` or alike.
+    """Numbers of the bands that show where others are valid: alpha, or bands with names such as `dataMask`.
 
     Args:
         path: The file.
-        file: It, opened.
+        file: The same, opened.
         order: What the user calls its bands.
 
     Raises:
-        RecordError: A band is called a mask in other words: its zeros may mean either.
+        RecordError: A band has another name for a mask, so that its zeros may mean valid or not.
     """
     found = []
     named = order if order is not None and len(order) == file.count else [""] * file.count
@@ -156,7 +156,7 @@ def mask_bands(path: Path, file: rasterio.DatasetReader, order: Sequence[str] | 
 def band_place(
     path: Path, file: rasterio.DatasetReader, number: int, masks: tuple[int, ...], nodata: float | None
 ) -> BandPlace:
-    """How a band of an open file is read; `nodata` counts besides what the file states.
+    """How a band of an open file is read; `nodata` is used besides what the file states.
 
     Raises:
         RecordError: Its scale cannot be applied.
@@ -171,7 +171,7 @@ def band_place(
 
 
 def _from_tags(path: Path, tags: Mapping[str, str], scale: float, offset: float) -> list[float]:
-    """Nodata stated in tags as netCDF has them; a scale there must be that of the band."""
+    """Nodata in tags as netCDF has them; a scale in tags must be that of the band."""
     nodata = []
     for key, text in tags.items():
         name = key.rsplit("#")[-1].lower()
@@ -182,7 +182,7 @@ def _from_tags(path: Path, tags: Mapping[str, str], scale: float, offset: float)
         except ValueError:
             if name in ("scale", "offset"):  # a word, such as decibel
                 continue
-            raise RecordError(f"{path}: tag {key}={text} is no number; correct it") from None
+            raise RecordError(f"{path}: tag {key}={text} is not a number; correct it") from None
         if name in _FILL_TAGS:
             nodata.append(value)
         elif value != (scale if name in _SCALE_TAGS else offset):

@@ -1,4 +1,4 @@
-"""Rasters warped in memory to the grid of another."""
+"""Warping of rasters in memory to the grid of another one."""
 
 import contextlib
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ from sarwmix_jax.data.records import RecordError
 from sarwmix_jax.geotiff.opening import opened_bytes
 
 LARGEST_BYTES = 2**29
-"""Values of a band that is warped, which is read as a whole, if they were of the widest type."""
+"""Largest size of a band to be warped, which is read as a whole, counted in the widest type."""
 _WIDEST_BYTES = 16
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Where the pixels of a raster lie."""
+    """Grid of a raster's pixels."""
 
     crs: str
     transform: Affine
@@ -48,7 +48,7 @@ def grid_of(content: bytes, path: str) -> Grid:
 
 
 def warp(content: bytes, grid: Grid, path: str) -> Float[np.ndarray, "height width"]:
-    """The first band of a GeoTIFF on a grid by nearest neighbour, float32; zero outside of its coverage.
+    """Warp the first band of a GeoTIFF to a grid by nearest neighbour, float32; zero outside of its coverage.
 
     Raises:
         RecordError: The file is damaged, too large or complex, or has no georeference.
@@ -67,7 +67,7 @@ def warp(content: bytes, grid: Grid, path: str) -> Float[np.ndarray, "height wid
             src_nodata=file.nodata,
             dst_transform=grid.transform,
             dst_crs=CRS.from_string(grid.crs),
-            # The target is zero already; a nodata value of 0 would make GDAL move real zeros off zero.
+            # The target is zero already; a nodata value of 0 would make GDAL change real zeros.
             init_dest_nodata=False,
             resampling=Resampling.nearest,
         )

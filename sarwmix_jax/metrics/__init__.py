@@ -1,1 +1,1 @@
-"""Figures from arrays of predictions: scores, intervals, selection, calibration. No model, no files."""
+"""Metrics computed from arrays of predictions: scores, intervals, selection, calibration. No models, no files."""

@@ -1,7 +1,7 @@
-"""Whether probabilities mean what they state: calibration error, temperature, and thresholds per class.
+"""Calibration of probabilities: calibration error, temperature, and thresholds per class.
 
-Temperature and thresholds are fitted on validation and then applied to test; fitted on the split that they are
-judged on, they flatter.
+Temperature and thresholds are fitted on the validation split and then applied to the test split; scores on the split
+that they were fitted on are too high.
 """
 
 from collections.abc import Callable
@@ -27,20 +27,20 @@ from sarwmix_jax.metrics.scores import (
 
 BINS = 15
 TEMPERATURES = (0.05, 20.0)
-"""Where a temperature is looked for; finetuned networks need 1 to 5."""
+"""Range in which a temperature is searched; finetuned networks need 1 to 5."""
 
 Logits = Float[np.ndarray, "sample class"]
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Stated probability against observed frequency in bins of equal width.
+    """Predicted probability against observed frequency, in bins of equal width.
 
     Attributes:
-        edges: Ends of the bins, from 0 to 1; a bin holds its lower end.
+        edges: Edges of the bins, from 0 to 1; a bin includes its lower edge.
         counts: Predictions in every bin.
-        stated: Mean probability of every bin, NaN where it is empty.
-        observed: Share of its predictions that hold, NaN where it is empty.
+        stated: Mean predicted probability of every bin, NaN where the bin is empty.
+        observed: Share of the bin's predictions that are true, NaN where the bin is empty.
         error: Expected calibration error: mean of |observed - stated| over all predictions.
     """
 
@@ -56,8 +56,8 @@ class Temperature:
     """A temperature by which logits are divided.
 
     Attributes:
-        value: The temperature; above 1 it lowers confidence.
-        loss_before: Cross entropy on the samples of the fit at temperature 1.
+        value: The temperature; above 1 it lowers the confidence.
+        loss_before: Cross entropy on the fitted samples at temperature 1.
         loss_after: The same at `value`.
     """
 
@@ -70,7 +70,7 @@ def multilabel_reliability(probabilities: Probabilities, targets: Targets, bins:
     """Reliability over all (sample, class) pairs.
 
     Raises:
-        UserError: Shapes do not fit together, there is no sample, a value is out of range, or no bin is asked for.
+        UserError: Shapes do not match, there are no samples, a value is out of range, or `bins` is below 1.
     """
     check_multilabel(probabilities, targets)
     return _reliability(probabilities.ravel(), targets.ravel(), bins)
@@ -80,7 +80,7 @@ def top_class_reliability(probabilities: Probabilities, labels: Labels, bins: in
     """Reliability of the most probable class of every sample.
 
     Raises:
-        UserError: Shapes do not fit together, there is no sample, a value is out of range, or no bin is asked for.
+        UserError: Shapes do not match, there are no samples, a value is out of range, or `bins` is below 1.
     """
     check_single_label(probabilities, labels)
     return _reliability(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, bins)
@@ -107,7 +107,7 @@ def multilabel_temperature(logits: Logits, targets: Targets) -> Temperature:
         targets: 1 where the sample has the class, else 0.
 
     Raises:
-        UserError: Shapes do not fit together, a logit is not finite, or the best temperature is not within
+        UserError: Shapes do not match, a logit is not finite, or the best temperature is not within
             `TEMPERATURES`.
     """
     check_multilabel(sigmoid(logits), targets)
@@ -116,14 +116,14 @@ def multilabel_temperature(logits: Logits, targets: Targets) -> Temperature:
 
 
 def single_label_temperature(logits: Logits, labels: Labels) -> Temperature:
-    """Temperature with the lowest cross entropy; for flood pairs too.
+    """Temperature with the lowest cross entropy of samples with one class each, such as flood pairs.
 
     Args:
         logits: Outputs of the classifier on validation.
         labels: Class number of every sample.
 
     Raises:
-        UserError: Shapes do not fit together, a logit is not finite, or the best temperature is not within
+        UserError: Shapes do not match, a logit is not finite, or the best temperature is not within
             `TEMPERATURES`.
     """
     check_single_label(softmax(logits), labels)
@@ -145,16 +145,16 @@ def _fit(loss: Callable[[float], float]) -> Temperature:
 
 
 def best_thresholds(probabilities: Probabilities, targets: Targets) -> Float[np.ndarray, " class"]:
-    """Threshold of every class with its highest F1: halfway between the last predicted probability and the next lower.
+    """Threshold per class with the highest F1: halfway between the last predicted probability and the next lower one.
 
-    A class without a positive, or whose probabilities are all 0, keeps 0.5.
+    A class without positives, or whose probabilities are all 0, keeps 0.5.
 
     Args:
         probabilities: Sigmoid outputs on validation.
         targets: 1 where the sample has the class, else 0.
 
     Raises:
-        UserError: Shapes do not fit together, there is no sample, or a value is out of range.
+        UserError: Shapes do not match, there are no samples, or a value is out of range.
     """
     check_multilabel(probabilities, targets)
     found = np.full(probabilities.shape[1], THRESHOLD)

@@ -1,9 +1,9 @@
-"""Scores as functions of how often every cluster counts, for many such weightings at once.
+"""Scores for many weightings of the clusters at once.
 
 A bootstrap over clusters (acquisitions or sequences) weights each sample by how often its cluster was drawn.
-Counts of hits per cluster give F1, precision, recall and accuracy of all weightings as one matrix product. Average
-precision needs one sort, then the weighted number of samples above every positive: a sparse matrix of segments
-between positives by clusters, times the weights, summed up from the top.
+F1, precision, recall and accuracy of all weightings follow from the counts per cluster by one matrix product. Average
+precision needs one sort, then the weighted number of samples above every positive: a sparse matrix (segments between
+positives x clusters) times the weights, summed up from the top.
 """
 
 from dataclasses import dataclass
@@ -30,18 +30,18 @@ Clusters = Shaped[np.ndarray, " sample"]
 Values = dict[str, Float[np.ndarray, " weighting"]]
 
 CHUNK_VALUES = 2**22
-"""Numbers that average precision holds at a time, of each of four arrays: 128 MB in all."""
+"""Numbers in each of the four arrays that average precision needs at a time: 128 MB in all."""
 
 
 class ClusterStatistic(Protocol):
-    """Scores of one set of predictions by weights of its clusters."""
+    """Scores of one set of predictions as a function of the clusters' weights."""
 
     @property
     def clusters(self) -> Int[np.ndarray, " sample"]:
         """Cluster number of every sample."""
 
     def __call__(self, weights: Weights) -> Values:
-        """Scores by name, one value per weighting; with all weights 1 those of `metrics`."""
+        """Scores by name, one value per weighting; with all weights 1 they equal those of `metrics.scores`."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ class Counts:
     samples: Float[np.ndarray, " cluster"]
 
     def weighted(self, weights: Weights) -> "Counts":
-        """The sums of every weighting, in place of clusters."""
+        """Sums per weighting instead of per cluster."""
         return Counts(weights @ self.hits, weights @ self.predicted, weights @ self.support, weights @ self.samples)
 
     def over_classes(self) -> "Counts":
-        """The sums over all classes, as one."""
+        """Sums over all classes, as those of a single class."""
         hits, predicted, support = (part.sum(1, keepdims=True) for part in (self.hits, self.predicted, self.support))
         return Counts(hits, predicted, support, self.samples)
 
@@ -100,7 +100,7 @@ class MultilabelStatistic:
             average_precision: Whether to compute it, by far the slowest part.
 
         Raises:
-            UserError: Shapes do not fit together, there is no sample, or a value is out of range.
+            UserError: Shapes do not match, there are no samples, or a value is out of range.
         """
         check_multilabel(probabilities, targets)
         self.clusters = cluster_numbers(clusters, len(targets))
@@ -147,7 +147,7 @@ class SingleLabelStatistic:
             clusters: Name or number of every sample's cluster.
 
         Raises:
-            UserError: Shapes do not fit together, there is no sample, or a value is out of range.
+            UserError: Shapes do not match, there are no samples, or a value is out of range.
         """
         check_single_label(probabilities, labels)
         self.clusters = cluster_numbers(clusters, len(labels))
@@ -176,13 +176,13 @@ class FloodStatistic(SingleLabelStatistic):
 
 
 class _Ranking:
-    """Average precision of one class (or of all sample-class pairs) by weights of clusters."""
+    """Average precision of one class (or of all sample-class pairs) as a function of the clusters' weights."""
 
     def __init__(self, scores: np.ndarray, targets: np.ndarray, clusters: Int[np.ndarray, " sample"]):
         order = np.argsort(-scores, kind="stable")
         sorted_scores, positive, cluster = scores[order], targets[order] == 1, clusters[order]
         tie = np.concatenate(([0], np.cumsum(np.diff(sorted_scores) != 0)))
-        ends = np.unique(tie[positive])  # precision counts only at scores that a positive has
+        ends = np.unique(tie[positive])  # precision is needed only at scores of positives
         segment = np.searchsorted(ends, tie)
         inside = segment < len(ends)
         shape = (len(ends), int(clusters.max()) + 1)
@@ -205,10 +205,10 @@ class _Ranking:
 
 
 def cluster_numbers(clusters: Clusters, samples: int) -> Int[np.ndarray, " sample"]:
-    """Numbers from 0 in place of the clusters' names.
+    """Number of every sample's cluster, from 0.
 
     Raises:
-        UserError: There is not one cluster per sample.
+        UserError: There is not exactly one cluster per sample.
     """
     if clusters.shape != (samples,):
         raise UserError(
@@ -228,9 +228,9 @@ def _count(truth: np.ndarray, predicted: np.ndarray, clusters: Int[np.ndarray, "
 
 
 def _keep_absent(scores: dict, whole: dict, counts: Counts, of_clusters: Counts) -> dict:
-    """Gives a class that a weighting left without positives its score on the whole split.
+    """Gives a class without positives in a weighting its score on the whole split.
 
-    Its 0 there would say that the class happened not to be drawn, not that it is predicted badly.
+    Its score of 0 there would mean that the class was not drawn, not that it is predicted badly.
     """
     absent = (counts.support == 0) & (of_clusters.support.sum(0) > 0)
     return {name: np.where(absent, whole[name], value) for name, value in scores.items()}

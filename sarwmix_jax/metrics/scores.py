@@ -1,4 +1,4 @@
-"""Scores of predictions over a whole split at once: multi-label, single-label and flood.
+"""Scores of the predictions of a whole split: multi-label, single-label and flood.
 
 The definitions are those of torchmetrics (MultilabelAveragePrecision, MultilabelF1Score, MulticlassF1Score, ...),
 computed by scikit-learn. Scores are never averaged over batches: gather the predictions of every sample first.
@@ -32,12 +32,12 @@ class ClassScores:
         name: Class name.
         support: Samples that have the class.
         predicted: Samples for which it is predicted.
-        ap: Average precision; 0 without a positive, None for single-label tasks.
-        f1: 0 where undefined, as precision and recall.
-        precision: Share of the predicted that have the class.
-        recall: Share of those with the class that are predicted.
-        accuracy: Share of samples on which having and predicting agree.
-        threshold: The class is predicted above it; None where the most probable class is predicted.
+        ap: Average precision; 0 without positives, None for single-label tasks.
+        f1: F1; 0 where undefined, like precision and recall.
+        precision: Share of the predicted samples that have the class.
+        recall: Share of the samples with the class that are predicted.
+        accuracy: Share of samples whose prediction is right.
+        threshold: The class is predicted above this probability; None where the most probable class is predicted.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Scores:
         samples: Samples in the split.
         summary: Scores by name, such as `ap_macro`.
         per_class: Scores of every class, in output order.
-        without_positives: Classes that no sample of the split has.
+        without_positives: Number of classes that no sample of the split has.
         confusion: Samples by true class (row) and predicted class; None for multi-label tasks.
     """
 
@@ -98,16 +98,16 @@ def multilabel_scores(
 ) -> Scores:
     """Macro and micro average precision, F1, precision, recall and accuracy, and the same per class.
 
-    A class without a positive counts as average precision 0 in the macro mean; `without_positives` counts them.
+    A class without positives counts as average precision 0 in the macro mean; `without_positives` counts such classes.
 
     Args:
         probabilities: Sigmoid outputs, float32.
         targets: 1 where the sample has the class, else 0.
         names: Class names in output order.
-        thresholds: A class is predicted where its probability is greater; one for all classes or one each.
+        thresholds: A class is predicted where its probability is greater; one for all classes or one per class.
 
     Raises:
-        UserError: Shapes or names do not fit together, there is no sample, or a value is out of range.
+        UserError: Shapes or names do not match, there are no samples, or a value is out of range.
     """
     check_multilabel(probabilities, targets, names)
     limits = class_thresholds(thresholds, probabilities.shape[1])
@@ -128,7 +128,7 @@ def multilabel_scores(
 def single_label_scores(probabilities: Probabilities, labels: Labels, names: Sequence[str]) -> Scores:
     """Top-1 accuracy, macro and micro F1, precision and recall, and the confusion matrix.
 
-    Macro means are over the classes that some sample has or is predicted as, as in torchmetrics and scikit-learn.
+    Macro means are over the classes that occur in labels or predictions, as in torchmetrics and scikit-learn.
 
     Args:
         probabilities: Softmax outputs, float32.
@@ -136,7 +136,7 @@ def single_label_scores(probabilities: Probabilities, labels: Labels, names: Seq
         names: Class names in output order.
 
     Raises:
-        UserError: Shapes or names do not fit together, there is no sample, or a value is out of range.
+        UserError: Shapes or names do not match, there are no samples, or a value is out of range.
     """
     check_single_label(probabilities, labels, names)
     predicted = probabilities.argmax(axis=1)
@@ -157,7 +157,7 @@ def flood_scores(
         names: Names of the two classes.
 
     Raises:
-        UserError: Shapes do not fit together, there is no pair, or a value is out of range.
+        UserError: Shapes do not match, there are no pairs, or a value is out of range.
     """
     check_single_label(probabilities, labels, names)
     if len(names) != 2:
@@ -196,10 +196,10 @@ def _average_precision(targets: np.ndarray, probabilities: np.ndarray) -> float:
 
 
 def class_thresholds(thresholds: Thresholds, classes: int) -> Float[np.ndarray, " class"]:
-    """One threshold per class, float64 (so that comparing with float32 probabilities rounds nothing).
+    """One threshold per class, float64 (so that a comparison with float32 probabilities does not round).
 
     Raises:
-        UserError: Their number is not 1 or that of the classes, or one is not in [0, 1].
+        UserError: There is neither one threshold nor one per class, or one is not in [0, 1].
     """
     limits = np.asarray(thresholds, np.float64)
     if limits.shape not in ((), (classes,)):
@@ -210,10 +210,10 @@ def class_thresholds(thresholds: Thresholds, classes: int) -> Float[np.ndarray, 
 
 
 def check_multilabel(probabilities: Probabilities, targets: Targets, names: Sequence[str] | None = None) -> None:
-    """Refuses multi-label predictions and targets that do not fit together.
+    """Refuses multi-label predictions and targets that do not match.
 
     Raises:
-        UserError: Shapes or names do not fit together, there is no sample, or a value is out of range.
+        UserError: Shapes or names do not match, there are no samples, or a value is out of range.
     """
     _check_probabilities(probabilities, names)
     if targets.shape != probabilities.shape:
@@ -223,10 +223,10 @@ def check_multilabel(probabilities: Probabilities, targets: Targets, names: Sequ
 
 
 def check_single_label(probabilities: Probabilities, labels: Labels, names: Sequence[str] | None = None) -> None:
-    """Refuses single-label predictions and labels that do not fit together.
+    """Refuses single-label predictions and labels that do not match.
 
     Raises:
-        UserError: Shapes or names do not fit together, there is no sample, or a value is out of range.
+        UserError: Shapes or names do not match, there are no samples, or a value is out of range.
     """
     _check_probabilities(probabilities, names)
     if labels.shape != probabilities.shape[:1]:

@@ -1,7 +1,7 @@
 """Which checkpoint of a run is the best: the three published rules, lowest validation loss, and flood accuracy.
 
-A rule replaces its best only by something strictly better, so of equals the first stays. What is kept is plain
-JSON, part of a run's state: a resumed run goes on from the bests it had.
+A rule replaces its best checkpoint only by a strictly better one, so of equal ones the first is kept. What a rule
+keeps is plain JSON and part of a run's state, so that a resumed run continues with it.
 """
 
 import math
@@ -29,9 +29,9 @@ def plain_sum(metrics: Metrics) -> float:
 
 
 def has_most_best(new: Metrics, best: Metrics) -> bool:
-    """Whether `new` wins or ties more of the metrics of `SUMMED` than `best` does.
+    """Whether `new` is better or equal in more of the metrics of `SUMMED` than `best` is.
 
-    Equal numbers are decided by how many of those won are macro means, then by those lost, likewise.
+    Equal numbers are decided by how many of the better ones are macro means, then in the same way by the worse ones.
     """
     return _wins(new, best) > _wins(best, new)
 
@@ -54,23 +54,23 @@ RULES: dict[str, tuple[Callable[[Metrics, Metrics], bool], tuple[str, ...]]] = {
     "top1": (lambda new, best: new["accuracy"] > best["accuracy"], ("accuracy",)),
     "accuracy": (lambda new, best: new["accuracy_percent"] > best["accuracy_percent"], ("accuracy_percent",)),
 }
-"""By rule: whether new metrics replace the best, and the metrics it reads."""
+"""By rule: whether new metrics replace the best ones, and the metrics that the rule reads."""
 
 MULTILABEL_RULES = ("weighted", "sum", "most_best", "lowest_loss")
 FLOOD_RULES = ("accuracy", "lowest_loss")
 
 
 def select(state: State, metrics: Metrics, epoch: float, rules: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """Compares an epoch with the bests so far.
+    """Compares an epoch with the best ones so far.
 
     Args:
-        state: Bests so far, empty at the start of a run; not changed.
+        state: Best epochs so far, empty at the start of a run; not changed.
         metrics: Scores of the epoch on the selection split, by name as in `metrics.Scores.summary`, and `loss`.
         epoch: Epochs done, fractions included.
         rules: Names from `RULES`.
 
     Returns:
-        The new state, which JSON can hold, and the rules whose best this epoch is.
+        The new state, which JSON can hold, and the rules by which this epoch is the best.
 
     Raises:
         UserError: A rule is unknown, or a metric it reads is missing or not finite.

@@ -1,1 +1,1 @@
-"""The Flax model: patches, attention, encoder, decoder, mixing. No I/O."""
+"""The Flax models: patches, attention, encoder, decoder, mixing. No input or output of files."""

@@ -12,7 +12,7 @@ Images = Float[Array, "batch band height width"]
 
 
 class Classifier(nnx.Module):
-    """Encoder without masks, mean over tokens after the last LayerNorm, Linear. Images are standardised."""
+    """Encoder without masks, mean over tokens after the final LayerNorm, linear head. Images are standardised."""
 
     def __init__(self, settings: ModelSettings, classes: int, *, rngs: nnx.Rngs):
         self.encoder = Encoder(settings, rngs=rngs)

@@ -1,4 +1,4 @@
-"""The hierarchical window-attention encoder (Swin without shifts), masked or not."""
+"""The hierarchical encoder with window attention (Swin without shifts), with or without a mask."""
 
 from typing import NamedTuple
 
@@ -34,11 +34,11 @@ from sarwmix_jax.settings.model import STAGES, ModelSettings
 
 
 class Pairs(NamedTuple):
-    """Which (query, key) pairs one stage's windows have: the same for all its blocks.
+    """The (query, key) pairs in the windows of a stage: the same for all its blocks.
 
     Attributes:
-        rows: Row of the bias table for each pair, (windows or nothing, n, n).
-        forbidden: Bias that separates the two images, (windows, 1, n, n), or None where nothing needs it.
+        rows: Row of the bias table for each pair, (windows, n, n), or (n, n) for all windows.
+        forbidden: Bias that separates the two images, (windows, 1, n, n), or None where it is not needed.
     """
 
     rows: Int[Array, "*windows n n"]
@@ -50,23 +50,23 @@ class WindowAttention(Attention):
 
     def __init__(self, width: int, heads: int, window: int, settings: ModelSettings, *, rngs: nnx.Rngs):
         super().__init__(width, heads, settings, rngs=rngs)
-        # The published initialisation cuts at +-2, a hundred standard deviations.
+        # The published initialisation truncates at +-2, a hundred standard deviations.
         draw = jax.random.truncated_normal(rngs.params(), -100, 100, ((2 * window - 1) ** 2, heads))
         self.bias_table = nnx.Param(0.02 * draw)
 
     def bias(self, pairs: Pairs) -> Float[Array, "#windows heads n n"]:
-        """The one bias of this block for a whole step: relative position and mask."""
+        """The bias of this block, the same for a whole step: relative position and mask."""
         relative = rearrange(self.bias_table[...][pairs.rows], "... q k head -> ... head q k")
         return relative if pairs.forbidden is None else relative + pairs.forbidden
 
 
 class CellMask(NamedTuple):
-    """A mask over the cells, made ready for the stages.
+    """A mask over the cells, prepared for the stages.
 
     Attributes:
         bits: 0/1 per cell in Z-order.
-        groups: Cells in Z-order positions, first those with 0, then those with 1, two equal rows; None unless exactly
-            half are masked.
+        groups: Z-order positions of the cells with 0 (first row) and with 1 (second row); None unless exactly half are
+            masked.
     """
 
     bits: Float[Array, " cells"]
@@ -74,14 +74,14 @@ class CellMask(NamedTuple):
 
 
 def cell_mask(mask: Float[Array, " cells"], masked_count: int | None) -> CellMask:
-    """Prepares a row-major mask; `masked_count` is its number of ones where that is fixed, else None."""
+    """Prepares a row-major mask; `masked_count` is the number of its ones where this is fixed, else None."""
     bits = mask[z_order(round(mask.size**0.5))]
     halves = masked_count is not None and 2 * masked_count == mask.size
     return CellMask(bits, jnp.argsort(bits, stable=True).reshape(2, -1) if halves else None)
 
 
 class Block(nnx.Module):
-    """Pre-norm window attention and MLP, each behind a residual."""
+    """Pre-norm window attention and MLP, each with a residual connection."""
 
     def __init__(self, stage: int, settings: ModelSettings, *, rngs: nnx.Rngs):
         width, heads = settings.widths[stage], settings.num_heads[stage]
@@ -93,7 +93,7 @@ class Block(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch windows n width"], pairs: Pairs, key: Key | None, rate: Rate
     ) -> Float[Array, "batch windows n width"]:
-        """Transforms tokens that already stand in windows; `rate` is that of drop path."""
+        """Transforms tokens that are already sorted into windows; `rate` is that of drop path."""
         keys = [numbered(key, part) for part in range(4)]
         branch = self.attention(self.norm1(x), self.attention.bias(pairs), keys[0])
         x = keep("residual", x + drop_path(branch, rate, keys[1]))
@@ -108,7 +108,7 @@ class PatchMerging(nnx.Module):
         self.reduction = linear(4 * width, 2 * width, settings, bias=False, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch merged doubled"]:
-        """A quarter of the tokens."""
+        """Merges tokens to a quarter of their number."""
         merged = x.reshape(x.shape[0], -1, 4 * x.shape[-1])
         return dense(self.reduction, self.norm(merged))
 
@@ -128,17 +128,17 @@ class Stage(nnx.Module):
 
     @property
     def layout(self) -> StageLayout:
-        """Where this stage's tokens stand."""
+        """The order of this stage's tokens and their windows."""
         return stage_layout(self.grid, self.window)
 
     def gathers(self, mask: CellMask | None) -> bool:
-        """Whether attending within the two groups is exact: one window covers the grid and half is masked."""
+        """Whether attention within the two groups is exact: one window covers the grid and half of it is masked."""
         return self.shortcuts and mask is not None and mask.groups is not None and self.layout.whole
 
     def __call__(
         self, x: Float[Array, "batch tokens width"], mask: CellMask | None, keys: list[Key | None]
     ) -> Float[Array, "batch tokens width"]:
-        """Runs the blocks; the tokens come and go in Z-order, or sorted into groups where `gathers`."""
+        """Runs the blocks; tokens are given and returned in Z-order, or sorted into groups where `gathers`."""
         pairs, gathers = self._pairs(mask), self.gathers(mask)
         reorder = None if gathers else self.layout.to_windows
         if reorder is not None:
@@ -153,7 +153,7 @@ class Stage(nnx.Module):
         """Bias-table rows and forbidden pairs, once for all blocks of the stage."""
         index = jnp.asarray(self.layout.index, jnp.int32)
         if mask is None or (self.shortcuts and self.cell_side % self.window == 0):
-            return Pairs(index, None)  # every window lies within one cell: nothing to separate
+            return Pairs(index, None)  # every window lies within one cell, so there is nothing to separate
         if self.gathers(mask) and mask.groups is not None:
             tokens = expand_cells(mask.groups, self.cell_side**2)
             return Pairs(index[tokens[:, :, None], tokens[:, None, :]], None)
@@ -165,7 +165,7 @@ class Stage(nnx.Module):
 
 
 def expand_cells(cells: Int[Array, "... cells"], tokens: int) -> Int[Array, "... all_tokens"]:
-    """Positions of all tokens of these cells, each a run of `tokens` consecutive ones."""
+    """Positions of all tokens of these cells; a cell has `tokens` consecutive ones."""
     positions = cells[..., None] * tokens + np.arange(tokens)
     return positions.reshape(*cells.shape[:-1], -1)
 
@@ -173,7 +173,7 @@ def expand_cells(cells: Int[Array, "... cells"], tokens: int) -> Int[Array, "...
 def take_cells(
     x: Float[Array, "batch tokens width"], cells: Int[Array, " cells"]
 ) -> Float[Array, "batch tokens width"]:
-    """Reorders the runs of tokens that belong to cells."""
+    """Takes all tokens of these cells, in this order."""
     runs = x.reshape(x.shape[0], cells.size, -1, x.shape[-1])
     return jnp.take(runs, cells, axis=1).reshape(x.shape)
 
@@ -200,13 +200,13 @@ class Encoder(nnx.Module):
         masked_count: int | None = None,
         key: Key | None = None,
     ) -> Float[Array, "batch cells features"]:
-        """Encodes standardised images, already mixed where a mask is given; cells come row by row.
+        """Encodes standardised images, already mixed where a mask is given; cells are returned row by row.
 
         Args:
             images: Standardised backscatter.
             mask: 0/1 per cell, row-major, shared by the batch; tokens attend only to tokens with the same bit.
-            masked_count: The number of ones in `mask` where it is fixed; allows the gathered-groups path.
-            key: Randomness of dropout and drop path; without it there is none.
+            masked_count: The number of ones in `mask` where it is fixed; allows attention within gathered groups.
+            key: Random key of dropout and drop path; without it there are none.
         """
         x = dropout(self._embed(images), self.dropout, numbered(key, self.starts[-1]))
         prepared = None if mask is None else cell_mask(mask, masked_count)
@@ -224,7 +224,7 @@ class Encoder(nnx.Module):
     ) -> tuple[Float[Array, "batch rows columns width"], ...]:
         """Feature maps of the four stages for images that are not mixed: strides of 4, 8, 16 and 32 pixels.
 
-        Each is a stage's output before the merge; the last one has been through the final LayerNorm.
+        Each one is the output of a stage before merging; the last one has passed the final LayerNorm.
         """
         x, maps = self._embed(images), []
         for stage in self.stages:
@@ -241,7 +241,7 @@ class Encoder(nnx.Module):
     def _regroup(
         self, x: Float[Array, "batch tokens width"], mask: CellMask | None, gathered: bool
     ) -> Float[Array, "..."]:
-        """Sorts cells into the mask's two groups, or back into Z-order."""
+        """Sorts cells into the two groups of the mask, or back into Z-order."""
         assert mask is not None and mask.groups is not None
         order = mask.groups.reshape(-1)
         return take_cells(x, jnp.argsort(order) if gathered else order)

@@ -15,20 +15,20 @@ Pairs = Float[Array, "batch 2 band height width"]
 
 
 def cut_tiles(images: Images, side: int, tiling: Tiling) -> Float[Array, "batch tiles band side side"]:
-    """Cuts images into tiles; what is left over at the right and bottom is dropped.
+    """Cuts images into tiles; incomplete tiles at the right and bottom are dropped.
 
     Args:
-        images: Height and width at least `side`; they may differ.
+        images: Height and width are at least `side` and may differ.
         side: Side of a tile in pixels.
-        tiling: "two_band": a tile is one place in both bands. "released": as the released code cuts and as the released
-            flood checkpoint must be used: all blocks in the order (band, tile row, tile column), two by two.
+        tiling: "two_band": a tile is one place in both bands. "released": as in the released code, and as needed by the
+            released flood checkpoint: all blocks in the order (band, tile row, tile column), in pairs.
 
     Raises:
-        UserError: If no tile fits, or the tiling is unknown.
+        UserError: No tile fits, or the tiling is unknown.
     """
     height, width = images.shape[-2:]
     if min(height, width) < side:
-        raise UserError(f"images of {height} x {width} pixels hold no tile of {side}; give larger ones")
+        raise UserError(f"images of {height} x {width} pixels are smaller than a tile of {side}; give larger ones")
     cropped = images[..., : height // side * side, : width // side * side]
     if tiling == "two_band":
         return rearrange(cropped, "b c (r y) (q x) -> b (r q) c y x", y=side, x=side)
@@ -46,10 +46,10 @@ def pooled_difference(
 ) -> Float[Array, "batch features"]:
     """Mean ("avg") or maximum ("max") over tiles of the absolute difference of their features.
 
-    With weights the mean is weighted, and the maximum is over tiles of any weight; without such tiles it is 0.
+    With weights the mean is weighted, and the maximum is over tiles with a weight above 0 (0 where there are none).
 
     Raises:
-        UserError: If `patch_op` is unknown.
+        UserError: `patch_op` is unknown.
     """
     difference = jnp.abs(before - after)
     if weights is not None and patch_op == "avg":
@@ -70,7 +70,7 @@ def tile_weights(
     """Share of each tile's pixels that are valid at both dates.
 
     Raises:
-        UserError: Released tiles hold two places of one band; their validity is not that of a place.
+        UserError: The tiling is "released": such tiles hold two places of one band and have no single validity.
     """
     if tiling != "two_band":
         raise UserError("nodata-aware pooling needs tiling two_band; released tiles hold two places each")
@@ -90,19 +90,17 @@ def flood_logits(
 ) -> Float[Array, "batch classes"]:
     """Logits (no flood, flood) of pairs of standardised images of the same place.
 
-    The tiles of both dates go through the encoder as one batch.
+    The tiles of both dates pass the encoder as one batch.
 
     Args:
         model: The classifier.
         pairs: Earlier and later date; height and width at least `side`.
         side: Side of a tile in pixels.
         settings: Tiling and pooling.
-        valid: Pixels that count; a tile then weighs by its share of pixels that are valid at both dates, and one
-            without any does not count. Unless given all tiles count alike, as in the published system.
-        key: Randomness of dropout and drop path, one for each pair; without it there is none.
-        frozen: Whether no gradient goes through the encoder.
-
-    Source: reference page section 2, flood path.
+        valid: Pixels that count; the weight of a tile is then its share of pixels that are valid at both dates. By
+            default all tiles have equal weight, as in the published system.
+        key: Random keys of dropout and drop path, one per pair; without them there are none.
+        frozen: Whether to stop the gradient at the encoder.
     """
     tiles = jnp.stack([cut_tiles(pairs[:, date], side, settings.tiling) for date in (0, 1)], axis=1)
     shape = tiles.shape[:3]

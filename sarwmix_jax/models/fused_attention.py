@@ -1,12 +1,12 @@
 """Self-attention within windows as one GPU kernel, forward and backward.
 
-The kernels read the packed output of the qkv layer as it lies in memory and write the layout that the next layer reads,
-so neither logits nor transposed heads reach the device's memory. One program serves one head of one group of windows
+The kernels read the packed output of the qkv layer as it is in memory and write the layout that the next layer reads,
+so neither logits nor transposed heads reach the device's memory. One program computes one head of one group of windows
 that share a bias, over a chunk of rows (images and, where all windows share one bias, windows): the bias stays in
-registers, and its gradient is added up there and written once a chunk. The partial sums are added afterwards, always
-in the same order: results repeat bit by bit.
+registers, and its gradient is summed there and written once per chunk. The partial sums are added afterwards, always
+in the same order, so that results are reproducible bit by bit.
 
-The backward pass recomputes the weights; nothing is stored but what goes in.
+The backward pass recomputes the weights; only the inputs are stored.
 """
 
 import functools
@@ -26,18 +26,18 @@ from jaxtyping import Array, Float
 from sarwmix_jax.models.state import FORBIDDEN
 
 SMALLEST, LARGEST = 16, 64
-"""Tokens that one program can attend within: below, a matrix unit's tile is not full; above, the registers are."""
+"""Tokens per program: with fewer a tile of the matrix unit is not full, with more the registers do not suffice."""
 
 DEPTHS = (16, 32, 64)
-"""Head depths that the kernels know."""
+"""Head depths that the kernels support."""
 
 
 class Launch(NamedTuple):
     """How a GPU runs the kernels; changes speed, not results beyond rounding.
 
     Attributes:
-        programs: Programs to aim at, several for every multiprocessor; more make shorter chunks and more partial sums.
-        tokens_per_warp: Tokens of a window for each warp of a program.
+        programs: Wanted number of programs, several per multiprocessor; more give shorter chunks and more partial sums.
+        tokens_per_warp: Tokens of a window per warp of a program.
         stages: Depth of the pipeline that loads rows ahead.
     """
 
@@ -57,7 +57,7 @@ _interpret: ContextVar[bool] = ContextVar("interpret", default=False)
 
 @contextmanager
 def interpreted() -> Iterator[None]:
-    """Functions traced inside run the kernels in Pallas' interpreter: on any device, exact, and very slow."""
+    """Functions traced in this context run the kernels in Pallas' interpreter: on any device, exact, and very slow."""
     token = _interpret.set(True)
     try:
         yield
@@ -68,7 +68,7 @@ def interpreted() -> Iterator[None]:
 def unsupported(
     qkv: Packed | jax.ShapeDtypeStruct, heads: int, bias: Float[Array, "*groups heads n n"] | None = None
 ) -> str | None:
-    """Why these arrays cannot go through the kernels, or None where they can."""
+    """Why the kernels do not support these arrays, or None where they do."""
     tokens, depth = qkv.shape[-2], qkv.shape[-1] // (3 * heads)
     if qkv.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
         return f"the type {qkv.dtype} is not float32, bfloat16 or float16"
@@ -87,11 +87,11 @@ def fused_attention(
     """Scaled dot-product self-attention; logits and softmax in float32.
 
     Args:
-        qkv: Queries, keys and values, the last axis laid out (part, head, depth); `unsupported` says which go.
+        qkv: Queries, keys and values, the last axis in the order (part, head, depth); `unsupported` lists the limits.
         heads: Number of heads.
-        bias: Added to the logits: none, one (heads, n, n) or (1, heads, n, n) for all, or one for each of the last
-            batch axis' windows. Its gradient is the exact sum over all that share it.
-        launch: How a GPU runs it.
+        bias: Added to the logits: none, one (heads, n, n) or (1, heads, n, n) for all, or one for each window of the
+            last batch axis. Its gradient is the exact sum over all windows that share it.
+        launch: How a GPU runs the kernels.
     """
     assert unsupported(qkv, heads, bias) is None
     groups, shape = _groups(bias), qkv.shape
@@ -107,7 +107,7 @@ def _groups(bias: Float[Array, "..."] | None) -> int:
 
 
 def _stack(rows: Rows, bias: Bias | None, windows: int) -> tuple[Rows, Bias]:
-    """Lets neighbouring groups share a tile: `windows` of them become one, blind to each other."""
+    """Lets neighbouring groups share a tile: `windows` of them become one, without attention between them."""
     assert bias is not None  # without one there is a single group
     rows = rearrange(rows, "row (group window) n ... -> row group (window n) ...", window=windows)
     own = jnp.eye(windows, dtype=bool)[:, None, :, None]
@@ -116,7 +116,7 @@ def _stack(rows: Rows, bias: Bias | None, windows: int) -> tuple[Rows, Bias]:
 
 
 def _chunk(rows: Rows, launch: Launch) -> int:
-    """Rows of one program; the last may have fewer."""
+    """Rows per program; the last one may have fewer."""
     count, groups, _, _, heads, _ = rows.shape
     return math.ceil(count / min(count, math.ceil(launch.programs / (groups * heads))))
 
@@ -157,10 +157,10 @@ _attend.defvjp(_attend_forward, _attend_backward)
 def _call(
     kernel: Any, name: str, given: dict[str, Array], results: dict[str, Any], launch: Launch, interpret: bool
 ) -> list[Array]:
-    """Runs a kernel over arrays by the name of their block.
+    """Runs a kernel over arrays; each is given with the name of its block.
 
-    The blocks: `packed` of queries, keys and values and of their gradients, `out` of the output, `bias`, and `partial`
-    of the partial sums of the bias' gradient. Heads change fastest, since those of a token are neighbours in memory.
+    Blocks: `packed` for queries, keys and values and for their gradients, `out` for the output, `bias`, and `partial`
+    for the partial sums of the bias' gradient. Heads change fastest, since those of a token are adjacent in memory.
     """
     rows, groups, n, _, heads, depth = given["packed"].shape
     chunk = _chunk(given["packed"], launch)
@@ -216,7 +216,7 @@ def _backward_kernel(rows_ref: Any, cotangent_ref: Any, *refs: Any, rows: int, c
 
 
 def _rows_here(rows: int, chunk: int) -> Array:
-    """Rows of this program's chunk that exist."""
+    """Number of rows in this program's chunk."""
     return jnp.minimum(chunk, rows - pl.program_id(2) * chunk)
 
 

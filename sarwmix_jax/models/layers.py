@@ -1,4 +1,4 @@
-"""The parts that blocks are made of: dense layers, LayerNorm, dropout, MLP, attention and what computes it."""
+"""The layers of which blocks consist: dense layers, LayerNorm, dropout, MLP, attention and its kernels."""
 
 from functools import partial
 
@@ -13,7 +13,7 @@ from sarwmix_jax.models.state import keep
 from sarwmix_jax.settings.model import Kernel, ModelSettings
 
 Key = Array
-"""A key of randomness; where samples must not depend on their batch, one for each of them."""
+"""A random key; one per sample where a sample's result must not depend on the rest of its batch."""
 
 Rate = float | Float[Array, ""] | None
 """Probability of dropping: a number, an array inside a loop over blocks, or None for never."""
@@ -25,9 +25,9 @@ FORBIDDEN = -1e9
 def linear(
     inputs: int, outputs: int, settings: ModelSettings, *, bias: bool = True, bound: float | None = None, rngs: nnx.Rngs
 ) -> nnx.Linear:
-    """A dense layer computing in the activations' type.
+    """A dense layer that computes in the type of the activations.
 
-    It starts Xavier-uniform with zero bias or, with a `bound`, uniform in +-bound, bias included.
+    The initial weights are Xavier-uniform with zero bias or, with a `bound`, uniform in +-bound, bias included.
     """
     uniform = None if bound is None else partial(jax.random.uniform, minval=-bound, maxval=bound)
     return nnx.Linear(
@@ -42,7 +42,7 @@ def linear(
 
 
 def layer_norm(width: int, settings: ModelSettings, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm with eps 1e-5; statistics in float32, taken in two passes."""
+    """LayerNorm with eps 1e-5; statistics in float32, computed in two passes."""
     dtype = jnp.dtype(settings.dtype)
     return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
 
@@ -80,7 +80,7 @@ def _drop(x: Float[Array, "..."], rate: Rate, key: Key, shape: tuple[int, ...]) 
 
 
 def numbered(key: Key | None, number: int) -> Key | None:
-    """The key of the part with this number (keys for a batch of keys), or none without a key."""
+    """The key of the part with this number (keys for a batch of keys), or None without a key."""
     if key is None:
         return None
     return jax.vmap(jax.random.fold_in, (0, None))(key, number) if key.ndim else jax.random.fold_in(key, number)
@@ -110,7 +110,7 @@ def attend(
 ) -> Float[Array, "*batch queries width"]:
     """Scaled dot-product attention; logits and softmax in float32, `bias` broadcast over the batch.
 
-    Of the kernels only "cudnn" changes this form: "fused" knows packed arrays alone, see `self_attend`.
+    Of the kernels only "cudnn" serves separate arrays: "fused" supports packed arrays alone, see `self_attend`.
     """
     if kernel == "cudnn":
         return _attend_cudnn(q, k, v, bias)
@@ -126,9 +126,9 @@ def _attend_cudnn(
     v: Float[Array, "*batch keys heads depth"],
     bias: Float[Array, "... heads queries keys"] | None,
 ) -> Float[Array, "*batch queries width"]:
-    """The same by cuDNN, which takes one batch axis and gives the bias' gradient only where all of it shares the bias.
+    """`attend` by cuDNN, which takes one batch axis and computes the bias' gradient only where all samples share it.
 
-    Windows with a bias of their own therefore count as more heads.
+    Windows with different biases are therefore passed as additional heads.
     """
     windows = 1 if bias is None or bias.ndim == 3 else bias.shape[0]
     q4, k4, v4 = (rearrange(x.reshape(-1, windows, *x.shape[-3:]), "b w n h d -> b n (w h) d") for x in (q, k, v))
@@ -143,12 +143,12 @@ def self_attend(
     bias: Float[Array, "... heads tokens tokens"] | None = None,
     kernel: Kernel = "xla",
 ) -> Float[Array, "*batch tokens width"]:
-    """Attention of tokens among themselves, from queries, keys and values packed (part, head, depth).
+    """Self-attention from packed queries, keys and values, the last axis in the order (part, head, depth).
 
-    What the fused kernel does not support goes the plain way.
+    What the fused kernel does not support is computed by `attend`.
     """
     if kernel == "fused":
-        # Imported where it is needed: the plain way must not depend on Pallas.
+        # Imported where it is needed: `attend` must not depend on Pallas.
         from sarwmix_jax.models.fused_attention import fused_attention, unsupported
 
         if unsupported(qkv, heads, bias) is None:
@@ -158,7 +158,7 @@ def self_attend(
 
 
 def split_heads(x: Float[Array, "... parts_width"], parts: int, heads: int) -> tuple[Float[Array, "..."], ...]:
-    """Splits the last axis, laid out (part, head, depth), into `parts` arrays (..., heads, depth)."""
+    """Splits the last axis, in the order (part, head, depth), into `parts` arrays (..., heads, depth)."""
     return tuple(rearrange(x, "... (part head depth) -> part ... head depth", part=parts, head=heads))
 
 
@@ -176,20 +176,20 @@ class Attention(nnx.Module):
         bias: Float[Array, "... heads tokens tokens"] | None = None,
         key: Key | None = None,
     ) -> Float[Array, "*batch tokens width"]:
-        """Attends within the second last axis."""
+        """Attends over the tokens of the second last axis."""
         seen = keep("attended", self_attend(keep("qkv", dense(self.qkv, x)), self.heads, bias, self.kernel))
         return dropout(dense(self.proj, seen), self.dropout, key)
 
 
 def check_kernel(settings: ModelSettings, platform: str) -> None:
-    """Refuses a kernel that this machine lacks, or that would serve no part of the model.
+    """Refuses a kernel that this machine does not support, or that would be used in no part of the model.
 
     Args:
         settings: Shape and arithmetic of the model.
         platform: That of the devices, such as "cpu" or "gpu".
 
     Raises:
-        UserError: The line says what is missing and what to use.
+        UserError: The kernel cannot be used; the line states why and what to use instead.
     """
     if settings.kernel == "xla":
         return
@@ -212,7 +212,7 @@ def _no_cudnn(settings: ModelSettings) -> str | None:
 
 
 def _no_fused(settings: ModelSettings) -> str | None:
-    """Why not one stage can go through the fused kernel, or None where one can."""
+    """Why no stage can use the fused kernel, or None where one can."""
     try:
         from sarwmix_jax.models.fused_attention import unsupported
     except ImportError:

@@ -1,8 +1,8 @@
 """The masked autoencoder: masks, mixing, the decoder, the whole model, and its weighted reconstruction loss.
 
 Image i of a mix group of B images is mixed with image B-1-i; the middle one of an odd group is its own partner.
-Mixing pixels is the same as mixing embedded tokens, since the mask is constant in a cell and the patch embedding
-acts on each patch alone, and it moves far less memory.
+Mixing pixels is equivalent to mixing embedded tokens, since the mask is constant in a cell and the patch embedding
+acts on each patch alone; it moves much less memory.
 """
 
 import math
@@ -34,7 +34,7 @@ Mask = Float[Array, " cells"]
 
 
 def fixed_masked_count(cells: int, ratio: float, range_mask_ratio: float) -> int | None:
-    """The number of masked cells where every mask has the same, else None."""
+    """The number of masked cells where it is the same for all masks, else None."""
     return math.floor(cells * ratio) if range_mask_ratio == 0 else None
 
 
@@ -55,14 +55,14 @@ def mix(images: Float[Array, "batch band height width"], mask: Mask) -> Float[Ar
 
 
 def unmix(reconstruction: Float[Array, "2 batch cells values"], mask: Mask) -> Float[Array, "batch cells values"]:
-    """Every cell of every image, each from the sequence in which it was missing."""
+    """Every cell of every image, taken from the sequence in which it was missing."""
     return jnp.where(mask[:, None] == 1, reconstruction[0], reconstruction[1][::-1])
 
 
 def swap_partners(x: Float[Array, "batch cells values"], mask: Mask) -> Float[Array, "batch cells values"]:
-    """Keeps masked cells and exchanges the others with the partner; its own inverse.
+    """Keeps masked cells and exchanges the others with the partner; it is its own inverse.
 
-    Brings per-image cells into the order of the half decoder's output and back.
+    Converts cells per image to the order of the half decoder's output and back.
     """
     return jnp.where(mask[:, None] == 1, x, x[::-1])
 
@@ -81,15 +81,15 @@ class DecoderBlock(nnx.Module):
         self.mlp = Mlp(width, settings, rngs=rngs)
 
     def __call__(self, x: Tokens, key: Key | None = None) -> Tokens:
-        """Transforms whole sequences."""
+        """Transforms complete sequences."""
         x = keep("residual", x + self.attention(self.norm1(x), key=numbered(key, 0)))
         return x + self.mlp(self.norm2(x), numbered(key, 1))
 
     def half(self, x: Float[Array, "2 batch cells width"], mask: Mask, key: Key | None = None) -> Tokens:
-        """The same, computed only where it will be read: sequence 1 at masked cells, sequence 2 at the others.
+        """The same, computed only where the loss reads it: sequence 1 at masked cells, sequence 2 at the others.
 
-        Queries, projection and MLP run on one token a cell instead of two; keys and values come from each query's own
-        sequence. Exact for any mask.
+        Queries, projection and MLP run on one token per cell instead of two; keys and values come from the sequence of
+        each query. Exact for any mask.
         """
         normed = self.norm1(x)
         qkv, width, heads, kernel = self.attention.qkv, x.shape[-1], self.attention.heads, self.attention.kernel
@@ -106,7 +106,7 @@ def select(sequences: Float[Array, "2 batch cells width"], mask: Mask) -> Tokens
 
 
 class Decoder(nnx.Module):
-    """Un-mixes the encoded sequence into two and reconstructs each one's missing cells."""
+    """Un-mixes the encoded sequence into two and reconstructs the missing cells of each."""
 
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
         width = settings.decoder_dim
@@ -131,7 +131,7 @@ class Decoder(nnx.Module):
     def half(
         self, encoded: Float[Array, "batch cells features"], mask: Mask, *, key: Key | None = None
     ) -> Float[Array, "batch cells values"]:
-        """What the loss reads of `full`: sequence 1 at masked cells, sequence 2 at the others."""
+        """The part of `full` that the loss reads: sequence 1 at masked cells, sequence 2 at the others."""
         x = self._sequences(encoded, mask)
         x, shape = x.reshape(-1, *x.shape[2:]), x.shape
         all_but_last, last = split_last(self.blocks, self.execution)
@@ -170,7 +170,7 @@ class MixMAE(nnx.Module):
         masked_count: int | None = None,
         key: Key | None = None,
     ) -> Float[Array, "batch cells features"]:
-        """Features per cell, row by row; with a mask, of the batch mixed with its reverse."""
+        """Features per cell, row by row; with a mask those of the batch mixed with its reverse."""
         inputs = images if mask is None else mix(images, mask)
         return self.encoder(inputs, mask, masked_count=masked_count, key=numbered(key, 0))
 
@@ -181,20 +181,20 @@ class MixMAE(nnx.Module):
     def sequences(
         self, images: Images, mask: Mask, *, masked_count: int | None = None, key: Key | None = None
     ) -> Float[Array, "2 batch cells values"]:
-        """Both decoded sequences whole: the second belongs to the reversed batch."""
+        """Both decoded sequences, complete; the second one belongs to the reversed batch."""
         encoded = self.encode(images, mask, masked_count=masked_count, key=key)
         return self.decoder.full(encoded, mask, key=numbered(key, 1))
 
     def reconstruct(
         self, images: Images, mask: Mask, *, masked_count: int | None = None, key: Key | None = None
     ) -> Float[Array, "batch cells values"]:
-        """Every cell of every image, each predicted from a mix that did not hold it.
+        """Every cell of every image, predicted from a mix that did not contain it.
 
         Args:
             images: Standardised images of one mix group.
             mask: 0/1 per cell, row-major.
-            masked_count: Its number of ones where that is fixed; allows the gathered-groups path.
-            key: Randomness of dropout and drop path; without it there is none.
+            masked_count: The number of ones in `mask` where it is fixed; allows attention within gathered groups.
+            key: Random key of dropout and drop path; without it there are none.
         """
         if not self.shortcut:
             return unmix(self.sequences(images, mask, masked_count=masked_count, key=key), mask)
@@ -209,7 +209,7 @@ Valid = Bool[Array, "batch 1 height width"]
 def target_vectors(
     images: Float[Array, "batch band height width"], *, norm_pix: bool, valid: Valid | None = None
 ) -> Vectors:
-    """What the decoder predicts: a cell's values, standardised by their own mean and deviation if `norm_pix`."""
+    """Targets of the decoder: the values of each cell, standardised by the cell's statistics if `norm_pix`."""
     vectors = image_to_vectors(images)
     if not norm_pix:
         return vectors
@@ -220,7 +220,7 @@ def target_vectors(
 def cell_statistics(
     images: Float[Array, "batch band height width"], *, valid: Valid | None = None
 ) -> tuple[Float[Array, "batch cells 1"], Float[Array, "batch cells 1"]]:
-    """Mean and deviation per cell over all its valid values: unbiased variance, 1e-6 inside the root."""
+    """Mean and standard deviation of the valid values per cell: unbiased variance, plus 1e-6 under the root."""
     vectors = image_to_vectors(images)
     used = jnp.ones_like(vectors) if valid is None else valid_vectors(valid, images)
     count = used.sum(axis=-1, keepdims=True)
@@ -240,7 +240,7 @@ def weighted_errors(reconstruction: Vectors, target: Vectors, weights: Vectors) 
 
 
 def loss_per_band(errors: Vectors, bands: int, used: Vectors | None = None) -> Float[Array, " band"]:
-    """Mean error of each band over images, cells and pixels, or over the valid ones only."""
+    """Mean error of each band over images, cells and pixels, or over the valid values only."""
     by_band = errors.reshape(-1, bands)
     if used is None:
         return by_band.mean(axis=0)

@@ -1,7 +1,7 @@
-"""Models as pure arrays: what the compiled steps, the optimiser and the checkpoints handle; rows of equal blocks.
+"""Models as pure arrays, for compiled steps, optimiser and checkpoints; and sequences of equal blocks.
 
-A row of blocks runs one after the other or as a loop, and its backward pass may recompute what it needs. None of it
-changes what is computed.
+A sequence of blocks runs unrolled or as a loop (scan), and its backward pass may recompute values. Neither changes the
+results.
 """
 
 import functools
@@ -22,11 +22,11 @@ FORBIDDEN = -1e9
 
 
 class Fixed(nnx.Variable):
-    """A table that belongs to the model's state but is not trained."""
+    """A table that is part of the model's state but is not trained."""
 
 
 def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
-    """Splits a model into its static structure, its trained parameters and its fixed tables (nested dicts)."""
+    """Splits a model into its static structure, trained parameters and fixed tables (nested dicts)."""
     split: tuple[Any, ...] = nnx.split(model, nnx.Param, Fixed)
     graphdef, params, fixed = split
     return graphdef, nnx.to_pure_dict(params), nnx.to_pure_dict(fixed)
@@ -34,17 +34,17 @@ def split_model(model: nnx.Module) -> tuple[nnx.GraphDef, Tree, Tree]:
 
 @functools.cache
 def abstract_model(make: Callable[..., nnx.Module], *arguments: Any) -> tuple[nnx.GraphDef, Tree, Tree]:
-    """What `split_model` gives of `make(*arguments, rngs=...)`, shapes for arrays; seconds for large ones, so once."""
+    """`split_model` of `make(*arguments, rngs=...)` with shapes for arrays; cached, as it takes seconds if large."""
     return split_model(nnx.eval_shape(lambda: make(*arguments, rngs=nnx.Rngs(0))))
 
 
 def merge_model(graphdef: nnx.GraphDef, params: Tree, fixed: Tree) -> Any:
-    """The model with these arrays; the inverse of `split_model`, usable while tracing."""
+    """The model with these arrays; the inverse of `split_model`, also under tracing."""
     return nnx.merge(graphdef, params, fixed)
 
 
 def named_leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Array]]:
-    """Leaves with their names, such as `encoder/stages/0/blocks/1/norm1/scale`, in definition order of the tree."""
+    """Leaves with their names, such as `encoder/stages/0/blocks/1/norm1/scale`, in the tree's definition order."""
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from named_leaves(value, f"{prefix}{key}/")
@@ -70,12 +70,12 @@ def unflatten_names(named: dict[str, Any]) -> Tree:
 
 
 def unstack_blocks(tree: Any) -> Any:
-    """Trees of a model with stacked blocks (`scan`) as those of a model without; others stay as they are.
+    """Converts trees of a model with stacked blocks (`scan`) to those of a model without; others stay as they are.
 
     `blocks/norm1/scale` becomes `blocks/0/norm1/scale`, `blocks/1/norm1/scale` and so on.
 
     Args:
-        tree: Parameters, or anything that holds trees of their form, such as an optimiser's state.
+        tree: Parameters, or anything that holds trees like them, such as the state of an optimiser.
     """
     return _on_blocks(tree, lambda blocks: blocks if 0 in blocks else _unstacked(blocks))
 
@@ -103,8 +103,8 @@ def _on_blocks(tree: Any, change: Callable[[Tree], Tree]) -> Any:
 
 
 KEPT = ("qkv", "weights", "attended", "residual", "hidden")
-"""Results of a block that the backward pass needs and that are dear to recompute: those of matrix products and softmax.
-The rest is LayerNorm and GELU."""
+"""Results of a block that the backward pass needs and that are expensive to recompute: those of matrix products and
+softmax. The rest is LayerNorm and GELU."""
 
 
 @dataclass(frozen=True)
@@ -116,25 +116,25 @@ class Execution:
 
 
 def keep(name: str, x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Names a result that `recompute="elementwise"` keeps for the backward pass."""
+    """Marks a result that `recompute="elementwise"` keeps for the backward pass."""
     assert name in KEPT
     return checkpoint_name(x, name)
 
 
 Row = Any
-"""Equal blocks in a row: a list of modules, or one module whose every array has them stacked on its first axis."""
+"""A sequence of equal blocks: a list of modules, or one module whose arrays hold the blocks stacked on a first axis."""
 
 
 def row(make: Callable[[nnx.Rngs], nnx.Module], count: int, execution: Execution, *, rngs: nnx.Rngs) -> Row:
     """Makes equal blocks in the form that `run_blocks` takes.
 
-    They are drawn in one vectorised program, which compiles much faster than one for each.
+    They are initialised in one vectorised program, which compiles much faster than one program per block.
 
     Args:
-        make: Makes a block with these random numbers; keeps none of them.
-        count: How many.
+        make: Makes a block with the random numbers given; must not keep them.
+        count: Number of blocks.
         execution: How they will run.
-        rngs: Random numbers of all.
+        rngs: Random numbers of all blocks.
     """
     arrays = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(key))))(jax.random.split(rngs.params(), count))
     structure = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
@@ -161,11 +161,11 @@ def run_blocks(
     """Runs `x = block(x, *shared, *own[number])` for all blocks.
 
     Args:
-        blocks: What `row` made.
-        x: What they transform; its shape stays.
-        shared: Further arguments, the same for all.
-        own: Further arguments of each: arrays, numbers or None.
-        execution: How.
+        blocks: The blocks from `row`.
+        x: Input of the first block; its shape stays.
+        shared: Further arguments, the same for all blocks.
+        own: Further arguments of each block: arrays, numbers or None.
+        execution: How the blocks run.
     """
     if not own:
         return x
@@ -184,7 +184,7 @@ def run_blocks(
 
 
 def _recomputing(block: Callable[..., Any], execution: Execution) -> Callable[..., Any]:
-    """The block with the wanted recomputation in its backward pass."""
+    """The block with recomputation in its backward pass as set."""
     if execution.recompute == "none":
         return block
     kept = jax.checkpoint_policies.save_only_these_names(*KEPT) if execution.recompute == "elementwise" else None

@@ -1,8 +1,8 @@
 """Tokens: their order inside the encoder, images cut into patches and cells, and the fixed position tables.
 
-Outside the model tokens stand row by row. Inside they stand in Z-order: the four tokens of every 2x2 neighbourhood
+Outside the model tokens are in row-major order. Inside they are in Z-order: the four tokens of every 2x2 neighbourhood
 are next to each other, recursively, in the order (0,0), (1,0), (0,1), (1,1) (row, column), which is that of
-PatchMerging. Windows, mask cells and merge groups are then runs of consecutive tokens and need no transposition.
+PatchMerging. Windows, mask cells and merge groups are then consecutive tokens and need no transposition.
 A grid side of q * 2^k (q odd) has q x q row-major blocks, each in Z-order.
 """
 
@@ -44,12 +44,12 @@ def relative_index(rows: Int[np.ndarray, " n"], columns: Int[np.ndarray, " n"], 
 
 @dataclass(frozen=True)
 class StageLayout:
-    """How one stage's tokens (in Z-order) fall into windows.
+    """How the tokens of a stage (in Z-order) are divided into windows.
 
     Attributes:
         grid: Grid side in tokens.
         window: Window side in tokens.
-        to_windows: Permutation that makes windows consecutive, or None where Z-order already does.
+        to_windows: Permutation that makes windows consecutive, or None where they already are in Z-order.
         index: Row of the bias table for each (query, key) pair of one window, (window^2, window^2).
     """
 
@@ -80,7 +80,7 @@ def stage_layout(grid: int, window: int) -> StageLayout:
 
 
 def _windows_from_z_order(grid: int, window: int) -> Int[np.ndarray, " tokens"]:
-    """Z-order position of each token, windows one after the other, row by row inside each."""
+    """Z-order position of each token, window by window, row-major inside each window."""
     position = inverse(z_order(grid)).reshape(grid // window, window, grid // window, window)
     return position.transpose(0, 2, 1, 3).reshape(-1)
 
@@ -101,7 +101,7 @@ def vectors_to_image(
 
 
 def sine_cosine_positions(grid: int, width: int) -> Float[np.ndarray, "tokens width"]:
-    """Fixed 2-D sine-cosine table, row-major; the first half of the channels encodes the column, the last the row."""
+    """Fixed 2-D sine-cosine table, row-major; the first half of the channels encodes the column, the second the row."""
     omega = 10000.0 ** (-np.arange(width // 4) / (width / 4))
     rows, columns = (axis.reshape(-1, 1) * omega for axis in np.indices((grid, grid)))
     return np.concatenate([np.sin(columns), np.cos(columns), np.sin(rows), np.cos(rows)], axis=1).astype(np.float32)

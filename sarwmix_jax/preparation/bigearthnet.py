@@ -82,7 +82,7 @@ def _read_labels(folder: Path, path: Path) -> list[str]:
     """Original labels of a patch."""
     try:
         if (folder / path).exists() and not (folder / path).is_file():
-            raise RecordError(f"{path} is no regular file")
+            raise RecordError(f"{path} is not a regular file")
         with (folder / path).open("rb") as file:
             content = file.read(_LARGEST_JSON + 1)
         if len(content) > _LARGEST_JSON:
@@ -130,10 +130,10 @@ def to_classes(originals: list[str]) -> tuple[str, ...]:
     """Those of the 19 classes that 43 original names stand for, in class order.
 
     Raises:
-        RecordError: A name is none of the 43.
+        RecordError: A name is not one of the 43.
     """
     unknown = [name for name in originals if name not in ORIGINAL_TO_CLASS]
     if unknown:
-        raise RecordError(f"label {unknown[0]!r} is none of the {len(ORIGINAL_TO_CLASS)} original names")
+        raise RecordError(f"label {unknown[0]!r} is not one of the {len(ORIGINAL_TO_CLASS)} original names")
     found = {ORIGINAL_TO_CLASS[name] for name in originals}
     return tuple(name for name in CLASSES if name in found)

@@ -81,7 +81,7 @@ def read_index(raw: RawFiles, lists: Mapping[str, Path] | None = None) -> tuple[
     for folder in scenes:
         if not re.fullmatch(_PLAIN_NAME, folder):
             place = raw.archive or raw.base
-            raise UserError(f"{INDEX} of {place} names the folder {folder!r:.100}, which is no plain name")
+            raise UserError(f"{INDEX} of {place} names the folder {folder!r:.100}, which is not a plain name")
     splits = {folder: split_by_id(folder) for folder in scenes} if lists is None else _read_lists(lists, scenes)
     found = [FloodSequence(folder, splits[folder], scenes[folder]) for folder in sorted(scenes) if folder in splits]
     return found, len(scenes) - len(found)
@@ -95,7 +95,7 @@ def _scenes(entry: Mapping[str, Any]) -> tuple[FloodScene, ...]:
         if not isinstance(fields["FLOODING"], bool):
             raise ValueError(f"scene {key} has FLOODING {fields['FLOODING']!r:.50}, expected true or false")
         if not re.fullmatch(_PLAIN_NAME, fields["filename"]):
-            raise ValueError(f"scene {key} has the filename {fields['filename']!r:.100}, which is no plain name")
+            raise ValueError(f"scene {key} has the filename {fields['filename']!r:.100}, which is not a plain name")
         scenes.setdefault(fields["filename"], FloodScene(key, fields["filename"], fields["FLOODING"]))
     return tuple(scenes.values())
 

@@ -90,7 +90,7 @@ def _read_file(path: Path, name: str, largest: int) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise RecordError(f"{name} is no regular file")
+            raise RecordError(f"{name} is not a regular file")
         if status.st_size > largest:
             raise RecordError(f"{name} is too large ({status.st_size / 2**20:,.0f} MiB)")
         return path.read_bytes()
@@ -138,7 +138,7 @@ def open_zip(archive: Path, marker: str) -> RawFiles:
         with zipfile.ZipFile(archive) as file:
             entries = file.infolist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
-        raise UserError(f"{archive} is no complete zip ({error}); download it again") from None
+        raise UserError(f"{archive} is not a complete zip ({error}); download it again") from None
     for entry in entries:
         _check_entry(archive, entry)
     names = Counter(entry.filename for entry in entries)

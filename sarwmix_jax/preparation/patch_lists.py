@@ -30,12 +30,14 @@ def read_metadata(files: Sequence[str]) -> pa.Table:
         Table with patch_id, s1_name, split, country and labels.
 
     Raises:
-        UserError: A file or a column is missing, or a label is none of the 19 classes.
+        UserError: A file or a column is missing, or a label is not one of the 19 classes.
     """
     rows = pa.concat_tables([_metadata(file) for file in files])
     unknown = set(pc.unique(pc.list_flatten(rows["labels"])).to_pylist()) - set(CLASSES)
     if unknown:
-        raise UserError(f"label {min(unknown, key=str)!r} in the metadata is none of the 19 classes of BigEarthNet v2")
+        raise UserError(
+            f"label {min(unknown, key=str)!r} in the metadata is not one of the 19 classes of BigEarthNet v2"
+        )
     return rows
 
 
@@ -71,7 +73,7 @@ def _label_lists(path: Path, column: pa.ChunkedArray) -> pa.Array:
     lists = []
     for text in texts.dictionary.to_pylist():
         if re.fullmatch(_LABEL_LIST, text) is None:
-            raise UserError(f"{path}: labels {text!r:.100} in the 2nd column are no list such as ['Pastures']")
+            raise UserError(f"{path}: labels {text!r:.100} in the 2nd column are not a list such as ['Pastures']")
         lists.append([double or single for single, double in re.findall(r"'([^']+)'|\"([^\"]+)\"", text)])
     return pa.array(lists, pa.list_(pa.string())).take(texts.indices)
 
@@ -86,7 +88,7 @@ def _with_plain_names(path: Path, rows: pa.Table) -> pa.Table:
         wrong = pc.index(pc.match_substring_regex(rows[column], r"\A[A-Za-z0-9_-]+\z"), False).as_py()
         if wrong >= 0:
             name = rows[column][wrong].as_py()
-            raise UserError(f"{path}, row {wrong + 1}: {column} {name!r:.100} is no name of a patch")
+            raise UserError(f"{path}, row {wrong + 1}: {column} {name!r:.100} is not the name of a patch")
     return rows
 
 

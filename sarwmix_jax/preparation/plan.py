@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from sarwmix_jax.data.records import Contract, shard_name
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.writer import RECORDS_PER_SHARD
+from sarwmix_jax.progress import progress
 
 SPLITS = ("train", "validation", "test")
 Row = dict[str, Any]
@@ -61,10 +62,11 @@ class Plan:
             raise UserError(f"--records-per-shard={records_per_shard}: at least 1 is needed")
         self.contract = contract
         self.records_per_shard = records_per_shard
-        self.rows = _ordered(rows, keep_order)
-        self.shards = tuple(_shards(contract.name, self.rows["split"].to_pylist(), records_per_shard))
         self.notes = dict(notes or {})
-        self.fingerprint = _fingerprint(contract, self.rows, self.shards, self.notes)
+        with progress(f"planning {rows.num_rows:,} records"):
+            self.rows = _ordered(rows, keep_order)
+            self.shards = tuple(_shards(contract.name, self.rows["split"].to_pylist(), records_per_shard))
+            self.fingerprint = _fingerprint(contract, self.rows, self.shards, self.notes)
 
     def rows_of(self, shard: Shard) -> list[Row]:
         """The rows of one shard as dicts."""

@@ -15,6 +15,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.plan import Plan, Row, Shard
 from sarwmix_jax.preparation.workers import Work, run
 from sarwmix_jax.preparation.writer import ShardSummary, join_shards, write_description, write_shard
+from sarwmix_jax.progress import progress
 
 OnError = Literal["stop", "skip"]
 Read = Callable[[Row], Record]
@@ -170,11 +171,13 @@ def _pack(plan: Plan, folder: Path, summaries: Sequence[ShardSummary]) -> dict[s
             files.append([])
         files[-1].append((folder / shard.name, summary))
     packed: dict[str, list[ShardSummary]] = {}
-    for split, files in groups.items():
-        for number, parts in enumerate(files):
-            whole = functools.reduce(operator.add, (summary for _, summary in parts))
-            _join(folder / shard_name(plan.contract.name, split, number, len(files)), [p for p, _ in parts], whole)
-            packed.setdefault(split, []).append(whole)
+    with progress("merging files", sum(summary.records for summary in summaries)) as advance:
+        for split, files in groups.items():
+            for number, parts in enumerate(files):
+                whole = functools.reduce(operator.add, (summary for _, summary in parts))
+                _join(folder / shard_name(plan.contract.name, split, number, len(files)), [p for p, _ in parts], whole)
+                packed.setdefault(split, []).append(whole)
+                advance(whole.records)
     return packed
 
 

@@ -147,5 +147,5 @@ def summarise(source: RecordSource, workers: int = 1) -> Summary:
     everything = range(len(source))
     parts = [everything[first : first + _RECORDS_PER_TASK] for first in everything[::_RECORDS_PER_TASK]]
     tasks = [(functools.partial(_summarise_part, source, part), len(part)) for part in parts]
-    summaries = run_tasks(tasks, workers, f"{source.contract.name} {source.split}", total=len(source))
+    summaries = run_tasks(tasks, workers, f"reading {source.contract.name} {source.split}", total=len(source))
     return functools.reduce(operator.add, summaries)

@@ -18,6 +18,7 @@ from sarwmix_jax.geotiff.tiles import Tiling
 from sarwmix_jax.geotiff.units import check_range, find_unit
 from sarwmix_jax.plausibility import FLOOR_POWER, first_outside, power_to_db
 from sarwmix_jax.preparation.plan import Row
+from sarwmix_jax.progress import track
 
 Units = Mapping[str, tuple[Scene, str]]
 """Scenes and their units, by name."""
@@ -60,7 +61,7 @@ def record_from_power(
         raise RecordError("most values are negative: they are dB, not linear power")
     outside = first_outside(power if observed.all() else np.where(observed, power, np.nan), "linear")
     if outside is not None:
-        raise RecordError(f"{power[outside]:.9g} at band, row, column {outside} is no linear power; give it as nodata")
+        raise RecordError(f"{power[outside]:.9g} at band, row, column {outside} is not linear power; give it as nodata")
     if zeros == "nodata":
         observed &= ~low
     image_db = power_to_db(np.where(observed, power, FLOOR_POWER))
@@ -107,7 +108,7 @@ def read_tile(scenes: Units, tiling: Tiling, min_valid: float, row: Row) -> Reco
         row: The row.
 
     Raises:
-        RecordError: A file cannot be read, or holds what is no backscatter in the unit.
+        RecordError: A file cannot be read, or holds values that are not backscatter in the unit.
         ExcludedError: Too few pixels of the tile are valid.
     """
     scene, unit = scenes[row["s1_name"]]
@@ -130,7 +131,7 @@ def find_units(scenes: Sequence[Scene], unit: str | None, side: int) -> tuple[Un
         side: Rows and columns of a tile.
     """
     units, reasons = {}, []
-    for scene in scenes:
+    for scene in track(scenes, "looking at the values of scenes", unit="scenes"):
         try:
             if min(scene.height, scene.width) < side:
                 raise RecordError(

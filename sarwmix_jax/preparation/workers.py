@@ -30,17 +30,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 from sarwmix_jax.data.records import RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.writer import check_absent, publish, write_file, writing_errors
+from sarwmix_jax.progress import progress
 
 REPORT = "preparation.json"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 Result = TypeVar("Result")
 Task = tuple[Callable[[], Result], int]
-"""Something to do, and how many steps it is for the progress bar."""
+"""Something to do, and how many steps of the progress it is."""
 Make = Callable[[Path], Any]
 """Makes the files of a unit in a folder, gives its outcome for JSON."""
 
@@ -54,7 +53,7 @@ class Unit(Protocol):
 
     @property
     def count(self) -> int:
-        """Steps for the progress bar."""
+        """Steps of the progress."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ def run(
         with _locked(folder, part):
             _check_same_work(folder, work)
             if not merge:
-                _run_part(work, part or (1, 1), folder, workers, out.name)
+                _run_part(work, part or (1, 1), folder, workers, f"preparing {out.name}")
             if part is not None:
                 return None
             report = {"plan": work.fingerprint, **work.finish(folder / "records", _outcomes(work, folder))}
@@ -240,7 +239,7 @@ def run_tasks(
         tasks: What to do, and the steps of each; picklable when there are several workers; taken from the iterable as
             workers come free.
         workers: Processes; 1 works in this one.
-        title: Text beside the progress bar, which shows on a terminal only (a log would fill with it).
+        title: What is done, for the lines and bars of progress.
         total: Steps in all.
         done: Steps done before.
 
@@ -249,12 +248,10 @@ def run_tasks(
         Exception: The first one a task raised; tasks not begun are dropped.
     """
     _check_counts(workers)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, disable=not sys.stderr.isatty()) as bar:
-        row = bar.add_task(title, total=total, completed=done)
+    with progress(title, total, done=done) as advance:
         finished = ((task(), steps) for task, steps in tasks) if workers == 1 else _run_in_pool(tasks, workers)
         for result, steps in finished:
-            bar.advance(row, steps)
+            advance(steps)
             yield result
 
 

@@ -80,9 +80,9 @@ def to_dataclass(config: Any, kind: type[T], where: str = "") -> T:
     try:
         return kind(**values)
     except UserError as error:  # what does not fit together in one section; it names settings without the flag
-        raise UserError(
-            re.sub(rf"(?<![\w.]){re.escape(where)}(?=({'|'.join(known)})\b)", f"--config.{where}", str(error))
-        ) from error
+        before = r"(?<![\w.])" if where else "^"  # without a section, later names may be values: `flood` is a task, too
+        found = rf"{before}{re.escape(where)}(?=({'|'.join(known)})\b)"
+        raise UserError(re.sub(found, f"--config.{where}", str(error))) from error
 
 
 def _value(value: Any, hint: Any, name: str) -> Any:
@@ -142,7 +142,7 @@ def resolve(config: Any, kind: type[Run]) -> Run:
     """Settings from a config (or a plain nested mapping), checked.
 
     Raises:
-        UserError: A name, type or range is wrong, or values do not fit together; one line says what and what to do.
+        UserError: A name, type or range is wrong, or values do not fit together; the line gives what and the remedy.
     """
     settings = to_dataclass(config, kind)
     if isinstance(settings, PretrainingSettings):

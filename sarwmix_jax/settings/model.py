@@ -46,7 +46,7 @@ class ModelSettings(Section):
     `decoder="full"` switch off the exact shortcuts (skipped masks, gathered groups, half decoder).
 
     Raises:
-        UserError: If the values do not make a model; the line says which and what would.
+        UserError: If the values do not make a model; the line names which and what would.
     """
 
     section: ClassVar[str] = "model."

@@ -27,6 +27,8 @@ _TYPES = {task: setting_types(kind) for task, kind in TASKS.items()}
 
 _GIVEN = re.compile(r"--?(no)?config(\.[^=]*)?(=.*)?", re.DOTALL)
 
+_NO_VALUE = (ValueError, TypeError, KeyError, ArithmeticError, SyntaxError, MemoryError, RecursionError)
+
 _TRUE_FALSE = {"true": True, "t": True, "1": True, "false": False, "f": False, "0": False}
 
 
@@ -219,7 +221,7 @@ def _parsed(name: str, text: str, expected: Type) -> Any:
         if unset:
             raise ValueError
         return _tuple(text, expected.part) if expected.kind is tuple else _plain(text, expected.kind)
-    except (ValueError, KeyError, SyntaxError, MemoryError, RecursionError):
+    except _NO_VALUE:
         found = "cannot be unset" if unset else f"is {text!r}"
         raise UserError(f"--config.{name} {found}; give {expected.words}, --config.{name}=VALUE") from None
 
@@ -235,7 +237,7 @@ def _tuple(text: str, part: type) -> tuple[Any, ...]:
         return tuple(_number(each, part) for each in (value if isinstance(value, tuple | list) else [value]))
     try:
         value = ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except _NO_VALUE:
         return (text,)
     parts = tuple(value) if isinstance(value, tuple | list) else (value,)
     return parts if all(isinstance(each, str) for each in parts) else (text,)

@@ -1,1 +1,1 @@
-"""What is trained: each task says its model, record columns, loss, validation and description."""
+"""The tasks: each one defines its model, record columns, loss, validation and description."""

@@ -1,4 +1,4 @@
-"""Flood detection from pairs of dates, under a softmax cross entropy."""
+"""Flood detection from pairs of dates, with a softmax cross entropy."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,12 +33,12 @@ class Flood(LabelledTask):
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a checkpoint says besides settings and statistics."""
+        """What a checkpoint's description holds besides settings and statistics."""
         flood = self.settings.flood
         return super().description | {"tiling": flood.tiling, "patch_op": flood.patch_op}
 
     def logits(self, model: Any, batch: Batch, keys: Array | None = None) -> Logits:
-        """See `LabelledTask.logits`; both dates are flipped alike."""
+        """See `LabelledTask.logits`; both dates get the same flips."""
         settings = self.settings
         flips = draw_flips(numbered(keys, FLIPS), len(batch["image"]), settings.augment)
         prepared = prepare(batch, self.statistics, flips=flips)

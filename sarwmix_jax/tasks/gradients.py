@@ -1,7 +1,7 @@
 """From a task's loss to an update: micro-batches, devices, one all-reduce, the optimiser; the same for every task.
 
-The devices form one mesh with a single axis, over which a batch is spread. A step's loss follows from the global
-batch alone: what is random belongs to a place in it, never to a device or process.
+The devices form a mesh with a single axis, over which a batch is sharded. The loss of a step depends on the global
+batch alone: random numbers belong to a position in it, never to a device or process.
 """
 
 import dataclasses
@@ -27,27 +27,27 @@ from sarwmix_jax.tasks.task import Batch, Metrics, Task
 
 DATA_AXIS = "data"
 IF_ANY = "if_any"
-"""`validation.split` by this name is the split `validation` where every record set has one, else none."""
+"""This value of `validation.split` means the split `validation` where every record set has one, else none."""
 VALIDATION = "validation"
 Run = TypeVar("Run", bound=RunSettings)
 
 
 def reading(settings: DataSettings) -> dict[str, int]:
-    """How this process reads, for `pipeline.Reading`."""
+    """This process and its reading settings, as arguments of `pipeline.Reading`."""
     own = {"process_index": jax.process_index(), "process_count": jax.process_count()}
     return own | {name: getattr(settings, name) for name in ("threads", "workers", "prefetch")}
 
 
 def named_split(split: str | None) -> str | None:
-    """The split that `validation.split` means where there is one."""
+    """Name of the validation split: `if_any` means the split `validation`."""
     return VALIDATION if split == IF_ANY else split
 
 
 def find_validation(settings: Run) -> tuple[Run, tuple[str, ...]]:
-    """Settings that name the validation split itself where it is to be taken if there is any, and what to report.
+    """Replaces `if_any` in the settings by the validation split found, or by none; also gives lines to report.
 
     Raises:
-        UserError: A record set is missing or cannot be understood.
+        UserError: A record set is missing or cannot be read.
     """
     if settings.validation.split != IF_ANY:
         return settings, ()
@@ -58,17 +58,17 @@ def find_validation(settings: Run) -> tuple[Run, tuple[str, ...]]:
 
 
 def open_all(open_split: Callable[..., Any], settings: RunSettings, split: str) -> tuple[Any, ...]:
-    """One split of every record set of the run, checked against what the run expects.
+    """Opens one split of every record set of the run and checks it against what the run expects.
 
     Raises:
-        UserError: A set is missing, holds other bands, units, quantities or values than it should, or lacks the masks
+        UserError: A set is missing, holds other bands, units, quantities or values than expected, or lacks the masks
             that the nodata-aware mode needs.
     """
     sources = tuple(open_split(Path(folder), split) for folder in settings.data.records)
     expected = Expectation(bands=settings.model.bands, quantity=settings.data.quantity)
     standardised = Expectation(bands=settings.model.bands, statistics=STATISTICS.get(settings.data.statistics))
     for folder, source in zip(settings.data.records, sources, strict=True):
-        check_contract(source.records, expected)  # what the values are comes before how they are standardised
+        check_contract(source.records, expected)  # first: a wrong unit would also make the statistics look wrong
         check_contract(source.records, standardised, samples=1)
         if settings.data.nodata_aware and not source.contract.has_valid_pixels:
             raise UserError(
@@ -78,7 +78,7 @@ def open_all(open_split: Callable[..., Any], settings: RunSettings, split: str) 
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes, and the fixed tables."""
+    """Everything that a step updates, and the fixed tables."""
 
     params: Tree
     fixed: Tree
@@ -90,7 +90,7 @@ TrainStep = Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over all devices (of all processes), one axis: data."""
+    """A mesh of all devices (of all processes) with one axis, `data`."""
     devices = jax.devices() if devices is None else devices
     return jax.make_mesh((len(devices),), (DATA_AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
@@ -104,7 +104,7 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
     """Splits host arrays on their leading axis over the devices; each process gives its own contiguous block.
 
     Raises:
-        UserError: If the rows do not divide by the devices of this process.
+        UserError: The number of rows is not a multiple of the devices of this process.
     """
     sharding = NamedSharding(mesh, PartitionSpec(DATA_AXIS))
     local = len(mesh.local_devices)
@@ -115,9 +115,9 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
 
 
 def over_devices(function: Callable[..., Any], mesh: Mesh, *split: bool, reduced: bool = False) -> Callable[..., Any]:
-    """`function` of each device's share: arguments marked in `split` are cut on their leading axis, others whole.
+    """Runs `function` on each device's share: arguments marked in `split` are split on their leading axis.
 
-    Results are split too or, where `reduced`, the same on every device.
+    Results are split in the same way or, where `reduced`, the same on every device.
     """
     whole, cut = PartitionSpec(), PartitionSpec(DATA_AXIS)
     specs = tuple(cut if marked else whole for marked in split)
@@ -157,7 +157,7 @@ def _share_gradients(
 def make_gradients(
     task: Task, graphdef: nnx.GraphDef, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[Tree, Metrics]]:
-    """Gradients of the mean loss over the global batch: each device its share, then one all-reduce."""
+    """Gradients of the mean loss over the global batch: each device computes its share, then one all-reduce."""
 
     def share(state: TrainState, batch: Batch) -> tuple[Tree, Metrics]:
         first = jax.lax.axis_index(DATA_AXIS) * len(next(iter(batch.values())))
@@ -169,7 +169,7 @@ def make_gradients(
 def make_train_step(
     task: Task, graphdef: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainStep:
-    """The compiled training step (state, batch, learning rate) -> (state, metrics); it consumes the state.
+    """The compiled training step (state, batch, learning rate) -> (state, metrics); it donates the state's buffers.
 
     The batch holds the task's columns, sharded over the mesh; metrics are `loss`, those of the task, and `grad_norm`
     (before any clipping).
@@ -187,6 +187,6 @@ def make_train_step(
 
 
 def sample_keys(seed: int, step: Int[Array, ""], first: Int[Array, ""], count: int) -> Array:
-    """A key for each of `count` consecutive samples; it follows from (seed, step, place in the global batch) alone."""
+    """Keys of `count` consecutive samples; each depends on (seed, step, position in the global batch) alone."""
     key = jax.random.fold_in(jax.random.key(seed), step)
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(count))

@@ -1,5 +1,6 @@
-"""What tasks with labels have in common: the encoder with a linear head, its loss, predictions and validation."""
+"""Common base of the tasks with labels: the encoder with a linear head, its loss, predictions and validation."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,6 +17,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BandStatistics
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.state import Tree, merge_model
+from sarwmix_jax.progress import progress
 from sarwmix_jax.settings.sections import FinetuningSettings
 from sarwmix_jax.tasks.gradients import over_devices, reading, sample_keys, shard_batch
 from sarwmix_jax.tasks.task import Batch, Metrics
@@ -33,10 +35,10 @@ class LabelledTask:
     """A task with labels.
 
     Attributes:
-        settings: Settings of the run, the micro-batch set.
+        settings: Settings of the run, with the micro-batch set.
         statistics: Band statistics that standardise the images.
         classes: Class names in the order of the logits.
-        class_weights: Weight of each class in the loss; None: all alike.
+        class_weights: Weight of each class in the loss; None for equal weights.
     """
 
     settings: FinetuningSettings
@@ -52,26 +54,26 @@ class LabelledTask:
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What the model reads of a batch."""
+        """The columns of a batch that the model reads."""
         return ("image", "valid_pixels") if self.settings.data.nodata_aware else ("image",)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What a batch holds."""
+        """The columns of a batch."""
         return (*self.inputs, self.target)
 
     @property
     def model(self) -> tuple[Any, ...]:
-        """What makes the model, and its arguments."""
+        """The class of the model, and its arguments without random numbers."""
         return Classifier, self.settings.model, len(self.classes)
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a checkpoint says besides settings and statistics."""
+        """What a checkpoint's description holds besides settings and statistics."""
         return {"task": self.name, "classes": len(self.classes), "class_names": self.classes}
 
     def logits(self, model: Any, batch: Batch, keys: Array | None = None) -> Logits:
-        """Float32 logits of a batch; with a key for each sample flipped and with dropout, else as for use."""
+        """Float32 logits of a batch; with flips and dropout where each sample has a key, else as in inference."""
         raise TypeError(f"{type(self).__name__} has no logits")
 
     def losses(self, logits: Logits, truth: Array) -> Float[Array, "batch ..."]:
@@ -128,17 +130,20 @@ def make_predict(
     graphdef: nnx.GraphDef,
     mesh: Mesh,
     sources: Sequence[Any],
-    advance: Callable[[int], None] = lambda count: None,
+    title: str = "validating",
 ) -> Predict:
-    """The function that predicts all samples of `sources` in stored order, once each, on any number of devices."""
+    """A function that predicts each sample of `sources` once, in stored order, on any number of devices.
+
+    Its progress is shown under `title`.
+    """
     forward = make_forward(task, graphdef, mesh)
     rows = mesh.size * (task.settings.batch.micro_batch or 1)
     inputs = [EvaluationInput(source, rows, columns=task.columns, **reading(task.settings.data)) for source in sources]
 
     def predict(params: Tree, fixed: Tree) -> dict[str, np.ndarray]:
         found: dict[str, list[np.ndarray]] = {"logits": [], task.target: []}
-        for batches in inputs:
-            for batch in batches:
+        with progress(title, sum(map(len, sources)), "samples") as advance:
+            for batch in itertools.chain.from_iterable(inputs):
                 placed = shard_batch({name: batch[name] for name in task.inputs}, mesh)
                 local = {"logits": local_rows(forward(params, fixed, placed)), task.target: batch[task.target]}
                 whole = multihost_utils.process_allgather(local | {"valid": batch["valid"]}, tiled=True)

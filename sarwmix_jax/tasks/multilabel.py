@@ -1,4 +1,4 @@
-"""Classification of single images: several classes at once (soft margin), or exactly one (softmax)."""
+"""Classification of single images: several classes each (multi-label soft margin), or exactly one (softmax)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from sarwmix_jax.tasks.task import Batch
 
 @dataclass(frozen=True)
 class Multilabel(LabelledTask):
-    """The task of multi-label classification, under the multi-label soft margin loss."""
+    """The task of multi-label classification, with the multi-label soft margin loss."""
 
     name: ClassVar[str] = "multilabel"
     open: ClassVar[Callable[..., RecordSource]] = open_records
@@ -53,7 +53,7 @@ class Multilabel(LabelledTask):
 
 @dataclass(frozen=True)
 class SingleLabel(Multilabel):
-    """The task of classification into classes that exclude each other, under a softmax cross entropy."""
+    """The task of classification into classes that exclude each other, with a softmax cross entropy."""
 
     name: ClassVar[str] = "single_label"
     rules: ClassVar[tuple[str, ...]] = ("top1", "lowest_loss")
@@ -76,10 +76,10 @@ class SingleLabel(Multilabel):
 
 
 def class_numbers(truth: np.ndarray) -> np.ndarray:
-    """Number of the one class of every sample.
+    """Class number of every sample.
 
     Raises:
-        UserError: A sample has none or several.
+        UserError: A sample has no class or several.
     """
     counts = truth.sum(axis=1)
     if (counts != 1).any():
@@ -91,7 +91,7 @@ def class_numbers(truth: np.ndarray) -> np.ndarray:
 
 
 def head_logits(model: Any, images: Array, key: Array | None, *, frozen: bool) -> Logits:
-    """Logits of standardised images; from a frozen encoder without dropout, and no gradient goes through it."""
+    """Logits of standardised images; a frozen encoder has no dropout, and no gradient passes through it."""
     features = model.features(images, key=None if frozen else key)
     features = jax.lax.stop_gradient(features) if frozen else features
     return dense(model.head, features).astype(jnp.float32)

@@ -1,7 +1,7 @@
-"""Pretraining: mixed images are reconstructed, under a weighted squared error.
+"""Pretraining: mixed images are reconstructed, with a weighted squared error.
 
-Whatever is random belongs to a mix group, the `mix_group` consecutive images of the global batch that share a mask and
-mix with each other: it follows from (seed, step, group number) alone.
+All random numbers belong to a mix group, the `mix_group` consecutive images of the global batch that share a mask and
+mix with each other. They depend on (seed, step, group number) alone.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -33,16 +33,18 @@ from sarwmix_jax.models.mixmae import (
 from sarwmix_jax.models.state import Tree, merge_model
 from sarwmix_jax.models.tokens import image_to_vectors, vectors_to_image
 from sarwmix_jax.preprocessing import Images, Prepared, backscatter_weights, draw_flips, prepare, unstandardise
+from sarwmix_jax.progress import track
 from sarwmix_jax.settings.sections import PretrainingSettings
 from sarwmix_jax.tasks.gradients import DATA_AXIS, over_devices, reading, shard_batch
 from sarwmix_jax.tasks.task import Batch, Metrics
 
 EVALUATION_GROUP = 8
-"""Images that mix with each other in every evaluation, whatever the run's own group: so that figures compare."""
+"""Images that mix with each other in every evaluation, independent of the run's mix group, so that results of runs can
+be compared."""
 
 
 class GroupKeys(NamedTuple):
-    """Randomness of one mix group at one step."""
+    """Random keys of one mix group at one step."""
 
     mask: Key
     flips: Key
@@ -50,17 +52,17 @@ class GroupKeys(NamedTuple):
 
 
 def group_keys(seed: int, step: Int[Array, ""] | int, group: Int[Array, ""] | int) -> GroupKeys:
-    """The keys of one mix group; they follow from these three numbers alone."""
+    """The keys of one mix group; they depend on these three numbers alone."""
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), group)
     return GroupKeys(*jax.random.split(key, 3))
 
 
 class Predicted(NamedTuple):
-    """What the model makes of one mix group; every cell comes from the sequence that did not hold it.
+    """Reconstruction of one mix group; every cell comes from the sequence that did not contain it.
 
     Attributes:
-        prediction: What the model gives (standardised per cell with `norm_pix`).
-        target: What it should give.
+        prediction: Output of the model (standardised per cell with `norm_pix`).
+        target: Target of the model.
         weights: Weight of every value; 0 where it does not count.
         used: 1 for values that count, 0 for invalid pixels; None where all count.
     """
@@ -76,7 +78,7 @@ class Pretraining:
     """The task of pretraining.
 
     Attributes:
-        settings: Settings of the run, micro-batch and mix group set.
+        settings: Settings of the run, with micro-batch and mix group set.
         statistics: Band statistics that standardise the images.
     """
 
@@ -89,12 +91,12 @@ class Pretraining:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What a batch holds."""
+        """The columns of a batch."""
         return ("image", "valid_pixels") if self.settings.data.nodata_aware else ("image",)
 
     @property
     def model(self) -> tuple[Any, ...]:
-        """What makes the model, and its arguments."""
+        """The class of the model, and its arguments without random numbers."""
         return MixMAE, self.settings.model
 
     @property
@@ -105,7 +107,7 @@ class Pretraining:
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a checkpoint says besides settings and statistics."""
+        """What a checkpoint's description holds besides settings and statistics."""
         return {"norm_pix": self.settings.loss.norm_pix}
 
     def loss(
@@ -142,7 +144,7 @@ class Pretraining:
             model: The masked autoencoder.
             prepared: The images of one mix group.
             mask: The group's mask, 0/1 per cell, row-major.
-            key: Randomness of dropout and drop path; without it there is none.
+            key: Random key of dropout and drop path; without it there are none.
         """
         images, valid, settings = prepared.standardised, prepared.valid, self.settings
         count = fixed_masked_count(settings.model.cells, settings.mask.ratio, settings.mask.range_mask_ratio)
@@ -151,7 +153,7 @@ class Pretraining:
         return Predicted(reconstruction, *self._targets(prepared), used)
 
     def targets(self, batch: Batch) -> tuple[Vectors, Vectors]:
-        """What raw records without flips should give, and the weight of every value."""
+        """Targets of raw records without flips, and the weight of every value."""
         return self._targets(prepare(batch, self.statistics, side=self.settings.model.image_size))
 
     def _targets(self, prepared: Prepared) -> tuple[Vectors, Vectors]:
@@ -166,7 +168,7 @@ class Pretraining:
     def evaluated_group(self, model: Any, batch: Batch, number: Int[Array, ""]) -> tuple[Prepared, Array, Predicted]:
         """One mix group of held-out records without flips: images, mask and prediction.
 
-        The mask is that of (seed, step 0, number), so that the same records always meet the same masks.
+        The mask is that of (seed, step 0, number), so that the same records always get the same masks.
         """
         prepared = prepare(batch, self.statistics, side=self.settings.model.image_size)
         mask = self.draw_mask(group_keys(self.settings.seed, 0, number).mask)
@@ -177,8 +179,9 @@ class Pretraining:
     ) -> Callable[[Tree, Tree], dict[str, Any]]:
         """A function (params, fixed) -> `loss` and `loss_per_band` over all records of `sources`.
 
-        A record's mask and partner depend on its place in the source and the seed alone: the same at every call and
-        on any number of devices. Every value counts alike, so a record with few valid pixels counts little.
+        A record's mask and partner depend on its position in the source and on the seed alone: they are the same at
+        every call and on any number of devices. All values have equal weight, so a record with few valid pixels has
+        little influence.
         """
 
         def one_group(model: Any, batch: Batch, number: Int[Array, ""]) -> Float[Array, "batch 2 band"]:
@@ -209,13 +212,13 @@ class Pretraining:
     def _held_out(
         self, sources: Sequence[RecordSource], mesh: Mesh
     ) -> Iterator[tuple[int, dict[str, np.ndarray], np.ndarray]]:
-        """Number of the first mix group, host arrays, and which rows count, of every batch of held-out records."""
+        """For every batch of held-out records: number of the first mix group, host arrays, and which rows count."""
         data, micro_batch = self.settings.data, self.settings.batch.micro_batch or EVALUATION_GROUP
         rows = mesh.size * max(micro_batch // EVALUATION_GROUP, 1) * EVALUATION_GROUP
         first = 0
         for source in sources:
             batches = EvaluationInput(source, rows, columns=self.columns, group=EVALUATION_GROUP, **reading(data))
-            for number, batch in enumerate(batches):
+            for number, batch in enumerate(track(batches, "validating", len(batches), "batches")):
                 group = first + number * rows // EVALUATION_GROUP
                 yield group, {name: batch[name] for name in self.columns}, batch["valid"]
             first += -(-len(source) // EVALUATION_GROUP)
@@ -227,7 +230,7 @@ def errors(predicted: Predicted) -> Vectors:
 
 
 def prediction_db(prediction: Vectors, prepared: Prepared, statistics: BandStatistics, *, norm_pix: bool) -> Images:
-    """Predicted cells as images in dB; with `norm_pix` each cell takes its mean and deviation from the truth."""
+    """Predicted cells as images in dB; with `norm_pix` each cell takes mean and standard deviation from the truth."""
     vectors = prediction.astype(jnp.float32)
     if norm_pix:
         mean, deviation = cell_statistics(prepared.standardised, valid=prepared.valid)

@@ -1,4 +1,4 @@
-"""What a task says of itself to the loop, which knows no task."""
+"""The interface of a task, by which the training loop uses every task alike."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -24,31 +24,31 @@ class Task(Protocol):
 
     @property
     def settings(self) -> RunSettings:
-        """Settings of the run, the micro-batch set."""
+        """Settings of the run, with the micro-batch set."""
 
     @property
     def statistics(self) -> BandStatistics:
-        """What standardises the images."""
+        """Band statistics that standardise the images."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What a batch holds."""
+        """The columns of a batch."""
 
     @property
     def group(self) -> int:
-        """Consecutive samples of the global batch that must stay together, as they mix; 1 where none do."""
+        """Consecutive samples of the global batch that mix with each other and stay together; 1 where none mix."""
 
     @property
     def rules(self) -> tuple[str, ...]:
-        """Rules of `metrics.selection` that select checkpoints; the first one decides about patience."""
+        """Rules of `metrics.selection` that select checkpoints; patience counts by the first one."""
 
     @property
     def model(self) -> tuple[Any, ...]:
-        """What makes the model, and its arguments but for random numbers."""
+        """The class of the model, and its arguments without random numbers."""
 
     @property
     def description(self) -> dict[str, Any]:
-        """What a checkpoint says besides settings and statistics."""
+        """What a checkpoint's description holds besides settings and statistics."""
 
     @property
     def open(self) -> Callable[..., Any]:
@@ -63,7 +63,7 @@ class Task(Protocol):
             model: The model.
             batch: Consecutive samples of the global batch.
             step: Optimiser steps done.
-            first: Place of the first sample in the global batch.
+            first: Position of the first sample in the global batch.
         """
 
     def make_validation(

@@ -21,6 +21,7 @@ from jaxtyping import Array, Int32, UInt32
 from sarwmix_jax.data.pipeline import Reading, mixed_order
 from sarwmix_jax.data.sources import read_mixed
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.progress import progress
 from sarwmix_jax.tasks.gradients import DATA_AXIS, over_devices
 from sarwmix_jax.tasks.task import Batch
 from sarwmix_jax.training.logs import RunLog
@@ -135,10 +136,12 @@ class ResidentFeed(Iterator[DeviceBatch]):
         self._step = start
         layout, total = row_layout(run.sources, run.task.columns), sum(map(len, run.sources))
         count = records_per_device(run.sources, run.mesh.size)
-        with log.task("loading records", min(count * len(run.mesh.local_devices), total)) as advance:
+        with progress("loading records", min(count * len(run.mesh.local_devices), total)) as advance:
             self._rows = load_rows(run.sources, layout, run.mesh, threads=data.threads, advance=advance)
         self._gather = make_gather(layout, run.mesh)
-        log.say(f"{total:,} records lie on {run.mesh.size} devices, {count * layout.row_bytes / 2**30:.2f} GiB on each")
+        log.show(
+            f"{total:,} records lie on {run.mesh.size} devices, {count * layout.row_bytes / 2**30:.2f} GiB on each"
+        )
         log.write("resident", records=total, bytes_per_device=count * layout.row_bytes)
 
     def __next__(self) -> DeviceBatch:

@@ -1,4 +1,4 @@
-"""What a run writes down: means and speed of its steps, JSON lines in its work directory, progress on a terminal."""
+"""What a run writes down: means and speed of its steps, JSON lines in its work directory, and lines for the reader."""
 
 import json
 import logging
@@ -6,33 +6,47 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self, TypeVar
 
 import jax
+import jax.monitoring
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sarwmix_jax import progress
+from sarwmix_jax.progress import Advance, duration, shown
 
 FILE_NAME = "log.jsonl"
+
+STEP_LINE_SECONDS = 10.0
+"""Shortest time between two lines of steps where there is no terminal; the JSON lines have them all."""
+
+MEASURED = {"cpu": "base on two CPU cores: 16 s"}
+"""What the compiler takes for a training step, by platform, where it was measured (benchmarks/NOTES.md)."""
+
+_LOADED = "/jax/compilation_cache/cache_hits"
+T = TypeVar("T")
 
 SHOWN = ("loss", "ap_macro", "f1_macro", "accuracy", "accuracy_percent", "f1")
 
 
 def quiet_libraries() -> None:
-    """Keep off the terminal what Orbax tells of its every step, and of failures that this package tells in one line."""
+    """Keep off the terminal what Orbax reports of its every step, and failures that are reported in one line anyway."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    # Where a font is missing another draws the text; a picture has twenty such lines.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
     sys.unraisablehook = _unraisable
 
 
-def _unraisable(told: "sys.UnraisableHookArgs") -> None:
+def _unraisable(raised: "sys.UnraisableHookArgs") -> None:
     # After a failed write tensorstore's threads report to an event loop that Orbax has closed by then.
-    if not (told.exc_type is RuntimeError and str(told.exc_value) == "Event loop is closed"):
-        sys.__unraisablehook__(told)
+    if not (raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(raised)
 
 
 class NonFiniteLoss(Exception):
@@ -72,6 +86,12 @@ class Throughput:
     def add(self, step: int, metrics: dict[str, Any], records: np.ndarray) -> None:
         """Note a step that was started."""
         self._pending.append((step, metrics, records))
+
+    @property
+    def in_flight(self) -> int:
+        """Steps that were started and are not finished yet; the device is not waited for."""
+        losses = (metrics["loss"] for _, metrics, _ in reversed(self._pending))
+        return sum(1 for _ in takewhile(lambda loss: not loss.is_ready(), losses))
 
     def restart(self) -> None:
         """Leave out the time since the last line, after a checkpoint, a validation or a compilation."""
@@ -113,15 +133,7 @@ class RunLog:
     Every line has `event` and `time` (seconds since 1970). Numbers that are not finite become text: JSON has none.
     """
 
-    def __init__(
-        self,
-        workdir: Path,
-        total_steps: int,
-        *,
-        quiet: bool = False,
-        bands: Sequence[str] = (),
-        stream: TextIO | None = None,
-    ):
+    def __init__(self, workdir: Path, total_steps: int, *, quiet: bool = False, bands: Sequence[str] = ()):
         """Open the log of a run.
 
         Args:
@@ -129,22 +141,20 @@ class RunLog:
             total_steps: Where it ends.
             quiet: Write nothing, as processes other than the first.
             bands: Names of the values of figures per band.
-            stream: Where progress goes; the standard error unless given.
         """
         self._file = None if quiet else (workdir / FILE_NAME).open("a", buffering=1)
         self._board = None if quiet else tensorboard_writer(workdir)
-        self._bands = bands
-        self._stream = sys.stderr if stream is None else stream
-        self._total = total_steps
-        self._bar = _progress_bar(self._stream, hidden=quiet or not self._stream.isatty())
+        self._bands, self._total = bands, total_steps
+        self._work, self._steps = ExitStack(), Advance("training", total_steps, "steps", announced=True)
+        self._begun, self._last_line = False, -math.inf
 
     def __enter__(self) -> Self:
-        self._bar.start()
-        self._task = self._bar.add_task("", total=self._total)
+        if self._file is not None:
+            self._work.enter_context(shown(self._steps))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self._bar.stop()
+        self._work.close()
         for output in (self._file, self._board):
             if output is not None:
                 output.close()
@@ -157,29 +167,69 @@ class RunLog:
             for name, value in scalars(values, self._bands):
                 self._board.add_scalar(f"{event}/{name}", value, values["step"])
 
-    def say(self, text: str) -> None:
-        """One line for the reader at the terminal."""
-        if not self._bar.disable:
-            self._bar.console.print(text, highlight=False, markup=False)
-        elif self._file is not None:
-            print(text, file=self._stream, flush=True)
-
-    @contextmanager
-    def task(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        """A bar of its own, on a terminal, for work before the steps; gives a function that moves it on."""
-        row = self._bar.add_task(what, total=total)
-        try:
-            yield lambda count: self._bar.advance(row, count)
-        finally:
-            self._bar.remove_task(row)
+    def show(self, *texts: str) -> None:
+        """Lines for the reader, on the standard error."""
+        if self._file is not None:
+            for text in texts:
+                progress.show(text)
 
     def advance(self, step: int, values: dict[str, Any] | None = None) -> None:
-        """Move the progress bar; `values` (on logged steps) are shown, and on no terminal printed as a line."""
-        text = "" if values is None else progress_text(values)
-        if not self._bar.disable:
-            self._bar.update(self._task, completed=step, description=text or None)
-        elif text:
-            self.say(f"step {step}/{self._total}  {text}")
+        """Move the progress to `step`; `values` (on logged steps) are shown beside the bar, or as a line.
+
+        Time is counted from the first step on, without the compiler's.
+        """
+        if self._file is None:
+            return
+        if not self._begun:
+            self._begun = True
+            self._steps.restart(step)
+        if values is not None:
+            self._steps.remark = progress_text(values)
+        self._steps(step - self._steps.done)
+        if values is not None and not progress.on_terminal():
+            self._show_step()
+
+    def _show_step(self) -> None:
+        now, steps = progress.now(), self._steps
+        if now - self._last_line >= STEP_LINE_SECONDS or steps.done == self._total:
+            self._last_line, left = now, steps.seconds_left
+            known = f"  about {duration(left)} left" if left else ""
+            self.show(f"step {steps.done}/{self._total}  {steps.remark}{known}")
+
+
+def announced(train_step: Callable[..., T], log: RunLog) -> Callable[..., T]:
+    """A training step with lines before and after its first call, which compiles it or loads it."""
+    called = False
+
+    def step(*arguments: Any) -> T:
+        nonlocal called
+        with nullcontext() if called else _compiling(log):
+            called = True
+            return train_step(*arguments)
+
+    return step
+
+
+@contextmanager
+def _compiling(log: RunLog) -> Iterator[None]:
+    loaded: list[str] = []
+
+    def note(event: str, **_: object) -> None:
+        if event == _LOADED:
+            loaded.append(event)
+
+    kept = jax.config.values["jax_compilation_cache_dir"] is not None
+    figure = MEASURED.get(jax.devices()[0].platform)
+    what = "compiling the training step"
+    log.show(f"{what}{', unless an earlier start has kept it' * kept}{f' ({figure})' if figure else ''}")
+    began = time.perf_counter()
+    jax.monitoring.register_event_listener(note)
+    try:
+        with shown(Advance(what, announced=True)):
+            yield
+    finally:
+        jax.monitoring.unregister_event_listener(note)
+    log.show(f"training step {'loaded' if loaded else 'compiled'} in {time.perf_counter() - began:.1f} s")
 
 
 def scalars(values: dict[str, Any], bands: Sequence[str]) -> Iterator[tuple[str, float]]:
@@ -201,12 +251,9 @@ def tensorboard_writer(workdir: Path) -> Any | None:
 
 
 def progress_text(values: dict[str, Any]) -> str:
-    """The few numbers that tell how a run does."""
-    if "images_per_second" in values:
-        speed = f"{values['images_per_second']:.0f} images/s"
-    else:
-        speed = f"compiled in {values['compile_time']:.0f} s"
-    return f"epoch {values['epoch']:.2f}  loss {values['loss']:.4f}  lr {values['learning_rate']:.2e}  {speed}"
+    """The few numbers that show how a run does; the first step has no speed."""
+    speed = f"  {values['images_per_second']:.0f} images/s" if "images_per_second" in values else ""
+    return f"epoch {values['epoch']:.2f}  loss {values['loss']:.4f}  lr {values['learning_rate']:.2e}{speed}"
 
 
 def scores_text(scores: dict[str, float]) -> str:
@@ -232,12 +279,6 @@ def training_curve(entries: list[dict[str, Any]], event: str = "train") -> list[
         elif entry["event"] == event:
             by_step[entry["step"]] = entry
     return [by_step[step] for step in sorted(by_step)]
-
-
-def _progress_bar(stream: TextIO, *, hidden: bool) -> Progress:
-    done, what = (TextColumn(form) for form in ("{task.completed:.0f}/{task.total:.0f}", "{task.description}"))
-    columns = (BarColumn(), done, TimeElapsedColumn(), TimeRemainingColumn(), what)
-    return Progress(*columns, console=Console(file=stream), disable=hidden)
 
 
 def _finite(value: Any) -> Any:

@@ -20,6 +20,7 @@ from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints, describe
 from sarwmix_jax.data.subsets import Subset
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.metrics.selection import select
+from sarwmix_jax.progress import silent
 from sarwmix_jax.settings.config import as_json
 from sarwmix_jax.settings.sections import RunSettings
 from sarwmix_jax.tasks.gradients import TrainState
@@ -27,11 +28,10 @@ from sarwmix_jax.training import resources
 from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
 from sarwmix_jax.training.divergence import not_finite
 from sarwmix_jax.training.labelled import write_samples
-from sarwmix_jax.training.logs import NonFiniteLoss, RunLog, Throughput, scores_text
+from sarwmix_jax.training.logs import NonFiniteLoss, RunLog, Throughput, announced, scores_text
 from sarwmix_jax.training.run import LoaderFeed, Run, abstract_state, describe_sources, first_state, set_up, stored
 from sarwmix_jax.version import __version__
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 Feed = LoaderFeed | ResidentFeed
 
 
@@ -84,8 +84,7 @@ def train(settings: RunSettings, workdir: Path, *, override: bool = False) -> Pr
     changed = restore.check_same(previous, settings, workdir, override=override)
     run = set_up(settings, previous)
     with open_output(run, workdir, anew=previous is None or bool(changed)) as output:
-        for line in (*(f"changed by --override: {line}" for line in changed), *run.notes):
-            output.log.say(line)
+        output.log.show(*(f"changed by --override: {line}" for line in changed), *run.notes)
         return iterate(run, output, begin(run, output))
 
 
@@ -102,11 +101,11 @@ def open_output(run: Run, workdir: Path, *, anew: bool) -> Iterator[Output]:
             write_samples(workdir, run.settings.data.records, run.sources, run.held_out, anew=anew)
     except OSError as error:
         raise UserError(f"cannot write in {workdir}: {error.strerror}; choose another --workdir") from error
-    keep, milestones = run.settings.checkpoint.keep, run.schedule.milestones()
-    checkpoints = Checkpoints(workdir / FOLDER, keep=keep, milestones=milestones)
+    keep = run.settings.checkpoint.keep
+    checkpoints = Checkpoints(workdir / FOLDER, keep=keep, milestones=run.schedule.milestones())
     bands, quiet = run.settings.model.bands, jax.process_index() != 0
     try:
-        with RunLog(workdir, run.schedule.total_steps, quiet=quiet, bands=bands) as run_log:
+        with silent(quiet), RunLog(workdir, run.schedule.total_steps, quiet=quiet, bands=bands) as run_log:
             yield Output(workdir, checkpoints, run_log)
     finally:
         checkpoints.close()
@@ -116,7 +115,7 @@ def begin(run: Run, output: Output) -> Progress:
     """The progress with which this start begins: that of the newest usable checkpoint, or none."""
     state, start = first_state(run, output.checkpoints)
     if start.report is not None:
-        output.log.say(start.report[0])
+        output.log.show(start.report[0])
         output.log.write("begin", **start.report[1])
     best, stale = start.progress.get("best") or {}, start.progress.get("stale", 0)
     return Progress(state, start.step, best, stale, saved=start.step if start.progress else None)
@@ -139,7 +138,7 @@ def noted_signals() -> Iterator[list[str]]:
             signal.signal(*previous.popitem())
 
     previous: dict[signal.Signals, Any] = {}
-    previous |= {number: signal.signal(number, note) for number in SIGNALS}
+    previous |= {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield received
     finally:
@@ -151,11 +150,12 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
     start, total, log = progress.step, run.schedule.total_steps, output.log
     flops = write_start(run, output, start)
     if start >= total or out_of_patience(run, progress):
-        log.say(f"nothing to do: {start} of {total} steps are done")
+        log.show(f"nothing to do: {start} of {total} steps are done")
         return progress
     feed: Feed = ResidentFeed(run, start, log) if run.settings.data.resident else LoaderFeed(run, start)
-    peak = resources.peak_flops(jax.devices()[0])
-    throughput = Throughput(run.settings.batch.global_batch, run.mesh.size, flops, peak)
+    batch, peak = run.settings.batch.global_batch, resources.peak_flops(jax.devices()[0])
+    throughput = Throughput(batch, run.mesh.size, flops, peak)
+    run = dataclasses.replace(run, train_step=announced(run.train_step, log))
     with noted_signals() as signals:
         try:
             while progress.step < total and not progress.interrupted and not out_of_patience(run, progress):
@@ -169,9 +169,9 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
             feed.close()
     output.checkpoints.wait()
     if out_of_patience(run, progress):
-        log.say(f"step {progress.step}: {progress.stale} validations without a better one; the run ends here")
+        log.show(f"step {progress.step}: {progress.stale} validations without a better one; the run ends here")
     if progress.interrupted:
-        log.say(f"{progress.interrupted}: saved at step {progress.step}; the same command goes on from there")
+        log.show(f"{progress.interrupted}: saved at step {progress.step}; the same command goes on from there")
     log.write("end", step=progress.step, interrupted=progress.interrupted)
     return progress
 
@@ -185,7 +185,7 @@ def out_of_patience(run: Run, progress: Progress) -> bool:
 def write_start(run: Run, output: Output, start: int) -> float:
     """Write down settings, devices and what the model costs; gives the operations of one image in training."""
     parts = resources.parts_of(run.task)
-    output.log.say(resources.table(parts))
+    output.log.show(resources.table(parts))
     output.log.write(
         "start",
         step=start,
@@ -216,7 +216,7 @@ def after_step(run: Run, output: Output, progress: Progress, throughput: Through
     pause = probe_due or schedule.validation_due(done) or schedule.checkpoint_due(done) or bool(progress.interrupted)
     if pause or schedule.log_due(done, first):
         write_step(run, output, progress, throughput)
-    output.log.advance(done)
+    output.log.advance(done - throughput.in_flight)
     if probe_due and run.probe is not None:
         write_probe(run, output, progress, run.probe(progress.state.params, progress.state.fixed))
     if pause:
@@ -227,7 +227,9 @@ def after_step(run: Run, output: Output, progress: Progress, throughput: Through
 def write_probe(run: Run, output: Output, progress: Progress, scores: dict[str, float]) -> None:
     """Log the scores of frozen features."""
     output.log.write("probe", step=progress.step, epoch=run.schedule.epoch(progress.step), **scores)
-    output.log.say(f"step {progress.step}: probe, {scores['neighbours']:.0f} nearest neighbours: {scores_text(scores)}")
+    output.log.show(
+        f"step {progress.step}: probe, {scores['neighbours']:.0f} nearest neighbours: {scores_text(scores)}"
+    )
 
 
 def write_step(run: Run, output: Output, progress: Progress, throughput: Throughput) -> None:
@@ -272,13 +274,14 @@ def validate(run: Run, output: Output, progress: Progress, values: dict[str, Any
     progress.stale = 0 if run.task.rules[0] in better else progress.stale + 1
     output.log.write("validation", step=done, epoch=epoch, best=better, **values)
     mark = f" (best: {', '.join(better)})" if better else ""
-    output.log.say(f"step {done}: validation {scores_text(scores)}{mark}")
+    output.log.show(f"step {done}: validation {scores_text(scores)}{mark}")
     return better
 
 
 def save(run: Run, output: Output, progress: Progress) -> None:
     """Write a checkpoint of the present state with everything a restart needs."""
     step, best = progress.step, progress.best if run.settings.checkpoint.best else {}
+    reached = {"step": step, "epoch": run.schedule.epoch(step), "mix_group": run.task.group}
     description = describe(
         run.task.kind,
         run.task.settings.model,
@@ -286,13 +289,7 @@ def save(run: Run, output: Output, progress: Progress) -> None:
         run.settings.data.statistics,
         source=describe_sources(run),
         settings=as_json(run.settings),
-        progress={
-            "step": step,
-            "epoch": run.schedule.epoch(step),
-            "mix_group": run.task.group,
-            "best": best,
-            "stale": progress.stale,
-        },
+        progress=reached | {"best": best, "stale": progress.stale},
         **run.task.description,
     )
     kept = [each["step"] for each in best.values()]

@@ -41,7 +41,8 @@ def make_probe(
 
     def probe(params: Tree, fixed: Tree) -> dict[str, float]:
         train, held = (
-            Samples(encode(params, fixed, source), truth) for source, truth in zip(sources, truths, strict=True)
+            Samples(encode(params, fixed, source, f"probe: encoding {source.split}"), truth)
+            for source, truth in zip(sources, truths, strict=True)
         )
         numbers = (min(NEIGHBOURS, len(train.features)),)
         found = neighbour_probe(train, held, held.features, len(classes), numbers)  # one number: nothing is chosen

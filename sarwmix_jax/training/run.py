@@ -22,6 +22,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS, BandStatistics
 from sarwmix_jax.models.layers import check_kernel
 from sarwmix_jax.models.state import Tree, abstract_model, split_model, stack_blocks, unstack_blocks
+from sarwmix_jax.progress import progress
 from sarwmix_jax.settings.config import RECORDS, remedy
 from sarwmix_jax.settings.sections import FinetuningSettings, MixedBatchSettings, PretrainingSettings, RunSettings
 from sarwmix_jax.tasks.gradients import (
@@ -233,18 +234,19 @@ def first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Start]:
 
     target = abstract_state(run, stored=True)._asdict()
     classes = run.task.description.get("class_names", ())
-    start = find_start(checkpoints, target, run.settings, lambda: stored(jax.jit(draw)(), run), classes)
-    if start is None:
-        params, fixed = jax.jit(draw)()
-        start = Start({})
-    else:
-        params, fixed = in_memory((start.state["params"], start.state["fixed"]), run)
-    if "opt_state" in start.state:
-        opt_state = in_memory(start.state["opt_state"], run)
-    else:
-        opt_state = jax.jit(run.optimizer.init)(params)
-    state = TrainState(params, fixed, opt_state, jnp.asarray(start.step, jnp.int32))
-    return replicate(state, run.mesh), start
+    with progress("initialising the model"):
+        start = find_start(checkpoints, target, run.settings, lambda: stored(jax.jit(draw)(), run), classes)
+        if start is None:
+            params, fixed = jax.jit(draw)()
+            start = Start({})
+        else:
+            params, fixed = in_memory((start.state["params"], start.state["fixed"]), run)
+        if "opt_state" in start.state:
+            opt_state = in_memory(start.state["opt_state"], run)
+        else:
+            opt_state = jax.jit(run.optimizer.init)(params)
+        state = TrainState(params, fixed, opt_state, jnp.asarray(start.step, jnp.int32))
+        return replicate(state, run.mesh), start
 
 
 class DeviceBatch(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sarwmix_jax.conversion.table import LAYOUTS, Extent, entries, to_ours
+from sarwmix_jax.conversion.table import LAYOUTS, Extent, entries, from_published
 from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.encoder import cell_mask
 from sarwmix_jax.models.mixmae import MixMAE
@@ -63,9 +63,9 @@ def drawn(model, seed: int):
     return model
 
 
-def ours(kind, settings: ModelSettings, model, *arguments):
+def converted(kind, settings: ModelSettings, model, *arguments):
     """Our model with the weights of a PyTorch model."""
-    weights = to_ours({name: value.detach().numpy() for name, value in model.state_dict().items()})
+    weights = from_published({name: value.detach().numpy() for name, value in model.state_dict().items()})
     return model_arrays(kind, settings, *arguments, weights=weights)
 
 
@@ -116,7 +116,7 @@ def test_layer_by_layer(settings, cells):
     mask = MASKS[cells]
     trace = Trace(torch_model)
     torch_model(tensor(images), tensor(mask))
-    model = merge_model(*ours(MixMAE, settings, torch_model))
+    model = merge_model(*converted(MixMAE, settings, torch_model))
     for name, actual, expected in layers(model, trace.values, images, mask):
         scale = np.abs(expected).max()
         np.testing.assert_allclose(actual, expected, rtol=0, atol=ATOL * max(1, scale), err_msg=name)
@@ -166,7 +166,7 @@ def test_loss_and_every_gradient(settings, masked_count):
     weights = np.random.default_rng(2).uniform(1, np.e, images.shape).astype(np.float32)
     loss = reference().pretraining_loss(torch_model, tensor(images), tensor(weights), tensor(MASKS["half"]))
     loss.backward()
-    graphdef, params, fixed = ours(MixMAE, settings, torch_model)
+    graphdef, params, fixed = converted(MixMAE, settings, torch_model)
 
     def our_loss(params):
         model = merge_model(graphdef, params, fixed)
@@ -180,9 +180,9 @@ def test_loss_and_every_gradient(settings, masked_count):
     published = dict(torch_model.named_parameters())
     for entry in entries(Extent(settings.depths, settings.decoder_depth)):
         if published[entry.published].grad is not None:
-            expected = LAYOUTS[entry.layout].to_ours(published[entry.published].grad.numpy())
+            expected = LAYOUTS[entry.layout].from_published(published[entry.published].grad.numpy())
             atol = 1e-4 * max(float(np.abs(expected).max()), 1e-3)
-            np.testing.assert_allclose(gradients[entry.ours], expected, rtol=0, atol=atol, err_msg=entry.published)
+            np.testing.assert_allclose(gradients[entry.name], expected, rtol=0, atol=atol, err_msg=entry.published)
 
 
 def test_classifier():
@@ -190,7 +190,7 @@ def test_classifier():
     torch_model = drawn(reference().TorchClassifier(settings, 7), 3)
     images = np.random.default_rng(4).standard_normal((2, 2, 256, 256), np.float32)
     expected = torch_model(tensor(images)).detach().numpy()
-    model = merge_model(*ours(Classifier, settings, torch_model, 7))
+    model = merge_model(*converted(Classifier, settings, torch_model, 7))
     np.testing.assert_allclose(model(jnp.asarray(images)), expected, rtol=0, atol=ATOL * np.abs(expected).max())
 
 

@@ -1,4 +1,4 @@
-"""The command: golden files in, checkpoints out, and what it says."""
+"""The command: golden files in, checkpoints out, and what it prints."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def around(model) -> dict:
 
 
 def rewritten(path, name: str, change=lambda model: None, around=around) -> None:
-    """A golden file made anew by hand: its dictionary of arrays changed by a function, and what stands around it."""
+    """A golden file written again by hand: its dictionary of arrays changed by a function, and what is around it."""
     model = {key: np.array(array) for key, array in read_checkpoint(GOLDEN / f"{name}_tiny.pth").model.items()}
     change(model)
     views, storages = {}, {}
@@ -43,11 +43,11 @@ def rewritten(path, name: str, change=lambda model: None, around=around) -> None
 
 
 @pytest.mark.parametrize(("name", "options"), [("pretrain", PRETRAIN), ("finetune", FINETUNE), ("flood", FLOOD)])
-def test_golden_files_convert_and_the_result_says_what_it_is(tmp_path, capsys, name, options):
+def test_golden_files_convert_and_the_result_states_what_it_is(tmp_path, capsys, name, options):
     source = GOLDEN / f"{name}_tiny.pth"
     assert run(source, tmp_path / "out", *options) == 0
-    said = capsys.readouterr().out
-    assert sha256_of(source) in said and "unverified" in said and "model='mixmim_base'" in said
+    output = capsys.readouterr().out
+    assert sha256_of(source) in output and "unverified" in output and "model='mixmim_base'" in output
     loaded = load_parameters(tmp_path / "out")
     described, tensors = loaded.description, flatten_names(loaded.params) | flatten_names(loaded.fixed)
     expected = published_weights(f"{name}_tiny")
@@ -81,10 +81,10 @@ def test_verify_reports_every_tensor_and_keeps_a_probe(tmp_path, capsys):
     table = capsys.readouterr().out
     assert "patch_embed.proj.weight [8, 2, 4, 4] 0" in table and "88 of 88 tensors bit-identical" in table
     assert run(GOLDEN / "finetune_tiny.pth", tmp_path / "out", *FINETUNE, "--verify") == 0
-    said = capsys.readouterr().out
-    assert "patch_embed" not in said and "88 of 88 tensors bit-identical" in said
-    assert table.count("\n") == said.count("\n") + 88 and "epochs trained: 50\n" in said
-    assert "logits [2, 19]: mean " in said
+    output = capsys.readouterr().out
+    assert "patch_embed" not in output and "88 of 88 tensors bit-identical" in output
+    assert table.count("\n") == output.count("\n") + 88 and "epochs trained: 50\n" in output
+    assert "logits [2, 19]: mean " in output
     assert run(tmp_path / "out", "--verify") == 0
     assert "largest difference from the kept outputs: logits 0" in capsys.readouterr().out
     kept = dict(np.load(tmp_path / "out" / "probe.npz"))
@@ -103,10 +103,10 @@ def test_the_module_prefix_and_other_types(tmp_path, capsys):
 
     rewritten(tmp_path / "a.pth", "finetune", change)
     assert run(tmp_path / "a.pth", tmp_path / "out", *FINETUNE, "--verify", "-v") == 0
-    said = capsys.readouterr().out
-    assert "rounded from float64 to float32: norm.weight, norm.bias" in said
-    assert "norm.bias [64] 1.49e-08 rounded to float32\n" in said and "86 of 88 tensors bit-identical" in said
-    assert "2 tensors rounded to float32, by 2.98e-08 at most\n" in said
+    output = capsys.readouterr().out
+    assert "rounded from float64 to float32: norm.weight, norm.bias" in output
+    assert "norm.bias [64] 1.49e-08 rounded to float32\n" in output and "86 of 88 tensors bit-identical" in output
+    assert "2 tensors rounded to float32, by 2.98e-08 at most\n" in output
     loaded = flatten_names(load_parameters(tmp_path / "out").params)
     expected = published_weights("finetune_tiny")["head/kernel"].astype(np.float16).astype(np.float32)
     np.testing.assert_array_equal(loaded["head/kernel"], expected)
@@ -118,8 +118,8 @@ def test_missing_tensors_are_drawn_when_allowed(tmp_path, capsys):
     assert run(tmp_path / "a.pth", tmp_path / "out", *FINETUNE) == 2
     assert "1 missing: norm.weight (--allow-missing NAME" in capsys.readouterr().err
     assert run(tmp_path / "a.pth", tmp_path / "out", *FINETUNE, "--allow-missing", "norm.weight") == 0
-    said = capsys.readouterr().out
-    assert "missing, drawn afresh: encoder/norm/scale" in said
+    output = capsys.readouterr().out
+    assert "missing, drawn afresh: encoder/norm/scale" in output
     loaded = load_parameters(tmp_path / "out")
     np.testing.assert_array_equal(flatten_names(loaded.params)["encoder/norm/scale"], np.ones(64))
     assert loaded.description["source"]["drawn"] == ["encoder/norm/scale"]
@@ -150,10 +150,10 @@ def test_another_image_size(tmp_path, capsys):
     assert not (tmp_path / "no").exists()
 
 
-def test_the_hash_is_demanded(tmp_path, capsys):
+def test_the_hash_is_checked_on_demand(tmp_path, capsys):
     source = GOLDEN / "finetune_tiny.pth"
     assert run(source, tmp_path / "no", *FINETUNE, "--sha256", "0" * 64) == 2
-    assert "not the demanded one" in capsys.readouterr().err
+    assert "not the one given" in capsys.readouterr().err
     assert run(source, tmp_path / "out", *FINETUNE, "--sha256", sha256_of(source).upper()) == 0
     (tmp_path / "sen12_finetune_checkpoint_best.pth").write_bytes(source.read_bytes())
     assert run(tmp_path / "sen12_finetune_checkpoint_best.pth", tmp_path / "no", *FINETUNE) == 2
@@ -194,8 +194,8 @@ MISUSES = {
 def test_misuse_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, capsys, case):
     monkeypatch.chdir(tmp_path)
     assert run(*MISUSES[case]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("error: ") and output.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
 
 

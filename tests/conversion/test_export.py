@@ -74,8 +74,8 @@ def test_a_checkpoint_that_does_not_fit_its_description(tmp_path, capsys, name, 
     kept = {key: value for key, value in tensors.items() if value is not None}
     write(replace(converted, tensors=kept), tmp_path / "out")
     assert run(tmp_path / "out", tmp_path / "a.safetensors") == 2
-    said = capsys.readouterr().err
-    assert f"does not fit its own description: encoder/{name} is " in said and said.count("\n") == 1
+    output = capsys.readouterr().err
+    assert f"does not fit its own description: encoder/{name} is " in output and output.count("\n") == 1
     assert not (tmp_path / "a.safetensors").exists()
 
 

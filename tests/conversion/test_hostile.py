@@ -64,7 +64,7 @@ CALLS = {
 def test_no_name_outside_the_list_and_nothing_is_executed(tmp_path, capsys, call):
     marker = tmp_path / "executed"
     path = hostile(tmp_path, CALLS[call](f"touch {marker}"))
-    refused(path, "opcode INST" if call == "inst" else "not on the list", capsys)
+    refused(path, "opcode INST" if call == "inst" else "not in the list of names", capsys)
     assert not marker.exists()
 
 
@@ -90,9 +90,9 @@ BROKEN_PICKLES = {
     "doubling": (b")" + b"q\x01h\x01\x86" * 60, "nested too deeply"),
     "no tensor": (b"K\x01", "not a tensor"),
     "text with surrogates": (b"U" + b"\x02\xff\xff", "opcode SHORT_BINSTRING"),
-    "long integer": (b"L" + b"9" * 100_000 + b"L\n", "broken or cut off"),
-    "huge text": (b"X\xff\xff\xff\x7f", "broken or cut off"),
-    "huge text 64": (b"\x8d" + b"\xff" * 7 + b"\x7f", "broken or cut off"),
+    "long integer": (b"L" + b"9" * 100_000 + b"L\n", "damaged or truncated"),
+    "huge text": (b"X\xff\xff\xff\x7f", "damaged or truncated"),
+    "huge text 64": (b"\x8d" + b"\xff" * 7 + b"\x7f", "damaged or truncated"),
     "many opcodes": (b"N0" * 130_000 + b"N", "opcodes"),
     "many marks": (b"(" * 249_000, "empty stack"),
 }
@@ -215,15 +215,15 @@ def zip_lies() -> dict[str, tuple[bytes, str]]:
         "method": (changed(content, entry + 10, "<H", 12), "compressed"),
         "local method": (changed(content, local + 8, "<H", 8), "header of member"),
         "size beyond the file": (changed(content, entry + 20, "<2L", 1 << 30, 1 << 30), "past the end"),
-        "size into the directory": (changed(content, entry + 20, "<2L", 60, 60), "past the start"),
+        "size into the directory": (changed(content, entry + 20, "<2L", 60, 60), "the start"),
         "place beyond the file": (changed(content, entry + 42, "<L", 1 << 30), "outside the file"),
         "place of another": (changed(content, entry + 42, "<L", 0), "header of member"),
         "entries": (changed(content, end + 8, "<2H", 3, 3), "zip directory"),
         "too many entries": (changed(content, end + 8, "<2H", 60_000, 60_000), "more than 50000"),
-        "start": (changed(content, end + 16, "<L", 3), "not where"),
+        "start": (changed(content, end + 16, "<L", 3), "not at the position"),
         "disks": (changed(content, end + 4, "<2H", 1, 1), "inconsistent"),
         "checksum": (content.replace(bytes(range(16)), bytes(16)), "checksum"),
-        "name": (content[: first + 46] + b"\xff" + content[first + 47 :], "broken or cut off"),
+        "name": (content[: first + 46] + b"\xff" + content[first + 47 :], "damaged or truncated"),
         "comment": (content + b"x", "inconsistent"),
     }
     twice = archive({"data.pkl": b"", "data/0": b"", "data/1": b""}).replace(b"data/1", b"data/0")

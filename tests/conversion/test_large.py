@@ -61,7 +61,7 @@ def write_base(path: Path) -> int:
 
 
 def anonymous_bytes(process: int) -> int:
-    """Memory of a process that is no mapped file."""
+    """Memory of a process that is not a mapped file."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:

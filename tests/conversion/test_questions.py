@@ -15,12 +15,12 @@ from tests.support import GOLDEN
 CONFIG = Path(__file__).parents[2] / "configs" / "finetune_demo.py"
 
 
-def test_everything_that_no_tensor_tells_is_asked_for_at_once(tmp_path, capsys):
+def test_everything_that_follows_from_no_tensor_is_asked_for_at_once(tmp_path, capsys):
     def asked(name, *options) -> str:
         assert run(GOLDEN / f"{name}_tiny.pth", tmp_path / "out", *options) == 2
-        said = capsys.readouterr()
-        assert said.out == "" and said.err.count("\n") == 1
-        return said.err
+        output = capsys.readouterr()
+        assert output.out == "" and output.err.count("\n") == 1
+        return output.err
 
     statistics = "--statistics bigearthnet_v1|bigearthnet_v2|MEAN_VH,MEAN_VV,STD_VH,STD_VV"
     kind, tiling = "--kind flood|classifier", "--tiling released|two_band"
@@ -37,23 +37,26 @@ def test_everything_that_no_tensor_tells_is_asked_for_at_once(tmp_path, capsys):
         ("pretrain", ["--with-optimizer"], [statistics, heads, norm_pix, group]),
         ("pretrain", [*PRETRAIN, "--with-optimizer"], [norm_pix, group]),
     ]:
-        said = asked(name, *options)
-        assert [text for text in every if text in said] == [text for text in every if text in wanted], (options, said)
-    assert "the file's own batch_size: 4)" in asked("pretrain", "--with-optimizer")
+        output = asked(name, *options)
+        assert [text for text in every if text in output] == [text for text in every if text in wanted], (
+            options,
+            output,
+        )
+    assert "batch_size in the file: 4)" in asked("pretrain", "--with-optimizer")
     # a file that cannot be converted is refused before anything is asked
     rewritten(tmp_path / "a.pth", "finetune", lambda model: model.pop("absolute_pos_embed"))
     assert run(tmp_path / "a.pth", tmp_path / "out") == 2
     assert "no tensor absolute_pos_embed" in capsys.readouterr().err
 
 
-def test_what_is_said_of_the_wrong_kind_or_is_no_value(tmp_path, capsys):
+def test_options_of_the_wrong_kind_or_with_invalid_values(tmp_path, capsys):
     for name, options, why in [
         ("finetune", [*FINETUNE, "--norm-pix", "yes"], "--norm-pix is given, but the file is of kind classifier"),
         ("finetune", [*FINETUNE, "--decoder-heads", "4"], "--decoder-heads is given, but the file is of kind classif"),
         ("pretrain", [*PRETRAIN, "--tiling", "released"], "--tiling is given, but the file is of kind pretraining"),
-        ("pretrain", [*PRETRAIN, "--mix-group", "4"], "--mix-group is of use with --with-optimizer alone"),
-        ("pretrain", [*PRETRAIN, "--with-optimizer", "--mix-group", "0"], "--mix-group 0 is no number of images"),
-        ("pretrain", [*PRETRAIN, "--with-optimizer", "--mix-group", str(10**30)], "0 is no number of images"),
+        ("pretrain", [*PRETRAIN, "--mix-group", "4"], "--mix-group has an effect only with --with-optimizer"),
+        ("pretrain", [*PRETRAIN, "--with-optimizer", "--mix-group", "0"], "--mix-group 0 is not a number of images"),
+        ("pretrain", [*PRETRAIN, "--with-optimizer", "--mix-group", str(10**30)], "0 is not a number of images"),
         ("finetune", [*FINETUNE, "--image-size", "4128"], "--image-size 4128 is larger than 4096"),
         ("finetune", [*FINETUNE, "--image-size", str(10**30)], "is larger than 4096"),
         ("finetune", [*FINETUNE, "--image-size", "0"], "image side 0 is not a multiple of 32"),
@@ -66,10 +69,10 @@ def test_what_is_said_of_the_wrong_kind_or_is_no_value(tmp_path, capsys):
     assert "the file holds no optimiser state" in capsys.readouterr().err
 
 
-def test_what_does_not_work_without_norm_pix_is_said_at_once(tmp_path, capsys):
+def test_what_does_not_work_without_norm_pix_is_reported_at_once(tmp_path, capsys):
     assert run(GOLDEN / "pretrain_tiny.pth", tmp_path / "out", *PRETRAIN) == 0
-    said = capsys.readouterr().out
-    assert "will not work without --norm-pix yes|no: sarwmix reconstruct, and model.reconstruct unless" in said
+    output = capsys.readouterr().out
+    assert "will not work without --norm-pix yes|no: sarwmix reconstruct, and model.reconstruct unless" in output
     with pytest.raises(UserError, match="convert its file again with --norm-pix"):
         load_pretrained(tmp_path / "out")
     with pytest.raises(UserError, match="give norm_pix"):
@@ -82,7 +85,7 @@ def test_what_does_not_work_without_norm_pix_is_said_at_once(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["a.pth", "absent.pt"])
 def test_a_pytorch_file_in_place_of_a_checkpoint_names_the_converter(tmp_path, capsys, name):
     rewritten(tmp_path / "a.pth", "finetune")
-    with pytest.raises(UserError, match=rf"convert it first \(python convert_torch_ckpt.py \S+{name} FOLDER"):
+    with pytest.raises(UserError, match=rf"convert it first \(sarwmix convert \S+{name} FOLDER"):
         load(tmp_path / name)
     for command in (
         ["evaluate", f"--checkpoint={tmp_path / name}", f"--records={tmp_path}", f"--out={tmp_path / 'out'}"],
@@ -92,5 +95,5 @@ def test_a_pytorch_file_in_place_of_a_checkpoint_names_the_converter(tmp_path, c
         ],
     ):
         assert command_line(command) == 2
-        assert "convert_torch_ckpt.py" in capsys.readouterr().err, command
+        assert "sarwmix convert " in capsys.readouterr().err, command
     assert not (tmp_path / "out").exists() and not (tmp_path / "run").exists()

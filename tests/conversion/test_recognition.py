@@ -75,10 +75,10 @@ def test_kinds():
             recognise(tensors(name), Hints(kind=kind, statistics="bigearthnet_v1"), None)
 
 
-def test_what_no_tensor_tells_must_be_said():
-    with pytest.raises(UserError, match=r"say --statistics bigearthnet_v1\|bigearthnet_v2\|MEAN_VH,"):
+def test_what_follows_from_no_tensor_must_be_given():
+    with pytest.raises(UserError, match=r"give --statistics bigearthnet_v1\|bigearthnet_v2\|MEAN_VH,"):
         recognise(tensors("finetune"), Hints(), None)
-    with pytest.raises(UserError, match=r"say --tiling released\|two_band"):
+    with pytest.raises(UserError, match=r"give --tiling released\|two_band"):
         recognise(tensors("flood"), Hints(kind="flood", statistics="bigearthnet_v1"), None)
     with pytest.raises(UserError, match="leave it out"):
         recognise(tensors("finetune"), Hints(tiling="released", statistics="bigearthnet_v1"), None)
@@ -92,7 +92,7 @@ def test_the_registry_knows_the_rest_and_is_not_contradicted():
         with pytest.raises(UserError, match="contradicts the registry"):
             recognise(tensors("flood"), hints, flood)
     pretrained = replace(RELEASED[0], norm_pix=True)
-    with pytest.raises(UserError, match="--norm-pix no contradicts the registry, which says yes for this file"):
+    with pytest.raises(UserError, match="--norm-pix no contradicts the registry, which has yes for this file"):
         recognise(tensors("pretrain"), replace(HEADS, norm_pix=False), pretrained)
     found = recognise(tensors("pretrain"), Hints(decoder_heads=4), pretrained, own_batch_size="7")
     assert (found.norm_pix, found.mix_group, found.statistics_name) == (True, 256, "bigearthnet_v1")
@@ -111,13 +111,13 @@ def test_statistics_as_numbers():
     [
         ({"patch_embed.proj.weight": (128, 3, 4, 4)}, "takes 3 bands"),
         ({"patch_embed.proj.weight": (128, 2, 16)}, "4 axes are needed"),
-        ({"patch_embed.proj.weight": (0, 2, 4, 4)}, r"proj.weight has shape \[0, 2, 4, 4\] and so no values"),
+        ({"patch_embed.proj.weight": (0, 2, 4, 4)}, r"proj.weight has shape \[0, 2, 4, 4\], so no values"),
         ({"absolute_pos_embed": (1, 0, 128)}, "so no values"),
         ({"absolute_pos_embed": (0, 1 << 30, 128)}, "so no values"),
         ({"mask_token": (1, 1, 0)}, "so no values"),
         ({"layers.1.blocks.0.attn.relative_position_bias_table": (225, 0)}, "so no values"),
-        ({"absolute_pos_embed": (1, 1000, 128)}, "no square grid"),
-        ({"layers.1.blocks.0.attn.relative_position_bias_table": (224, 8)}, "no window side"),
+        ({"absolute_pos_embed": (1, 1000, 128)}, "not a square grid"),
+        ({"layers.1.blocks.0.attn.relative_position_bias_table": (224, 8)}, "fits no window side"),
         ({"layers.1.blocks.0.attn.relative_position_bias_table": (225, 7)}, "7 heads"),
         ({"layers.1.blocks.0.attn.relative_position_bias_table": (25, 8)}, "window 3 of stage 2"),
     ],
@@ -147,13 +147,13 @@ def test_missing_tensors_that_tell_widths():
             recognise(incomplete, V1, None)
 
 
-def test_every_tensor_is_accounted_for():
+def test_every_tensor_is_checked():
     model = tensors("finetune")
     found = recognise(model, V1, None)
     model["surplus"] = model.pop("norm.weight")
     model["head.bias"] = np.zeros(18, np.float32)
     with pytest.raises(
-        UserError, match=r"1 unknown: surplus; 1 missing: norm.weight .*; 1 misshapen: head.bias \[18\]"
+        UserError, match=r"1 unknown: surplus; 1 missing: norm.weight .*; 1 of another shape: head.bias \[18\]"
     ):
         account(model, found)
     with pytest.raises(UserError, match="unknown: surplus"):
@@ -207,7 +207,7 @@ def test_a_wrong_index_buffer_is_refused_and_a_missing_one_is_not():
     with pytest.raises(UserError, match=f"wrong: {name}"):
         account(model, found)
     model[name] = model[name][:2]
-    with pytest.raises(UserError, match=f"misshapen: {name}"):
+    with pytest.raises(UserError, match=f"of another shape: {name}"):
         account(model, found)
     del model[name]
     assert account(model, found) == ()
@@ -222,7 +222,7 @@ def test_identity(tmp_path, monkeypatch):
     assert identify(tmp_path / "other.pth", "0" * 64, "0" * 64) is None
     with pytest.raises(UserError, match="released file of this name"):
         identify(tmp_path / "known.pth", "0" * 64)
-    with pytest.raises(UserError, match="not the demanded one"):
+    with pytest.raises(UserError, match="not the one given"):
         identify(tmp_path / "other.pth", "0" * 64, "1" * 64)
     with pytest.raises(UserError, match="64 hexadecimal digits"):
         identify(tmp_path / "other.pth", "0" * 64, "xyz")

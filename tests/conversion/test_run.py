@@ -33,7 +33,7 @@ def test_order_and_groups_are_the_published_ones():
     plain, decayed = parameter_order(entries(Extent((2, 2, 18, 2), 8)))
     assert [entry.published for entry in plain] == [name for name, value in decay.items() if value == 0]
     assert [entry.published for entry in decayed] == [name for name, value in decay.items() if value == 0.05]
-    assert all((entry.ours.rsplit("/", 1)[-1] in DECAYED) == (entry in decayed) for entry in plain + decayed)
+    assert all((entry.name.rsplit("/", 1)[-1] in DECAYED) == (entry in decayed) for entry in plain + decayed)
 
 
 def test_moments_by_hand():
@@ -83,7 +83,7 @@ def one_value(state, key: str, value: float, dtype: type = np.float64) -> None:
         (lambda state, groups: one_value(state, "exp_avg", np.nan), r"exp_avg of \S+weight is not finite; leave"),
         (lambda state, groups: one_value(state, "exp_avg_sq", np.inf), "exp_avg_sq .* is not finite"),
         (lambda state, groups: one_value(state, "exp_avg", 1e39), "exp_avg .* is not finite"),  # beyond float32
-        (lambda state, groups: one_value(state, "exp_avg_sq", -1e-9), "is negative somewhere"),
+        (lambda state, groups: one_value(state, "exp_avg_sq", -1e-9), "has negative values"),
         (lambda state, groups: one_value(state, "exp_avg", 1, np.bool_), "not floating-point but bool"),
         (lambda state, groups: one_value(state, "exp_avg", 1, np.uint8), "not floating-point but uint8"),
         (lambda state, groups: one_value(state, "exp_avg_sq", 1, np.int64), "not floating-point but int64"),
@@ -108,9 +108,9 @@ def test_the_training_code_restores_it(tmp_path):
     moments = convert_moments(file.optimizer, recognise(file.model, HINTS, None))
     adam = restored.state["opt_state"][1]
     assert int(adam.count) == 8
-    for ours, tree in ((moments.first, adam.mu), (moments.second, adam.nu)):
+    for expected, tree in ((moments.first, adam.mu), (moments.second, adam.nu)):
         found = flatten_names(tree)
-        assert all(np.array_equal(found[name], ours[name]) for name in ours)
+        assert all(np.array_equal(found[name], expected[name]) for name in expected)
     previous = previous_run(tmp_path / "run" / FOLDER)
     assert previous is not None and (previous.step, previous.progress["mix_group"]) == (8, 4)
     assert previous.settings["model"]["decoder_heads"] == 4 and previous.settings["model"]["windows"] is None

@@ -13,8 +13,8 @@ from sarwmix_jax.conversion.table import (
     Extent,
     entries,
     extent_of,
+    from_published,
     relative_position_index,
-    to_ours,
     to_published,
     window_side,
     without_prefix,
@@ -31,15 +31,15 @@ BASE = json.loads((GOLDEN / "schedules_and_groups.json").read_text())["pretrain_
 
 def test_names_order_and_shapes_of_base():
     settings = published("base")
-    ours = [(entry.published, published_shape(entry, settings, None)) for entry in entries(Extent((2, 2, 18, 2), 8))]
-    theirs = [(name, tuple(shape)) for name, shape in BASE.items() if not INDEX_BUFFER.fullmatch(name)]
-    assert ours == theirs
+    listed = [(entry.published, published_shape(entry, settings, None)) for entry in entries(Extent((2, 2, 18, 2), 8))]
+    wanted = [(name, tuple(shape)) for name, shape in BASE.items() if not INDEX_BUFFER.fullmatch(name)]
+    assert listed == wanted
 
 
 @pytest.mark.parametrize(("kind", "arguments", "depth"), [(MixMAE, (), 2), (Classifier, (19,), None)])
 def test_every_tensor_of_our_model_is_in_the_table(kind, arguments, depth):
     _, params, fixed = split_model(nnx.eval_shape(lambda: kind(TINY, *arguments, rngs=nnx.Rngs(0))))
-    table = {entry.ours for entry in entries(Extent(TINY.depths, depth))}
+    table = {entry.name for entry in entries(Extent(TINY.depths, depth))}
     assert table == set(flatten_names(params)) | set(flatten_names(fixed))
     assert set(flatten_names(fixed)) == table & FIXED
 
@@ -47,10 +47,10 @@ def test_every_tensor_of_our_model_is_in_the_table(kind, arguments, depth):
 @pytest.mark.parametrize("name", ["pretrain", "finetune", "flood"])
 def test_both_directions_give_the_same_bits(name):
     model = read_checkpoint(GOLDEN / f"{name}_tiny.pth").model
-    ours = to_ours(model)
+    tensors = from_published(model)
     for entry in entries(extent_of(model)):
         original = model[entry.published]
-        back = to_published(ours, entry, original.shape)
+        back = to_published(tensors, entry, original.shape)
         assert back.dtype == original.dtype and back.tobytes() == original.tobytes(), entry.published
     assert {name for name in model if INDEX_BUFFER.fullmatch(name)} == set(model) - {
         entry.published for entry in entries(extent_of(model))
@@ -59,13 +59,13 @@ def test_both_directions_give_the_same_bits(name):
 
 def test_layouts_by_hand():
     model = read_checkpoint(GOLDEN / "pretrain_tiny.pth").model
-    ours = to_ours(model)
-    conv, kernel = model["patch_embed.proj.weight"], ours["encoder/patch_embed/proj/kernel"]
+    tensors = from_published(model)
+    conv, kernel = model["patch_embed.proj.weight"], tensors["encoder/patch_embed/proj/kernel"]
     assert kernel.shape == (32, 8)
     assert kernel[(2 * 4 + 3) * 2 + 1, 5] == conv[5, 1, 2, 3]  # row 2, column 3, VV
-    qkv = ours["encoder/stages/1/blocks/0/attention/qkv/kernel"]
+    qkv = tensors["encoder/stages/1/blocks/0/attention/qkv/kernel"]
     assert qkv[3, 20] == model["layers.1.blocks.0.attn.qkv.weight"][20, 3]
-    assert ours["decoder/mask_token"].shape == (16,) and ours["encoder/position"].shape == (1024, 8)
+    assert tensors["decoder/mask_token"].shape == (16,) and tensors["encoder/position"].shape == (1024, 8)
 
 
 def test_index_buffers_follow_from_the_window():

@@ -26,7 +26,7 @@ def toy_contract(**changes) -> Contract:
 
 
 def toy_records(count: int, first: int = 0, side: int = 4) -> list[Record]:
-    """Records that tell their number: VH is -20 - n/8, VV is 7 dB above."""
+    """Records that encode their number: VH is -20 - n/8, VV is 7 dB above."""
     shift = np.array([0.0, 7.0], np.float32)[:, None, None]
     return [
         Record(

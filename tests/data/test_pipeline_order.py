@@ -47,9 +47,9 @@ def test_the_seed_decides_and_neighbouring_seeds_are_not_shifted_copies():
     again = epochs(training_order([64], None, 64, seed=1), 1, 4)
     other = epochs(training_order([64], None, 64, seed=2), 1, 4)
     np.testing.assert_array_equal(first, again)
-    for mine in first:
-        for theirs in other:
-            assert np.mean(mine == theirs) < 0.2
+    for epoch in first:
+        for another in other:
+            assert np.mean(epoch == another) < 0.2
 
 
 def test_mixing_keeps_the_shares_in_every_batch_and_runs_through_each_set():

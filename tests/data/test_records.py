@@ -43,7 +43,7 @@ def test_the_same_record_gives_the_same_bytes():
         ({"image": np.zeros((2, 4, 5), np.float32)}, r"shape \(2, 4, 5\), expected \(2, 4, 4\)"),
         ({"image": np.zeros((2, 4, 4), np.int16)}, "type int16, expected floating point"),
         ({"image": np.full((2, 4, 4), 1e6)}, "32 values are not finite in float16, first in VH"),
-        ({"labels": ("Forest",)}, "label 'Forest' is none of the 3 classes"),
+        ({"labels": ("Forest",)}, "label 'Forest' is not one of the 3 classes"),
     ],
 )
 def test_what_breaks_the_contract_is_refused(change, message):

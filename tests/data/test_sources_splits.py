@@ -45,7 +45,7 @@ def test_names_and_order_are_kept():
         ("train[:0]", r"split 'train\[:0\]' of toy is empty"),
         ("train[50:20]", "is empty"),
         ("train[5", "cannot be understood; write it as train, train"),
-        ("train[:0.5]", "0.5 is no whole number of records; write 0.5% for percent"),
+        ("train[:0.5]", "0.5 is not a whole number of records; write 0.5% for percent"),
         ("train[:101%]", "101% lies outside"),
         ("train[:238]", "238 lies outside the split's 237 records"),
         ("", "cannot be understood"),

@@ -34,8 +34,8 @@ def test_a_list_reads_the_same_with_mark_and_without_end(tmp_path, mark, end):
         ("name\n".encode("utf-16"), r"is not UTF-8 \(byte 0 is 0xff\)"),
         (b"a\nb\0c\n", r"line 2: holds the control character '\\x00'"),
         (b"a\x1b[31m\n", r"line 1: holds the control character '\\x1b'"),
-        (b"", "names nothing"),
-        (b" \n\n", "names nothing"),
+        (b"", "has no rows"),
+        (b" \n\n", "has no rows"),
         (b"a,b\nc\n", "cannot be read as CSV"),
     ],
 )
@@ -54,13 +54,13 @@ def test_other_files_are_one_line(tmp_path):
     (tmp_path / "large.gz").write_bytes(b"no gzip")
     (tmp_path / "bomb.bz2").write_bytes(bz2.compress(bytes([48]) * 2**20))
     for name, message in (
-        ("pipe.csv", "is no regular file"),
+        ("pipe.csv", "is not a regular file"),
         ("large.gz", "cannot be read"),
         ("bomb.bz2", "holds more"),
     ):
         with pytest.raises(UserError, match=message):
             read_text(tmp_path / name, largest=2**19)
-    with pytest.raises(UserError, match="is no regular file"):
+    with pytest.raises(UserError, match="is not a regular file"):
         read_parquet(tmp_path / "pipe.csv")
     (tmp_path / "list.csv").write_text("a,a\n1,2\n")
     with pytest.raises(UserError, match="names a column twice: a, a"):

@@ -125,7 +125,7 @@ class Writing:
                 file.offsets = (drawing.offset,) * count
 
     def name_bands(self, file: rasterio.io.DatasetWriter, pols: list[str], count: int) -> list[str]:
-        """How two bands of a file are told apart: descriptions, their tags, or the option."""
+        """How two bands of a file are distinguished: descriptions, their tags, or the option."""
         way = self.drawing.choose(("description", "tag", "option"))
         self.pair.drawn["bands by"] = way
         if way == "tag":

@@ -165,7 +165,7 @@ class Drawing:
 
     def state_unit(self, unit: str) -> None:
         ways = ["name", "unit", "tag", "description", "folder", "option"]
-        # That linear power is called dB, or dB linear, is only wrong if it is said.
+        # That linear power is called dB, or dB linear, is wrong only if it is stated.
         way = self.choose(ways + ["nothing", "nothing"] * (self.pair.fault != "unit of the values"))
         word = self.choose(UNIT_WORDS[unit])
         if way == "name":

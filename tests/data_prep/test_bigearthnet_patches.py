@@ -58,8 +58,8 @@ def test_a_missing_chunk_is_not_read_as_zeros_and_a_giant_not_at_all(tmp_path, z
         (b'{"labels": null}', "holds labels None, expected a list of names"),
         (b'{"labels": "Pastures"}', "holds labels 'Pastures', expected a list of names"),
         (b'{"labels": [["Pastures"]]}', "expected a list of names"),
-        (b'{"labels": ["Moon\\u0000"]}', "is none of the 43 original names"),
-        (None, "is no regular file"),
+        (b'{"labels": ["Moon\\u0000"]}', "is not one of the 43 original names"),
+        (None, "is not a regular file"),
     ],
 )
 def test_odd_labels_are_one_line(tmp_path, content, reason):

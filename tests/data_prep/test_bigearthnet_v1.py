@@ -189,7 +189,7 @@ def test_damage_in_a_zarr_store_is_named(run_here, lists, tmp_path):
     assert reasons.keys() == set(names[:3])
     assert reasons[names[0]] == f"{names[0]}/VH is missing"
     assert reasons[names[1]].startswith(f"{names[1]}/VV is damaged (")
-    assert reasons[names[2]] == "label 'Moon' is none of the 43 original names"
+    assert reasons[names[2]] == "label 'Moon' is not one of the 43 original names"
 
 
 def test_mistakes_are_one_line(run_here, lists, tmp_path):

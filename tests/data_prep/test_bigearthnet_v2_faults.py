@@ -33,7 +33,7 @@ def refusal(run_here):
 
 
 def one_line(done) -> str:
-    """What a failed run said: one line, exit code 2."""
+    """Message of a failed run: one line, exit code 2."""
     assert done.returncode == 2, (done.stdout, done.stderr)
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr
     return done.stderr
@@ -118,7 +118,7 @@ def test_metadata_mistakes_are_one_line(refusal, tree, tmp_path):
     labels = pa.array([["Moon"]] * 24)
     position = table.column_names.index("labels")
     pyarrow.parquet.write_table(table.set_column(position, "labels", labels), other)
-    assert "label 'Moon' in the metadata is none of the 19 classes" in refusal(*arguments(tree, out, metadata=other))
+    assert "label 'Moon' in the metadata is not one of the 19 classes" in refusal(*arguments(tree, out, metadata=other))
     other.write_text("no parquet")
     assert "cannot be read as parquet" in refusal(*arguments(tree, out, metadata=other))
     (tree / "a.csv").write_text("patch_id,labels,a,b,s1_name\np,['Pastures'],0,0,s\n")

@@ -49,7 +49,7 @@ def half_written(partial: Path) -> dict[str, int]:
 
 
 def kill_inside(process: subprocess.Popen, partial: Path, shards: int, whole_group: bool) -> dict:
-    """Kill a run once `shards` shards are done and, then, a file is half written; say what was found."""
+    """Kill a run once `shards` shards are done and, then, a file is half written; returns what was found."""
     begin = time.monotonic()
     while process.poll() is None:
         done = len(list(partial.glob("progress/*.json")))

@@ -71,7 +71,7 @@ def test_opera_samples_called_db_are_refused(refusal):
     message = refusal("--inputs", OPERA, "--tile=64", "--unit=dB")
     assert (
         "OPERA_L2_RTC-S1_T137-292318-IW1" in message
-        and "called dB, but values from" in message
+        and "taken as dB, but values from" in message
         and "0% of them negative" in message
         and "use --unit=linear" in message
     )
@@ -82,7 +82,7 @@ def test_opera_samples_with_swapped_names_are_refused(refusal, tmp_path):
     for path in OPERA.iterdir():
         other = {"VH": "VV", "VV": "VH"}[path.stem[-2:]]
         shutil.copy(path, tmp_path / f"{path.stem[:-2]}{other}.tif")
-    assert "images), but is always below: the bands are swapped; name them rightly" in refusal(
+    assert "images), but is always below: the bands are swapped; correct their names" in refusal(
         "--inputs", tmp_path, "--tile=64"
     )
 
@@ -115,7 +115,7 @@ def test_bands_that_are_not_known_or_wrong_are_refused(refusal, tmp_path):
     lone = write_raster(tmp_path / "lone" / "scene_VV.tif", scene_db()[1])
     assert "no VH is found" in refusal("--inputs", lone, "--tile=96")
     write_raster(tmp_path / "lone" / "scene_VH.tif", scene_db(80)[0])
-    assert "lies on another grid than" in refusal("--inputs", lone.parent, "--tile=64")
+    assert "is on another grid than" in refusal("--inputs", lone.parent, "--tile=64")
 
 
 def test_what_the_values_are_not_is_refused(refusal, tmp_path):
@@ -123,16 +123,16 @@ def test_what_the_values_are_not_is_refused(refusal, tmp_path):
         return ["--inputs", write_raster(tmp_path / name / "s.tif", values, descriptions=["VH", "VV"], **more)]
 
     power = 10 ** (scene_db() / 10)
-    assert "called linear, but 100% of the values are negative" in refusal(
+    assert "taken as linear, but 100% of the values are negative" in refusal(
         *scene("a", scene_db()), "--tile=96", "--unit=linear", "--quantity=sigma0"
     )
-    assert "is no linear power" in refusal(*scene("b", 1000 * np.sqrt(power)), "--tile=96")
+    assert "is not linear power" in refusal(*scene("b", 1000 * np.sqrt(power)), "--tile=96")
     assert "not calibrated backscatter" in refusal(*scene("c", (power * 1000).astype(np.uint16)), "--tile=96")
     holes = scene_db()
     holes[:, :5] = -9999
-    assert "are no backscatter in dB; give --nodata" in refusal(*scene("d", holes), "--tile=96")
-    assert "does not say whether it is sigma0 or gamma0" in refusal(*scene("e", power), "--tile=96")
-    assert "says it is gamma0, expected sigma0" in refusal(
+    assert "neither linear power nor backscatter in dB; give --nodata" in refusal(*scene("d", holes), "--tile=96")
+    assert "does not state whether it is sigma0 or gamma0" in refusal(*scene("e", power), "--tile=96")
+    assert "is declared as gamma0 (tag PRODUCT), expected sigma0" in refusal(
         *scene("f", power, PRODUCT="Gamma0"), "--tile=96", "--quantity=sigma0"
     )
     assert "has 96x96 pixels, less than a tile of 128" in refusal(*scene("g", power), "--quantity=sigma0")

@@ -100,7 +100,7 @@ def test_lists_of_labels_are_utf8_and_give_labels(run_here, refusal, tmp_path):
     pair(tmp_path / "in", "gamma0_a")
     labels = tmp_path / "labels.csv"
     fixed = ["--inputs", tmp_path / "in", "--tile=48", "--labels", labels]
-    for text, reason in (("name,labels\n", "names nothing"), ("name,labels\ngamma0_a,\n", "gives no label to any")):
+    for text, reason in (("name,labels\n", "has no rows"), ("name,labels\ngamma0_a,\n", "gives no label to any")):
         labels.write_text(text)
         assert reason in refusal(*fixed)
     labels.write_bytes("name,labels\ngamma0_a,Stra\u00dfe\n".encode("latin-1"))

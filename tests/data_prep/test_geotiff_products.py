@@ -63,8 +63,8 @@ def test_names_and_tags_of_products(run_here, tmp_path, name, unit, quantity, ta
 def test_amplitude_is_refused_wherever_it_is_stated(refusal, tmp_path, name, more):
     write_pair(tmp_path / "in", name, 10 ** (scene_db(32) / 20), **more)
     message = refusal("--inputs", tmp_path / "in", "--tile=32")
-    assert "_VH.tif says it is amplitude (" in message and "square it to power" in message
-    assert "says it is amplitude" in refusal("--inputs", tmp_path / "in", "--tile=32", "--unit=linear")
+    assert "_VH.tif is declared as amplitude (" in message and "square it to power" in message
+    assert "is declared as amplitude" in refusal("--inputs", tmp_path / "in", "--tile=32", "--unit=linear")
 
 
 def test_ancillary_files_are_passed_over_in_one_line_and_faults_are_not(run_here, refusal, tmp_path):
@@ -87,7 +87,7 @@ def test_ancillary_files_are_passed_over_in_one_line_and_faults_are_not(run_here
     assert "for which no VV is found" in refusal(*fixed)
     (folder / f"{folder.name}_VH.tif").unlink()
     write_raster(tmp_path / "in" / "my_mask.tif", np.zeros((32, 32), np.uint8))
-    assert "my_mask.tif is of scene my_mask, for which no VH is found" in refusal(*fixed)
+    assert "my_mask.tif belongs to scene my_mask, for which no VH is found" in refusal(*fixed)
 
 
 def test_nothing_but_ancillary_files_is_refused(refusal, tmp_path):
@@ -98,10 +98,12 @@ def test_nothing_but_ancillary_files_is_refused(refusal, tmp_path):
 def test_the_user_decides_between_two_statements_but_not_against_one(run_here, refusal, tmp_path):
     write_pair(tmp_path / "in", "linear_to_db_sigma0_and_gamma0_{}", scene_db(32))
     fixed = ["--inputs", tmp_path / "in", "--tile=32"]
-    assert "says it is dB (its name) and linear (its name); correct one, or give --unit" in refusal(*fixed)
+    assert "is declared as dB (its name) and linear (its name); correct one, or give --unit" in refusal(*fixed)
     assert "correct one, or give --quantity" in refusal(*fixed, "--unit=dB")
-    assert "says it is gamma0, sigma0, expected beta0" in refusal(*fixed, "--unit=dB", "--quantity=beta0")
-    assert "called linear, but 100% of the values are negative" in refusal(*fixed, "--unit=linear")
+    assert "is declared as gamma0 (its name) and sigma0 (its name), expected beta0" in refusal(
+        *fixed, "--unit=dB", "--quantity=beta0"
+    )
+    assert "taken as linear, but 100% of the values are negative" in refusal(*fixed, "--unit=linear")
     done = run_here(SCRIPT, *fixed, "--unit=dB", "--quantity=sigma0", "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
 
@@ -109,10 +111,10 @@ def test_the_user_decides_between_two_statements_but_not_against_one(run_here, r
 def test_bands_that_the_user_calls_otherwise_are_refused(refusal, tmp_path):
     path = write_raster(tmp_path / "sigma0.tif", scene_db(32), descriptions=["VH", "VV"])
     message = refusal("--inputs", path, "--tile=32", "--bands=VV,VH")
-    assert "says that band 1 is VH, --bands says VV; correct one" in message
+    assert "states VH for band 1, --bands states VV; correct one" in message
 
 
 def test_scenes_of_one_name_are_refused(refusal, tmp_path):
     write_pair(tmp_path / "in", "{}/gamma0", scene_db(32))
     write_pair(tmp_path / "in", "gamma0_{}", scene_db(32))
-    assert "are both of a scene gamma0; rename one" in refusal("--inputs", tmp_path / "in", "--tile=32")
+    assert "both belong to scene gamma0; rename one" in refusal("--inputs", tmp_path / "in", "--tile=32")

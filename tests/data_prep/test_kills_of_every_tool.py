@@ -73,7 +73,7 @@ def begun(partial: Path) -> tuple[int, int]:
 
 
 def kill_once(command: list[str], partial: Path, units: int, whole_group: bool) -> dict:
-    """Start a run and kill it when `units` units are done; say at which moment."""
+    """Start a run and kill it when `units` units are done; returns the moment."""
     process = subprocess.Popen(
         command, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

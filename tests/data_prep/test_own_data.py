@@ -33,22 +33,19 @@ SCENES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("scenes", "held_out"), [("five places", 8), ("two places", 20), ("one place", 0)])
-def test_forty_tiles(scenes, held_out, run_here, tmp_path, monkeypatch, capsys):
+def test_forty_tiles(scenes, held_out, tmp_path, monkeypatch, capsys):
     for number, (zone, rows, columns) in enumerate(SCENES[scenes]):
         values = 10 ** (scene_db(640, number)[:, :rows, :columns] / 10)
         path = tmp_path / "FOLDER" / f"gamma0_{number}.tif"
         write_raster(path, values, descriptions=["VH", "VV"], crs=f"EPSG:32{zone}")
     monkeypatch.chdir(tmp_path)
     prepare, inspect, pretrain = commands()
-    assert prepare[:2] == ["python", "data_prep/geotiff.py"] and prepare[-2:] == ["--workers", "8"]
-    options = [{"128": "64", "8": "1"}.get(word, word) for word in prepare[2:]]
-    done = run_here("geotiff.py", *options)
-    assert done.returncode == 0, done.stderr
+    assert prepare[:3] == ["sarwmix", "prepare", "geotiff"] and prepare[-2:] == ["--workers", "8"]
+    assert main([{"128": "64", "8": "1"}.get(word, word) for word in prepare[1:]]) == 0
     counts = open_records("records/own", "train").contract.records
     assert counts == {"train": 40 - held_out} | ({"validation": held_out} if held_out else {})
     assert main(inspect[1:]) == 0 and (tmp_path / "own.png").is_file()
-    settings = [word.replace("configs/", f"{REPOSITORY}/configs/") for word in pretrain[1:]]
-    assert main([*settings, *TINY, "--config.model.dtype=float32", "--config.optimizer.stop_after_steps=1"]) == 0
+    assert main([*pretrain[1:], *TINY, "--config.model.dtype=float32", "--config.optimizer.stop_after_steps=1"]) == 0
     events = [entry["event"] for entry in read_log(tmp_path / "runs" / "own")]
     assert ("validation" in events) == bool(held_out)
     assert ("no validation: records/own has no split 'validation'" in capsys.readouterr().err) == (not held_out)

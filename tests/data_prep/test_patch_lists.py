@@ -64,11 +64,11 @@ def test_flags_exclude_and_reasons_are_given_once(rows, tmp_path):
 def test_names_that_lead_out_of_the_root_are_refused(tmp_path, name):
     table = {"patch_id": [S2[0]], "s1_name": [name], "split": ["train"], "country": ["Austria"]}
     pyarrow.parquet.write_table(pa.table(table | {"labels": [["Pastures"]]}), tmp_path / "metadata.parquet")
-    with pytest.raises(UserError, match=r"row 1: s1_name '.*' is no name of a patch"):
+    with pytest.raises(UserError, match=r"row 1: s1_name '.*' is not the name of a patch"):
         read_metadata([str(tmp_path / "metadata.parquet")])
     (tmp_path / "names.csv").write_text(f"s1_name,s2_name,country\n{name},{S2[0]},Austria\n")
     (tmp_path / "train.csv").write_text(S2[0])
-    with pytest.raises(UserError, match=r"row 1: s1_name '.*' is no name of a patch"):
+    with pytest.raises(UserError, match=r"row 1: s1_name '.*' is not the name of a patch"):
         read_lists([f"train={tmp_path / 'train.csv'}"], tmp_path / "names.csv", None)
 
 
@@ -88,7 +88,7 @@ def test_labels_in_a_csv_are_lists(tmp_path, labels, expected):
     quoted = labels.replace('"', '""')
     path.write_text(f'patch_id,labels,a,b,s1_name\n{S2[0]},"{quoted}",0,0,{S1[0]}\n')
     if expected is UserError:
-        with pytest.raises(UserError, match="in the 2nd column are no list such as"):
+        with pytest.raises(UserError, match="in the 2nd column are not a list such as"):
             read_metadata([f"train={path}"])
     else:
         wanted = expected or ["Land principally occupied by agriculture, with significant areas of natural vegetation"]

@@ -243,7 +243,7 @@ def test_odd_indices_are_one_line(refusal, tmp_path):
         ("{", "cannot be understood"),
         ('{"0001": {"1": {"FLOODING": true}}}', "cannot be understood"),
         ('{"0001": {"1": {"FLOODING": true, "filename": "../../etc/a"}}}', "cannot be understood"),
-        ('{"..": {}}', "names the folder '..', which is no plain name"),
+        ('{"..": {}}', "names the folder '..', which is not a plain name"),
         ('{"123": {}}', "sequence '123' has neither four nor one or two digits"),
         ('{"0001": {}}', "holds no pair"),
     ):
@@ -285,7 +285,7 @@ def test_unsafe_zips_are_refused(refusal, tmp_path, name, options, message):
 def test_zips_that_claim_too_much_or_are_cut_are_refused(refusal, monkeypatch, archive, tmp_path):
     cut = tmp_path / "cut.zip"
     cut.write_bytes(archive.read_bytes()[:100_000])
-    assert "is no complete zip" in refusal("--zip", cut)
+    assert "is not a complete zip" in refusal("--zip", cut)
     assert "no file" in refusal("--zip", tmp_path / "nothing.zip")
     monkeypatch.setattr("sarwmix_jax.preparation.flood_files.LARGEST_BYTES", 1_000_000)
     assert "more than any file of the data set has" in refusal("--zip", archive)
@@ -315,7 +315,7 @@ def test_pairs_that_are_not_there_are_named(run_here, raw, tmp_path):
     assert [pair.name for pair in open_pairs(out, "train").pairs] == pair_names("train")
     for number in ("9", "-"):
         index.write_text(text.replace(",train,", f",train,{number}", 1).replace(",-0,", ",-1,"))
-        with pytest.raises(UserError, match="names a record that is not there"):
+        with pytest.raises(UserError, match="names a record that is missing"):
             open_pairs(out, "train")
     index.write_text(text[:-2] + "7\n")
     with pytest.raises(UserError, match="as 7, not 0 or 1"):

@@ -47,7 +47,7 @@ def make_other(path, kind):
     [
         ("vrt", "not recognized as being in a supported file format"),
         ("empty", "is empty"),
-        ("pipe", "is no regular file"),
+        ("pipe", "is not a regular file"),
         ("giant", "all but empty"),
         ("complex", "holds complex_int16: not calibrated"),
         ("large", "12000x12000 pixels, more than any scene"),
@@ -81,11 +81,11 @@ def test_a_grid_that_is_something_else_is_named(refusal, copied, kind):  # noqa:
         (b'{"0001": ' * 100_000, "cannot be understood"),
         (b'{"0001": {}, "0001": {}}', "'0001' is named twice"),
         ('{"Zürich": {}}'.encode("latin-1"), "cannot be understood"),
-        (b'{"0\\u0000": {}}', r"names the folder '0\x00', which is no plain name"),
-        (b'{"' + b"1" * 300 + b'": {}}', "which is no plain name"),
+        (b'{"0\\u0000": {}}', r"names the folder '0\x00', which is not a plain name"),
+        (b'{"' + b"1" * 300 + b'": {}}', "which is not a plain name"),
         (b'{"0001": {"1": {"FLOODING": 1, "filename": "a"}}}', "FLOODING 1, expected true or false"),
         (b'{"0001": {"1": {"FLOODING": "false", "filename": "a"}}}', "FLOODING 'false', expected true or false"),
-        (b'{"0001": {"1": {"FLOODING": true, "filename": "a\\nb"}}}', "which is no plain name"),
+        (b'{"0001": {"1": {"FLOODING": true, "filename": "a\\nb"}}}', "which is not a plain name"),
         (b'{"0001": {"1": {"FLOODING": null, "filename": "%s"}}}' % (b"x" * 10**6), "FLOODING None"),
         (b'{"0001": {"1": {"FLOODING": true, "filename": null}}}', "cannot be understood"),
     ],
@@ -117,7 +117,7 @@ def test_lists_and_options_that_do_nothing_are_refused(refusal, raw, tmp_path): 
     test.write_bytes("Zürich".encode("latin-1"))
     assert f"{test} is not UTF-8" in refusal(*lists)
     os.mkfifo(tmp_path / "pipe")
-    assert "is no regular file" in refusal(*lists[:-1], tmp_path / "pipe")
+    assert "is not a regular file" in refusal(*lists[:-1], tmp_path / "pipe")
     fixed = ["--raw-root", raw]
     assert "--records-per-shard=7 is of the layout records" in refusal(*fixed, "--layout=npy", "--records-per-shard=7")
     assert "--dry-run shows the plan of all parts" in refusal(*fixed, "--dry-run", "--shard=1/2")

@@ -46,7 +46,7 @@ OPTIONS = {
     "finetune": ("--statistics=bigearthnet_v2",),
     "flood": ("--statistics=bigearthnet_v1", "--kind=flood", "--tiling=released"),
 }
-"""What the converter must be told of the golden files."""
+"""Options that the golden files need in the conversion."""
 
 
 def convert(name: str, out: Path) -> Path:

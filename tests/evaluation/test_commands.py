@@ -41,7 +41,7 @@ def test_the_released_classifier_evaluates_with_no_further_settings(evaluated, c
     assert "bigearthnet_v2, test split, 13 samples." in table
     assert "resample 9 acquisitions" in table
     assert "2 of 19 classes without positives count as AP 0 in macro AP." in table
-    assert "released_finetune: chosen by its maker; the file does not say how." in table
+    assert "released_finetune: chosen by its author; the file does not state how." in table
 
 
 def test_a_run_from_the_released_pretrained_model_evaluates(evaluated, finetuned, labelled):

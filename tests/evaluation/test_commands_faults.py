@@ -48,11 +48,11 @@ def refusal(capsys):
             [],
             ("predicts 19 classes", "has 5 classes; use records with the classes of its training"),
         ),
-        ("finetune", "renamed", [], ("has 19 classes of other names; use records with the classes",)),
+        ("finetune", "renamed", [], ("has 19 classes with other names; use records with the classes",)),
         ("finetune", "unlabelled", [], ("carries no labels; evaluate on records with labels",)),
         ("finetune", "pairs", [], ("carries no labels; evaluate on records with labels",)),
         ("finetune", "damaged", [], ("cannot be read", "prepare the records again")),
-        ("flood", "labelled", [], ("needs pairs of dates", "holds single images; give the records that data_prep/")),
+        ("flood", "labelled", [], ("needs pairs of dates", "holds single images; give the records that sarwmix prep")),
         ("pretrain", "labelled", [], ("has no head to evaluate; finetune it", "or use sarwmix probe")),
         ("finetune", "labelled", ["--split=tset"], ("no split 'tset'", "test (13 records)")),
         ("finetune", "labelled", ["--fit=trian"], ("no split 'trian'", "train (24 records)")),
@@ -88,7 +88,7 @@ def test_evaluate_refuses(checkpoint, kind, more, words, converted, labelled, pa
 def test_evaluate_refuses_checkpoints_that_cannot_be_compared(converted, labelled, tmp_path, refusal):
     out, both = tmp_path / "out", [converted["finetune"], converted["flood"]]
     line = refusal(evaluate_arguments(both, labelled, out))
-    assert "of different tasks (released_finetune multilabel, released_flood flood); evaluate them apart" in line
+    assert "of different tasks (released_finetune multilabel, released_flood flood); evaluate them separately" in line
     line = refusal(evaluate_arguments([both[0], both[0]], labelled, out))
     assert "the same checkpoint twice" in line and "name each once" in line
     assert "no checkpoint in" in refusal(evaluate_arguments(tmp_path / "nowhere", labelled, out))
@@ -135,7 +135,11 @@ def test_places_that_cannot_be_written_are_refused_before_anything_is_computed(
         ("labelled", {"validation__split": "held"}, ("no split 'held'", "validation (10 records)")),
         ("labelled", {"data__label_fraction": 0.001}, ("label fraction 0.001 of 24 samples leaves none",)),
         ("labelled", {"head__class_weights": "some"}, ("head.class_weights", "'some'", "none, balanced")),
-        ("five", {"head__class_weights": "balanced", "data__split": "train[:1]"}, ("use none",)),
+        (
+            "five",
+            {"head__class_weights": "balanced", "data__split": "train[:1]"},
+            ("use --config.head.class_weights=none",),
+        ),
         ("pairs", {}, ("the records carry no labels",)),
     ],
 )

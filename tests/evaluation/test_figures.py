@@ -75,7 +75,7 @@ def test_reliability_states_the_errors(tmp_path, drawn):
     assert f"before: calibration error {100 * before.error:.2f} %" in texts(drawn[0])
     upper = drawn[0].axes[0]
     assert upper.lines[1].get_ydata() == pytest.approx(before.observed[before.counts > 0])
-    assert {"observed frequency", "stated probability", "predictions"} <= set(texts(drawn[0]))
+    assert {"observed frequency", "predicted probability", "predictions"} <= set(texts(drawn[0]))
 
 
 def test_confusion_is_percent_of_rows(tmp_path, drawn):

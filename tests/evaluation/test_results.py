@@ -93,9 +93,9 @@ def test_results_of_different_splits_share_no_table():
     with pytest.raises(UserError, match="not comparable: split test and validation; make one table for each"):
         markdown_table([multilabel_result(), multilabel_result("run b", split="validation")])
     scores = flood_scores(np.float32([[1, 0]]), np.array([0]))
-    with pytest.raises(UserError, match="other task or number of samples"):
+    with pytest.raises(UserError, match="tasks or numbers of samples differ"):
         markdown_table([multilabel_result(), multilabel_result("run b", scores=scores)])
-    with pytest.raises(UserError, match="no result to make a table of"):
+    with pytest.raises(UserError, match="no results for a table"):
         markdown_table([])
 
 
@@ -125,7 +125,7 @@ def test_files_that_are_no_results(tmp_path, text):
 
 def test_the_split_of_selection_is_called_as_it_was_read():
     best = {"lowest_loss": {"step": 3}, "sum": {"step": 2}}
-    said = {"settings": {"validation": {"split": "if_any"}}, "progress": {"best": best}}
-    candidate = Candidate("run", Loaded({}, {}, said, 3), None)
+    description = {"settings": {"validation": {"split": "if_any"}}, "progress": {"best": best}}
+    candidate = Candidate("run", Loaded({}, {}, description, 3), None)
     assert candidate.selected_on == "validation"
     assert candidate.selection == "selected by lowest_loss on split validation"

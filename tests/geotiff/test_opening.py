@@ -116,7 +116,7 @@ def test_masks_beside_the_file_are_tiffs(tmp_path, suffix):
     path = write(tmp_path / "a.tif")
     companion = tmp_path / f"a.tif{suffix}"
     companion.write_text(VRT.format(tmp_path / "a.tif"))
-    with pytest.raises(RecordError, match=rf"a\.tif\{suffix} is no mask of a\.tif: no TIFF"):
+    with pytest.raises(RecordError, match=rf"a\.tif\{suffix} is not a mask of a\.tif: it is not a TIFF"):
         open_geotiff(path)
     companion.unlink()
     with rasterio.Env(GDAL_TIFF_INTERNAL_MASK=False), rasterio.open(path, "r+") as file:
@@ -124,7 +124,7 @@ def test_masks_beside_the_file_are_tiffs(tmp_path, suffix):
     assert (tmp_path / "a.tif.msk").is_file()
     open_geotiff(path).close()
     os.mkfifo(tmp_path / "a.tif.aux.xml")
-    with pytest.raises(RecordError, match=r"a\.tif\.aux\.xml is no regular file"):
+    with pytest.raises(RecordError, match=r"a\.tif\.aux\.xml is not a regular file"):
         open_geotiff(path)
 
 
@@ -151,9 +151,9 @@ def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path, kind):
             path.mkdir()
         case "link to nothing":
             path.symlink_to(tmp_path / "nothing.tif")
-    with pytest.raises(RecordError, match="is missing" if "link" in kind else "is no regular file"):
+    with pytest.raises(RecordError, match="is missing" if "link" in kind else "is not a regular file"):
         open_geotiff(path)
-    with pytest.raises(RecordError, match="is missing" if "link" in kind else "is no regular file"):
+    with pytest.raises(RecordError, match="is missing" if "link" in kind else "is not a regular file"):
         read_band(tmp_path, Path(path.name), VALUES.shape)
 
 

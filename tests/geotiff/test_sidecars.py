@@ -54,13 +54,13 @@ def test_links_and_what_cannot_be_read_are_refused(pair, tmp_path, end):
     sidecar = pair[1].with_name(pair[1].stem + end)
     (tmp_path.parent / "elsewhere").write_text("")
     sidecar.symlink_to(tmp_path.parent / "elsewhere")
-    assert f"{sidecar} is a link, or no file that can be read" in refused(tmp_path)
+    assert f"{sidecar} is a link, or not a file that can be read" in refused(tmp_path)
     sidecar.unlink()
     sidecar.mkdir()
-    assert f"{sidecar} is a link, or no file that can be read" in refused(tmp_path)
+    assert f"{sidecar} is a link, or not a file that can be read" in refused(tmp_path)
     sidecar.rmdir()
     os.mkfifo(sidecar)
-    assert f"{sidecar} is a link, or no file that can be read" in refused(tmp_path)
+    assert f"{sidecar} is a link, or not a file that can be read" in refused(tmp_path)
 
 
 @pytest.mark.parametrize("end", [".aux.xml", ".msk", ".tab", ".aux", ".tif.aux"])
@@ -98,12 +98,12 @@ def test_masks_beside_a_raster_of_one_band_or_all(pair, tmp_path, end, flags, ap
     if applied:
         assert invalid(tmp_path) == [[6, 7]]
     else:
-        assert "is no mask of s_gamma0_VH.tif that GDAL can read" in refused(tmp_path)
+        assert "is not a mask of s_gamma0_VH.tif that GDAL can read" in refused(tmp_path)
 
 
 def test_a_damaged_mask_and_metadata_in_capitals_are_refused(pair, tmp_path):
     (tmp_path / "s_gamma0_VH.tif.msk").write_text("broken")
-    assert "s_gamma0_VH.tif.msk is no " in refused(tmp_path)
+    assert "s_gamma0_VH.tif.msk is not a mask of" in refused(tmp_path)
     (tmp_path / "s_gamma0_VH.tif.msk").unlink()
     sidecar = aux(pair[0], "<NoDataValue>-5</NoDataValue>", end=".tif.AUX.XML")
     assert f"{sidecar} lies beside s_gamma0_VH.tif and is not read" in refused(tmp_path)
@@ -125,8 +125,8 @@ def test_damaged_metadata_is_refused(pair, tmp_path, text):
         ((10, 0, 0, -10, 600_015, 5_399_995), "places the raster elsewhere"),
         ((10, 0, 0, 10, 600_005, 5_399_995), "places the raster elsewhere"),
         ((20, 0, 0, -20, 600_010, 5_399_990), "places the raster elsewhere"),
-        ((10, 0, 0, -10, 600_005), "is no world file of six numbers"),
-        (("a",) * 6, "is no world file of six numbers"),
+        ((10, 0, 0, -10, 600_005), "is not a world file of six numbers"),
+        (("a",) * 6, "is not a world file of six numbers"),
     ],
 )
 def test_world_files_that_gdal_would_pass_over_are_refused(pair, tmp_path, numbers, reason):

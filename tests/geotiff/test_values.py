@@ -1,4 +1,4 @@
-"""Validity from every source that files have, and values that are no backscatter: refused with their place."""
+"""Validity from every source that files have, and values that are not backscatter: refused with their place."""
 
 import numpy as np
 import pytest
@@ -155,7 +155,7 @@ def test_scales_that_cannot_be_applied_are_refused(tmp_path):
     write_pair(tmp_path, scene_db(32), scale_factor="1.0", OFFSET="0", scale="decibel")
     assert only_scene(tmp_path).statements.units == {"dB": "tag scale"}
     write_pair(tmp_path, scene_db(32), _FillValue="none")
-    assert "tag _FillValue=none is no number" in refused(tmp_path)
+    assert "tag _FillValue=none is not a number" in refused(tmp_path)
     write_pair(tmp_path, np.int16(scene_db(32)))
     with pytest.raises(RecordError, match="holds int16: not calibrated backscatter"):
         only_scene(tmp_path).read()
@@ -181,7 +181,7 @@ def test_fill_between_the_samples_is_refused_with_its_place(tmp_path, unit, fill
     values = scene_db(400) if unit == "dB" else 10 ** (scene_db(400) / 10)
     values[1, slice(*STRIP)] = fill
     write_pair(tmp_path, values)
-    place = rf"s_gamma0_VV.tif: {f'{fill:.9g}'.replace('+', '.')} at row 100, column 0 \(VV\): such values are no .*"
+    place = rf"s_gamma0_VV.tif: {f'{fill:.9g}'.replace('+', '.')} at row 100, column 0 \(VV\): such values are not .*"
     with pytest.raises(RecordError, match=place + rf"give --nodata={f'{fill:.9g}'.replace('+', '.')} "):
         tile_of(tmp_path, unit, 80)
     record = tile_of(tmp_path, unit, 80, nodata=float(f"{fill:.9g}"))
@@ -205,7 +205,7 @@ def test_power_just_below_the_range_is_refused_and_hidden_pixels_are_not_looked_
     values[0, 101, 7] = -0.0501
     write_pair(tmp_path, values)
     with pytest.raises(
-        RecordError, match=r"-0.0500999987 at row 101, column 7 \(VH\): such values are no linear power"
+        RecordError, match=r"-0.0500999987 at row 101, column 7 \(VH\): such values are not linear power"
     ):
         tile_of(tmp_path, "linear", 80)
     values[1, 101, 7] = np.nan

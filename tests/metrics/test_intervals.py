@@ -132,7 +132,7 @@ def test_faults():
         score_intervals(statistic, replicates=100)
     with pytest.raises(UserError, match="seed -1"):
         score_intervals(statistic, seed=-1)
-    with pytest.raises(UserError, match="other samples or clusters"):
+    with pytest.raises(UserError, match="differ in samples or clusters"):
         difference_intervals(statistic, MultilabelStatistic(probabilities, targets, cluster[::-1]))
     with pytest.raises(UserError, match="not of the same task"):
         difference_intervals(statistic, SingleLabelStatistic(softmax(probabilities), targets[:, 0], cluster))

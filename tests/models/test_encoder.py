@@ -143,8 +143,8 @@ def test_paths_agree(side, count, changes):
     fast = loss_and_gradients(replace(settings, **changes), params, fixed, images, mask, known)
     np.testing.assert_allclose(fast[0], plain[0], rtol=0, atol=1e-5)
     np.testing.assert_allclose(fast[1], plain[1], rtol=0, atol=1e-5)
-    for ours, theirs in zip(jax.tree.leaves(fast[2]), jax.tree.leaves(plain[2]), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-5)
+    for actual, expected in zip(jax.tree.leaves(fast[2]), jax.tree.leaves(plain[2]), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -42,10 +42,10 @@ def test_a_loop_over_stacked_blocks_computes_the_same(one_by_one, changes):
     assert (len(jax.tree.leaves(params)), len(jax.tree.leaves(stacked_params))) == (124, 86)
     jax.tree.map(np.testing.assert_array_equal, unstack_blocks(stacked_params), params)
     np.testing.assert_allclose(stacked_loss, loss, rtol=1e-6)
-    for (name, ours), other in zip(
+    for (name, actual), other in zip(
         flatten_names(unstack_blocks(stacked_gradients)).items(), flatten_names(gradients).values(), strict=True
     ):
-        np.testing.assert_allclose(ours, other, rtol=0, atol=1e-5 * max(np.abs(other).max(), 1e-3), err_msg=name)
+        np.testing.assert_allclose(actual, other, rtol=0, atol=1e-5 * max(np.abs(other).max(), 1e-3), err_msg=name)
 
 
 def test_stacking_is_undone_by_unstacking_also_inside_other_trees():

@@ -15,7 +15,7 @@ from tests.support import TINY, golden, model_arrays, published_weights
 
 
 def numbered(rows: int, columns: int, extra: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """An image whose pixels say (band, tile row, tile column) as band*100 + row*10 + column; tiles of side 4."""
+    """An image whose pixels encode (band, tile row, tile column) as band*100 + row*10 + column; tiles of side 4."""
     band, row, column = np.indices((2, rows * 4 + extra[0], columns * 4 + extra[1]))
     return (band * 100 + row // 4 * 10 + column // 4)[None].astype(np.float32)
 

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from sarwmix_jax.conversion.table import LAYOUTS, entries, extent_of, to_ours
+from sarwmix_jax.conversion.table import LAYOUTS, entries, extent_of, from_published
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.models.state import flatten_names, merge_model
 from sarwmix_jax.preprocessing import Prepared
@@ -70,16 +70,16 @@ def test_loss_and_every_stored_gradient():
 
 def compare_gradients(grads, stored: dict[str, np.ndarray], left_out: set[str]) -> None:
     """Each stored gradient within 1e-4 of its tensor's largest value."""
-    ours = {name: np.asarray(value) for name, value in flatten_names(grads).items()}
+    found = {name: np.asarray(value) for name, value in flatten_names(grads).items()}
     published = {name.removeprefix("grad/"): value for name, value in stored.items() if name.startswith("grad/")}
     published_names = names_of(published)
-    assert set(published_names) == set(ours) - left_out
+    assert set(published_names) == set(found) - left_out
     for name, expected in published_names.items():
         scale = np.abs(expected).max()
         if name.endswith("attention/qkv/bias"):  # a key bias has a zero gradient; hold it to the others' scale
             assert np.abs(expected[expected.size // 3 : 2 * expected.size // 3]).max() < 1e-3 * scale
         np.testing.assert_allclose(
-            ours[name], expected.reshape(ours[name].shape), rtol=0, atol=1e-4 * scale, err_msg=name
+            found[name], expected.reshape(found[name].shape), rtol=0, atol=1e-4 * scale, err_msg=name
         )
 
 
@@ -88,16 +88,18 @@ def names_of(published: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     whole = read_checkpoint(GOLDEN / "pretrain_tiny.pth").model
     rows = [*entries(extent_of(whole))]
     rows += [
-        row for row in entries(extent_of(read_checkpoint(GOLDEN / "finetune_tiny.pth").model)) if "head" in row.ours
+        row for row in entries(extent_of(read_checkpoint(GOLDEN / "finetune_tiny.pth").model)) if "head" in row.name
     ]
     return {
-        row.ours: LAYOUTS[row.layout].to_ours(published[row.published]) for row in rows if row.published in published
+        row.name: LAYOUTS[row.layout].from_published(published[row.published])
+        for row in rows
+        if row.published in published
     }
 
 
 def test_names_of_a_whole_model_are_those_of_the_table():
     whole = read_checkpoint(GOLDEN / "pretrain_tiny.pth").model
-    assert set(names_of(whole)) == set(to_ours(whole))
+    assert set(names_of(whole)) == set(from_published(whole))
 
 
 def test_odd_batch_with_five_cells_masked():
@@ -134,15 +136,15 @@ def test_eight_steps():
 
 def compare_trained(params) -> None:
     """Stored trained tensors, without the key biases, whose zero gradient AdamW turns into noise."""
-    ours = flatten_names(params)
+    found = flatten_names(params)
     trained = names_of({n.removeprefix("trained/"): v for n, v in PRETRAIN.items() if n.startswith("trained/")})
     assert len(trained) == 25
     for name, expected in trained.items():
-        mine = np.asarray(ours[name]).reshape(expected.shape)
+        actual = np.asarray(found[name]).reshape(expected.shape)
         if name.endswith("attention/qkv/bias"):
             keys = slice(expected.size // 3, 2 * expected.size // 3)
-            mine, expected = np.delete(mine, keys), np.delete(expected, keys)
-        np.testing.assert_allclose(mine, expected, rtol=0, atol=1e-4, err_msg=name)
+            actual, expected = np.delete(actual, keys), np.delete(expected, keys)
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4, err_msg=name)
 
 
 def test_accumulation_and_clipping():

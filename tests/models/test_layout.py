@@ -32,9 +32,9 @@ def test_windows_hold_the_right_tokens_and_positions(grid, window):
     order = z_order(grid)
     tokens = order if layout.to_windows is None else order[layout.to_windows]
     published = rearrange(np.arange(grid * grid).reshape(grid, grid), "(r y) (q x) -> (r q) (y x)", y=window, x=window)
-    ours = tokens.reshape(layout.windows, -1)
-    assert {frozenset(w) for w in ours.tolist()} == {frozenset(w) for w in published.tolist()}
-    rows, columns = ours // grid, ours % grid
+    found = tokens.reshape(layout.windows, -1)
+    assert {frozenset(w) for w in found.tolist()} == {frozenset(w) for w in published.tolist()}
+    rows, columns = found // grid, found % grid
     for window_rows, window_columns in zip(rows, columns, strict=True):
         assert (relative_index(window_rows, window_columns, window) == layout.index).all()
 

@@ -52,7 +52,7 @@ def test_what_cannot_be_a_record_is_refused():
         record_from_power(np.full((2, 4, 4), np.nan, np.float32), "p")
     with pytest.raises(RecordError, match="most values are negative: they are dB"):
         record_from_power(np.full((2, 4, 4), -12.0, np.float32), "p")
-    place = r"-0.0599999987 at band, row, column \(1, 2, 3\) is no linear power; give it as nodata"
+    place = r"-0.0599999987 at band, row, column \(1, 2, 3\) is not linear power; give it as nodata"
     with pytest.raises(RecordError, match=place):
         record_from_power(power(_123=-0.06), "p")
     assert not record_from_power(power(_123=-0.06), "p", nodata=-0.06).valid_pixels[2, 3]

@@ -26,14 +26,14 @@ def test_plain_tfds_reads_what_was_written(tmp_path):
     write_records(tmp_path / "toy", toy_contract(), {"train": toy_records(10)}, records_per_shard=4)
     builder = tfds.builder_from_directory(tmp_path / "toy")
     source = builder.as_data_source(split="train")
-    ours = open_records(tmp_path / "toy", "train")
+    written = open_records(tmp_path / "toy", "train")
     assert builder.info.splits["train"].shard_lengths == [4, 4, 2]
-    assert len(source) == len(ours) == 10
+    assert len(source) == len(written) == 10
     for number in range(10):
         assert source[number]["patch_id"] == f"patch_{number}".encode()
-        assert ours[number]["patch_id"] == f"patch_{number}"
+        assert written[number]["patch_id"] == f"patch_{number}"
         assert list(source[number]["labels"]) == [number % 3]
-        np.testing.assert_array_equal(source[number]["image"], ours[number]["image"])
+        np.testing.assert_array_equal(source[number]["image"], written[number]["image"])
     assert "tensorflow" not in sys.modules
 
 

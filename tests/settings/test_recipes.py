@@ -1,6 +1,7 @@
 """The command line of settings: recipes by name, every form of a flag, and what a mistake is answered with."""
 
 import itertools
+import operator
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ from sarwmix_jax.settings.config import resolve
 from sarwmix_jax.settings.declarations import setting_types
 from sarwmix_jax.settings.listing import declared
 from sarwmix_jax.settings.recipes import load_config, read_config, recipes, split_arguments, suggestion
-from sarwmix_jax.settings.sections import TASKS
+from sarwmix_jax.settings.sections import TASKS, PretrainingSettings
 from tests.test_configs import CONFIGS, values
 
 BASE = {"pretraining": "--config=pretrain_bigearthnet_v2:base", "finetuning": "--config=finetune_bigearthnet_v2:base"}
@@ -69,6 +70,25 @@ def test_values_of_every_type():
     assert values(given("pretraining", "seed=1", "seed=2"), "seed") == [2]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("model.depths=1e999", "model.depths={[]: 1}", "model.depths=(1, None, 1, 1)", "model.depths=1,1,1.5,1"),
+        *("data.mix_weights=" + "9" * 400, "seed=" + "9" * 5000, "model.depths=" + "(" * 5000, "loss.norm_pix=maybe"),
+    ],
+    ids=lambda change: change[:24],
+)
+def test_a_text_that_is_no_value_is_one_line(change):
+    name = change.split("=")[0]
+    words = setting_types(PretrainingSettings)[name].words
+    assert refused(BASE["pretraining"], f"--config.{change}").endswith(f"; give {words}, --config.{name}=VALUE")
+
+
+@pytest.mark.parametrize("folder", ["{[]: 1}", "(" * 5000, "1e999", "('a', 1)", "None"])
+def test_a_folder_may_have_any_name(folder):
+    assert values(given("pretraining", f"data.records={folder}"), "data.records") == [(folder,)]
+
+
 @pytest.mark.parametrize(("task", "name"), OPTIONAL)
 @pytest.mark.parametrize("nothing", ["", "none", "None"])
 def test_every_optional_setting_can_be_unset(task, name, nothing):
@@ -77,7 +97,7 @@ def test_every_optional_setting_can_be_unset(task, name, nothing):
     assert values(given(task, f"{name}={value}"), name) != [None]
     config = given(task, f"{name}={value}", f"{name}={nothing}", "data.records=folder")
     assert values(config, name) == [None]
-    assert values(resolve(config, TASKS[task]).__dict__ | {}, name.split(".")[0]) is not None
+    assert operator.attrgetter(name)(resolve(config, TASKS[task])) is None
     (again,) = values(given(task, f"{name}=", f"{name}={value}"), name)
     assert again is not None
 

@@ -38,7 +38,7 @@ def state(mesh) -> TrainState:
 def gradient_error() -> float:
     """Largest difference, over all parameters, from the mean of the gradients of each device's two images alone."""
     mesh = make_mesh()
-    ours, _ = jax.jit(make_gradients(task(2), GRAPHDEF, mesh))(state(mesh), shard_batch({"image": IMAGES}, mesh))
+    found, _ = jax.jit(make_gradients(task(2), GRAPHDEF, mesh))(state(mesh), shard_batch({"image": IMAGES}, mesh))
 
     @jax.jit
     def alone(images, group):
@@ -50,7 +50,7 @@ def gradient_error() -> float:
 
     shards = [alone(IMAGES[2 * g : 2 * g + 2], jnp.int32(g)) for g in range(8)]
     mean = jax.tree.map(lambda *leaves: sum(leaves) / 8, *shards)
-    return max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (ours, mean)), strict=True))
+    return max(float(jnp.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (found, mean)), strict=True))
 
 
 def compiled_step(devices: int, micro_batch: int):

@@ -90,11 +90,11 @@ def test_drop_path_draws_anew_at_every_step_and_repeats_from_the_seed():
 
 def test_layer_factors_of_base_are_the_published_ones():
     groups = json.loads((GOLDEN / "schedules_and_groups.json").read_text())["finetune_groups_base_layer_decay_0.7"]
-    ours = {row.published: row.ours for row in entries(Extent((2, 2, 18, 2), None))}
-    tree = unflatten_names({ours[name]: 0.0 for name in groups})
+    renamed = {row.published: row.name for row in entries(Extent((2, 2, 18, 2), None))}
+    tree = unflatten_names({renamed[name]: 0.0 for name in groups})
     factors = flatten_names(layer_factors(tree, (2, 2, 18, 2), 0.7))
     for name, (factor, _) in groups.items():
-        assert factors[ours[name]] == pytest.approx(factor, rel=1e-12), name
+        assert factors[renamed[name]] == pytest.approx(factor, rel=1e-12), name
 
 
 def test_stacked_blocks_have_the_factors_of_their_blocks():

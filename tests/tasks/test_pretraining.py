@@ -75,8 +75,8 @@ def test_groups_of_a_micro_batch_are_those_of_separate_ones():
     np.testing.assert_allclose(loss, np.mean([part[0][0] for part in parts]), rtol=1e-6)
     np.testing.assert_allclose(metrics["loss_per_band"].mean(), loss, rtol=1e-6)
     means = jax.tree.map(lambda a, b: (a + b) / 2, parts[0][1], parts[1][1])
-    for ours, mean in zip(jax.tree.leaves(grads), jax.tree.leaves(means), strict=True):
-        np.testing.assert_allclose(ours, mean, rtol=0, atol=1e-6)
+    for gradient, mean in zip(jax.tree.leaves(grads), jax.tree.leaves(means), strict=True):
+        np.testing.assert_allclose(gradient, mean, rtol=0, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -86,8 +86,8 @@ def test_values_under_the_validity_mask_change_nothing():
     other = jnp.where(valid, image, 60.0).astype(jnp.float16)
     run = compiled(TASK)
     before, after = (run({"image": x, "valid_pixels": valid[:, 0]}, 0) for x in (image, other))
-    for ours, theirs in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+    for first, second in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        np.testing.assert_array_equal(first, second)
     (faithful, _), _ = run({"image": image}, 0)
     assert abs(before[0][0] - faithful) > 1e-4
 

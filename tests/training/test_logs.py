@@ -1,7 +1,11 @@
 import io
 import json
+import sys
 
-from sarwmix_jax.training.logs import RunLog, read_log, scalars, training_curve
+import pytest
+
+from sarwmix_jax.progress import _board, progress
+from sarwmix_jax.training.logs import RunLog, Throughput, read_log, scalars, training_curve
 
 
 class Terminal(io.StringIO):
@@ -9,62 +13,96 @@ class Terminal(io.StringIO):
         return True
 
 
-STEP = {"loss": 2.5, "epoch": 0.5, "learning_rate": 1e-3, "images_per_second": 120.0}
+FIRST = {"loss": 2.5, "epoch": 0.5, "learning_rate": 1e-3}
+STEP = FIRST | {"images_per_second": 120.0}
 
 
 def test_lines_are_json_even_with_numbers_that_are_not(tmp_path):
-    with RunLog(tmp_path, 10, stream=io.StringIO()) as log:
+    with RunLog(tmp_path, 10) as log:
         log.write("train", step=1, loss=float("nan"), parts=[{"x": float("inf")}])
     (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
     entry = json.loads(line, parse_constant=lambda name: 1 / 0)
     assert (entry["event"], entry["loss"], entry["parts"]) == ("train", "nan", [{"x": "inf"}])
 
 
-def test_plain_lines_where_there_is_no_terminal(tmp_path):
-    stream = io.StringIO()
-    with RunLog(tmp_path, 10, stream=stream) as log:
-        log.advance(1)
-        log.advance(2, STEP)
-    assert stream.getvalue() == "step 2/10  epoch 0.50  loss 2.5000  lr 1.00e-03  120 images/s\n"
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that tests set: seconds in its only entry."""
+    now = [1000.0]
+    monkeypatch.setattr("sarwmix_jax.progress.now", lambda: now[0])
+    return now
 
 
-def test_a_terminal_gets_a_bar_with_speed(tmp_path):
+def test_plain_lines_where_there_is_no_terminal(tmp_path, clock, capsys):
+    """The first step, then one line in ten seconds, and the last; each with the time that is left."""
+    with RunLog(tmp_path, 1000) as log:
+        clock[0] += 40  # the compiler's, which does not count
+        log.advance(1, FIRST)
+        for step in range(2, 1001):
+            clock[0] += 0.5
+            log.advance(step, STEP)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:2] == [
+        "step 1/1000  epoch 0.50  loss 2.5000  lr 1.00e-03",
+        "step 21/1000  epoch 0.50  loss 2.5000  lr 1.00e-03  120 images/s  about 9 min left",
+    ]
+    assert lines[-1] == "step 1000/1000  epoch 0.50  loss 2.5000  lr 1.00e-03  120 images/s"
+    assert len(lines) == 51
+
+
+def test_no_minute_of_silence_between_the_lines_of_steps(tmp_path, clock, capsys):
+    """Without waiting for the device: what is finished, and the time that is left."""
+    with RunLog(tmp_path, 100) as log:
+        log.advance(11, STEP)
+        for step in range(12, 44):
+            clock[0] += 2
+            log.advance(step)
+    assert capsys.readouterr().err.splitlines()[1:] == ["training: 41/100 steps, 0.5 steps/s, about 2 min left"]
+
+
+def test_a_terminal_gets_a_bar_with_speed(tmp_path, monkeypatch):
     stream = Terminal()
-    with RunLog(tmp_path, 10, stream=stream) as log:
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("COLUMNS", "140")
+    with RunLog(tmp_path, 10) as log:
         log.advance(10, STEP)
-        log.say("hello")
+        log.show("hello")
+        with progress("loading", 30) as advance:
+            advance(20)
+            _board._bars.refresh()
     assert "10/10" in stream.getvalue()
     assert "120 images/s" in stream.getvalue()
     assert "hello" in stream.getvalue()
+    assert "20/30" in stream.getvalue() and "loading" in stream.getvalue()
+    assert "step 10/10" not in stream.getvalue()
 
 
-def test_work_before_the_steps_has_a_bar_of_its_own_on_a_terminal(tmp_path):
-    stream = Terminal()
-    with RunLog(tmp_path, 10, stream=stream) as log:
-        with log.task("loading", 30) as advance:
-            advance(12)
-            advance(8)
-            log._bar.refresh()
-            assert "20/30" in stream.getvalue() and "loading" in stream.getvalue()
-        assert [task.total for task in log._bar.tasks] == [10]
-    plain = io.StringIO()
-    with RunLog(tmp_path, 10, stream=plain) as log, log.task("loading", 30) as advance:
-        advance(30)
-    assert plain.getvalue() == ""
-
-
-def test_quiet_processes_write_nothing(tmp_path):
-    stream = io.StringIO()
-    with RunLog(tmp_path, 10, quiet=True, stream=stream) as log:
+def test_quiet_processes_write_nothing(tmp_path, capsys):
+    with RunLog(tmp_path, 10, quiet=True) as log:
         log.write("train", step=1)
-        log.say("hello")
+        log.show("hello")
         log.advance(1, STEP)
-    assert stream.getvalue() == ""
+    assert capsys.readouterr().err == ""
     assert list(tmp_path.iterdir()) == []
 
 
+class Loss:
+    """The loss of a step that the device has finished, or not yet."""
+
+    def __init__(self, ready):
+        self.is_ready = lambda: ready
+
+
+def test_finished_steps_are_known_without_waiting_for_the_device():
+    throughput = Throughput(8, 1)
+    assert throughput.in_flight == 0
+    for step, ready in enumerate((True, True, False, False, False)):
+        throughput.add(step, {"loss": Loss(ready)}, None)
+    assert throughput.in_flight == 3
+
+
 def test_curve_drops_what_a_restart_did_again(tmp_path):
-    with RunLog(tmp_path, 10, stream=io.StringIO()) as log:
+    with RunLog(tmp_path, 10) as log:
         log.write("start", step=0)
         for step in (1, 2, 3):
             log.write("train", step=step, loss=step)
@@ -81,7 +119,7 @@ def test_scalars_name_the_bands():
 
 
 def test_tensorboard_gets_the_numbers_where_it_is_installed(tmp_path):
-    with RunLog(tmp_path, 10, stream=io.StringIO()) as log:
+    with RunLog(tmp_path, 10) as log:
         log.write("train", step=1, loss=1.0)
         written = log._board is not None
     assert bool(list(tmp_path.glob("tensorboard/events*"))) == written

@@ -50,12 +50,12 @@ def test_rate_stays_at_the_minimum_after_the_schedule():
 
 def test_published_decay_groups_of_base():
     groups = GOLDEN["pretrain_weight_decay_base"]
-    ours = {entry.published: entry.ours for entry in entries(Extent((2, 2, 18, 2), 8))}
-    assert set(groups) <= set(ours)
-    trained = unflatten_names({ours[name]: np.zeros(1) for name in groups})
+    renamed = {entry.published: entry.name for entry in entries(Extent((2, 2, 18, 2), 8))}
+    assert set(groups) <= set(renamed)
+    trained = unflatten_names({renamed[name]: np.zeros(1) for name in groups})
     decayed = flatten_names(decay_mask(trained))
     assert len(decayed) == len(groups)
-    assert {name: 0.05 * decayed[ours[name]] for name in groups} == groups
+    assert {name: 0.05 * decayed[renamed[name]] for name in groups} == groups
 
 
 def test_unknown_parameter_has_no_silent_group():

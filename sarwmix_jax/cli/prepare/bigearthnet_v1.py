@@ -7,7 +7,7 @@ r"""The command `sarwmix prepare bigearthnet-v1`.
 (`sentinel1/<s1_name>/{VH,VV}`, labels as attribute). Split lists are the official ones (an S2 name a line, mapped by
 `--names`) or CSVs with the S1 name in a column. Lists may be compressed. Patches with none of the 19 classes are left
 out and counted, those with snow or cloud if lists of them are given: `--exclude snow=FILE cloud=FILE`, or the metadata
-of BigEarthNet v2 (parquet), whose flags say so. A stopped run goes on where it was.
+of BigEarthNet v2 (parquet), whose flags mark them. A stopped run goes on where it was.
 """
 
 import argparse

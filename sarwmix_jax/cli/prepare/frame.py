@@ -22,7 +22,9 @@ _SHOWN_PROBLEMS = 10
 
 def add_work_arguments(parser: argparse.ArgumentParser, *, reads_files: bool = True) -> None:
     """Add the arguments that every large preparation takes; `--on-error` only where files can be missing."""
-    parser.add_argument("--out", required=True, help="folder of the record set, made when all is done")
+    parser.add_argument(
+        "--out", required=True, metavar="FOLDER", help="folder of the record set, made when all is done"
+    )
     parser.add_argument("--workers")
     parser.add_argument("--dry-run")
     parser.add_argument("--shard", metavar="I/N", help="do only the i-th of n parts; --merge puts them together")
@@ -108,7 +110,7 @@ def _try_first(read: Read, row: Row) -> None:
 
 
 def print_outcome(out: Path, skipped: Reasons | None) -> None:
-    """Say what was written, and what was not."""
+    """Print what was written, and what was not."""
     if skipped is None:
         print("this part is done; run with --merge when all parts are")
         return

@@ -3,9 +3,9 @@
     sarwmix prepare geotiff --inputs FOLDER --out records/own --tile 128 --workers 8
     sarwmix prepare geotiff --inputs A_VH.tif A_VV.tif --out records/own --overlap 16 --labels labels.csv
 
-A scene is one file with VH and VV among its bands, or a file for each, told apart by their names. Bands, unit and
-quantity are read from names, descriptions and tags where these say so (else: `--bands`, `--unit`, `--quantity`), and
-what they say is checked against the values. Scenes are cut into tiles; the rest at the right and bottom is left out.
+A scene is one file with VH and VV among its bands, or a file for each, distinguished by their names. Bands, unit and
+quantity are read from names, descriptions and tags where these state them (else: `--bands`, `--unit`, `--quantity`) and
+checked against the values. Scenes are cut into tiles; the rest at the right and bottom is left out.
 A stopped run goes on where it was.
 """
 
@@ -85,9 +85,9 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tile", type=int, default=128, help="rows and columns of a tile")
     parser.add_argument("--overlap", type=int, default=0, help="pixels that neighbouring tiles share")
     parser.add_argument("--bands", help="what the bands of a file are, such as VV,VH or VV,VH,angle")
-    parser.add_argument("--unit", choices=UNITS, help="unit of the values; by default as names, tags and values say")
-    parser.add_argument("--quantity", choices=QUANTITIES, help="by default as names and tags say")
-    parser.add_argument("--nodata", type=float, help="value of nodata as stored, besides what the files say")
+    parser.add_argument("--unit", choices=UNITS, help="unit of the values; by default as names, tags and values state")
+    parser.add_argument("--quantity", choices=QUANTITIES, help="by default as names and tags state")
+    parser.add_argument("--nodata", type=float, help="value of nodata as stored, besides what the files state")
     zeros = "exact zeros: nodata where all bands are, nodata, or measured"
     parser.add_argument("--zeros", choices=get_args(Zeros), default="outside", help=zeros)
     parser.add_argument("--min-valid", type=float, default=0.5, help="smallest share of valid pixels in a tile")
