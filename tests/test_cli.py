@@ -165,7 +165,9 @@ def test_a_run_from_the_command_line_and_its_pictures(records, tmp_path, capsys)
     out = tmp_path / "pictures"
     arguments = ["reconstruct", "--checkpoint", f"{tmp_path}/one", f"{tmp_path}/two", "--records", str(records)]
     assert main([*arguments, f"--out={out}", "--samples=2", "--fit=train"]) == 0
-    assert "one: held-out loss" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "one: held-out loss" in printed
+    assert printed.count("correlation inside cells and squared error:\n  model  ") == 2
     names = {path.name for path in out.iterdir()}
     assert names == {"reconstruction.png", "reconstruction.json", "correlation_one.png", "correlation_two.png"}
     figures = json.loads((out / "reconstruction.json").read_text())

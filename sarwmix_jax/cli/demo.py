@@ -20,9 +20,8 @@ from sarwmix_jax.cli.demo_labels import FINETUNED, FROM_SCRATCH, Labels, check_f
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.held_out import HeldOut, best_constant, evaluate_held_out
-from sarwmix_jax.evaluation.hidden_cells import CellErrors
 from sarwmix_jax.evaluation.pictures import draw_correlation, draw_loss
-from sarwmix_jax.evaluation.reconstruction import draw_samples, figures_of, load_pretrained
+from sarwmix_jax.evaluation.reconstruction import cells_lines, draw_samples, figures_of, load_pretrained
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.preparation.writer import write_file
@@ -43,13 +42,6 @@ NEEDED_MARGIN = 0.1
 NEEDED_INSIDE = 0.4
 """It also fails unless the correlation inside hidden cells is this large in every band, the squared error there below
 that of harmonic in-painting."""
-
-PREDICTIONS = {
-    "model": "model",
-    "harmonic": "harmonic in-painting",
-    "constant": "best constant",
-}
-
 
 DESCRIPTION, RESULT = "demo.json", "result.json"
 PICTURES = ("loss_curve", "reconstruction", "correlation")
@@ -221,16 +213,9 @@ def report(result: Result) -> str:
         f"loss on {held_out.records} held-out scenes: {held_out.loss:.4f}",
         f"loss of the best constant prediction there: {held_out.constant_loss:.4f}, so {held_out.margin:.1%} below it",
         f"correlation of reconstruction and truth on masked cells: {correlations}",
-        f"hidden cells of {held_out.compared} held-out scenes, made so that structures go on into them:",
-        *(_cells_line(PREDICTIONS[name], errors) for name, errors in held_out.cells.items()),
+        "the scenes are made so that structures go on from visible cells into hidden ones",
+        *cells_lines(figures(result)),
         *result.labels.lines,
         *(f"{name.replace('_', ' ') + ':':15} {place}" for name, place in places.items()),
     ]
     return "\n".join(lines)
-
-
-def _cells_line(name: str, errors: tuple[CellErrors, ...]) -> str:
-    """One prediction's figures inside hidden cells."""
-    inside = ", ".join(f"{band} {e.inside_correlation:.3f}" for band, e in zip(BANDS, errors, strict=True))
-    squared = ", ".join(f"{band} {e.mean_squared_error:.4f}" for band, e in zip(BANDS, errors, strict=True))
-    return f"  {name + ':':22} correlation inside cells {inside}; squared error (standardised dB) {squared}"

@@ -21,6 +21,9 @@ from sarwmix_jax.settings.model import CELL
 from sarwmix_jax.settings.sections import LossSettings, MixedBatchSettings, PretrainingSettings
 from sarwmix_jax.tasks.pretraining import EVALUATION_GROUP, Pretraining
 
+PREDICTIONS = {"model": "model", "harmonic": "harmonic in-painting", "constant": "best constant"}
+"""What predicts hidden cells, in words."""
+
 
 def load_pretrained(path: str | Path) -> Pretrained:
     """The pretraining model of a checkpoint, with its own settings or, where it has none, the published ones.
@@ -98,9 +101,9 @@ def reconstruct(
         checkpoints: Work directories or checkpoint folders.
         records: Folder of the record set.
         split: Held-out records.
-        out: Folder for the pictures; made when missing.
+        out: Folder for the pictures; created if missing.
         samples: Images to draw: those whose loss is nearest to the median loss of the first checkpoint.
-        fit: Split on which the best constant prediction is fitted; none when not given.
+        fit: Split on which the best constant prediction is fitted; by default none is fitted.
 
     Returns:
         Scores by checkpoint, also written to `reconstruction.json`.
@@ -165,3 +168,17 @@ def figures_of(result: HeldOut) -> dict[str, Any]:
     if result.constant_loss is not None:
         figures |= {"constant_prediction_loss": result.constant_loss, "margin": result.margin}
     return figures
+
+
+def cells_lines(figures: Mapping[str, Any]) -> list[str]:
+    """Errors in hidden cells by what predicts, as lines to print; `figures` are those of `figures_of`."""
+    cells = figures["hidden_cells"]
+    lines = [f"hidden cells of {cells['records']:,} held-out records, correlation inside cells and squared error:"]
+    for name in PREDICTIONS:
+        if name in cells:
+            inside, squared = (
+                ", ".join(f"{band} {value:.{digits}f}" for band, value in cells[name][score].items())
+                for score, digits in (("inside_correlation", 3), ("squared_error", 4))
+            )
+            lines.append(f"  {PREDICTIONS[name]:22} {inside}; {squared}")
+    return lines
