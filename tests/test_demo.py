@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.checkpoints.loading import load_parameters
-from sarwmix_jax.cli.demo import Result, demo, report, take_folder
+from sarwmix_jax.cli.demonstration import Result, demo, report, take_folder
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.held_out import HeldOut
@@ -54,7 +54,7 @@ def test_demo_leaves_checkpoint_pictures_and_figures(tmp_path):
 def test_a_second_demo_goes_on_and_a_third_starts_anew(tmp_path, capsys, monkeypatch):
     place = tmp_path / "demo"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("sarwmix_jax.cli.demo.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("sarwmix_jax.cli.demonstration.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         tiny_demo(place)
     (place / "notes.txt").write_text("mine")
     records = {path: path.stat().st_mtime_ns for path in (place / "records").iterdir()}
@@ -185,7 +185,7 @@ def test_what_the_model_has_not_reached_is_named():
 @pytest.mark.parametrize("given, devices", [("", 2), ("--xla_force_host_platform_device_count=3", 3)])
 def test_two_devices_unless_the_environment_says_how_many(given, devices):
     code = (
-        "from sarwmix_jax.cli.demo import use_two_devices\nimport jax\nuse_two_devices()\n"
+        "from sarwmix_jax.cli.demonstration import use_two_devices\nimport jax\nuse_two_devices()\n"
         "print(len(jax.devices('cpu')))\nuse_two_devices()"
     )
     environment = os.environ | {"XLA_FLAGS": given}

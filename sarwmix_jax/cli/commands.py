@@ -37,7 +37,7 @@ GROUPS = {
         "pretrain": Command("pretrain", "Pretrain a model, or go on with a run."),
         "finetune": Command("finetune", "Train a classifier or flood model, from a checkpoint or from scratch."),
         "dry-run": Command("dry_run", "Check settings, records and memory, and print the plan of a run."),
-        "demo": Command("demo_command", "Pretrain a small model on synthetic scenes and draw what it learned."),
+        "demo": Command("demo", "Pretrain a small model on synthetic scenes and draw what it learned."),
     },
     "Evaluate": {
         "evaluate": Command("evaluate", "Score classifiers and flood models, with intervals and baselines."),
