@@ -9,7 +9,7 @@ JOBS ?= 2
 BENCH_OUT ?= runs/bench-$(shell date +%Y%m%d-%H%M%S)
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --durations=12
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo test test-slow smoke check versions bench clean
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12 ...")'
@@ -19,21 +19,40 @@ $(STAMP): setup.cfg pyproject.toml
 
 demo: $(STAMP)
 	$(BIN)/python -m sarwmix_jax.cli.main demo --workdir=demo_output
+	@echo "the results lie in $(CURDIR)/demo_output"
 
-test: $(STAMP)
+test: versions
 	$(PYTEST)
 
-test-slow: $(STAMP)
+test-slow: versions
 	$(PYTEST) -m "slow or torch"
 
-check: $(STAMP)
+# what a new Python or JAX breaks first, in about two minutes: make smoke PYTHON=python3.13 VENV=.venv313
+smoke: versions
+	$(PYTEST) -m smoke
+
+versions: $(STAMP)
+	@$(BIN)/python -c 'import importlib.metadata as m, platform as p; print("Python", p.python_version(), "with jax", m.version("jax"))'
+
+check: versions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# a few minutes on two cores; PyTorch, where it is missing, is installed for the comparison alone
-bench: $(STAMP)
-	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check ".[torch]"
+# the requirement alone, as setup.cfg states it: the package itself stays as it is installed
+TORCH = $(shell $(BIN)/python -c 'import configparser as c; p = c.ConfigParser(); p.read("setup.cfg"); print(next(w for w in p["options.extras_require"]["torch"].split() if w.startswith("torch>")))')
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# where there is no NVIDIA GPU, the build for CPUs, if its index can be reached: the other one has gigabytes of CUDA
+$(VENV)/.torch: $(STAMP)
+	$(BIN)/python -c 'import torch' 2>/dev/null || \
+	  { ! nvidia-smi >/dev/null 2>&1 && $(PIP) --retries=1 --timeout=10 --index-url=$(CPU_INDEX) '$(TORCH)' 2>/dev/null; } || \
+	  { echo "installing $(TORCH) from the usual package index"; $(PIP) '$(TORCH)'; }
+	touch $@
+
+# a few minutes on two cores; PyTorch is installed for the comparison alone
+bench: $(VENV)/.torch
 	$(BIN)/python -m benchmarks --device=cpu --rounds=5 --round-seconds=6 --budget=10 --out=$(BENCH_OUT)
 
 clean:

@@ -21,7 +21,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "out": {"type": Path, "required": True, "help": "folder for bench.json and bench.md"},
     "tasks": {"nargs": "+", "choices": TASKS, "help": "pretrain on a CPU; on a GPU all"},
     "sizes": {"nargs": "+", "choices": (*SIZES, "tiny"), "help": "base on a CPU; on a GPU the published three"},
-    "batches": {"nargs": "+", "type": int, "help": "images a step: 8 on a CPU; on a GPU 256 (finetuning 128)"},
+    "batches": {"nargs": "+", "type": int, "help": "images per step: 8 on a CPU; on a GPU 256 (finetuning 128)"},
     "dtype": {"choices": ("float32", "bfloat16"), "help": "float32 on a CPU, bfloat16 on a GPU"},
     "peers": {"nargs": "*", "choices": tuple(PEERS), "help": "PyTorch models; eager on a CPU, on a GPU all"},
     "variants": {
@@ -35,13 +35,13 @@ FLAGS: dict[str, dict[str, Any]] = {
     "records": {"type": int, "default": 2048, "help": "records to write for the pipeline"},
     "rounds": {"type": int, "default": 5, "help": "rounds that programs take in turn"},
     "round-seconds": {"type": float, "default": 1.5, "help": "length of a round"},
-    "budget": {"type": float, "default": float("inf"), "help": "minutes after which nothing new is begun"},
+    "budget": {"type": float, "default": float("inf"), "help": "minutes after which nothing new is started"},
     "profile": {"action": "store_true", "help": "also write a profiler's trace of the first program to OUT/trace"},
 }
 
 
 def main(arguments: list[str]) -> int:
-    """Measure; gives the exit code."""
+    """Measure; returns the exit code."""
     return guarded(lambda: measure(arguments))
 
 

@@ -6,9 +6,9 @@
 
 FOLDER is what `sarwmix prepare sen12flood` wrote; CHECKPOINT a pretraining run or a converted file (published:
 BigEarthNet v1, base).
-`new` cuts true VH/VV tiles, mirrors both dates alike, and selects on a tenth of the training sequences. `published`
-cuts tiles as the released code did, has no flips, and selects on the test split, so that its test scores are
-optimistic.
+`new` cuts true VH/VV tiles, flips both dates in the same way, and selects on a tenth of the training sequences.
+`published` cuts tiles as the released code did, has no flips, and selects on the test split, so that its test scores
+are optimistic.
 
 Hardware: one GPU. A pair of 512 px is 32 tiles, so four pairs are computed at a time and blocks are recomputed in the
 backward pass; `dry-run` estimates the memory. The published batch is not known; it is taken from BigEarthNet.

@@ -8,11 +8,11 @@ Several sets: repeat the flag, `--config.data.records=A --config.data.records=B 
 name published statistics, `--config.data.statistics=bigearthnet_v2` (VH and VV must be in dB in all of them).
 
 Folders are taken as they are, blanks and commas included. Records without a split `validation` are trained on without
-validation, and a line shows it. The batch suits from 16 records up; with thousands on a GPU give
+validation, and a line states this. The batch is suited to 16 records and more; with thousands on a GPU give
 `--config.batch.global_batch=256 --config.optimizer.base_lr=5e-4`, which keeps it busy.
 
 Hardware: sized for one GPU.
-Measured on 40 generated tiles of five places, two CPU cores: all 200 steps in 4.5 minutes, 13 tiles a second,
+Measured on 40 generated tiles of five places, two CPU cores: all 200 steps in 4.5 minutes, 13 tiles per second,
 validation loss 2.658 after 10 steps, 2.405 at the end. On a GPU: not yet measured.
 """
 

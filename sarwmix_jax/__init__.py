@@ -4,7 +4,7 @@ In Python, `sarwmix_jax.load(FOLDER)` gives a model; everything else is the comm
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.version import __version__
@@ -12,7 +12,7 @@ from sarwmix_jax.version import __version__
 if TYPE_CHECKING:
     from sarwmix_jax.inference.model import LoadedModel
 
-__all__ = ["LoadedModel", "UserError", "__version__", "load"]
+__all__ = ["UserError", "__version__", "load"]
 
 
 def load(path: str | Path, statistics: str | None = None, step: int | None = None) -> "LoadedModel":
@@ -22,23 +22,23 @@ def load(path: str | Path, statistics: str | None = None, step: int | None = Non
         path: A folder that `sarwmix convert` wrote, a work directory of `sarwmix pretrain` or `sarwmix finetune`, or
             one checkpoint in it. A `.pth` file has to be converted first.
         statistics: Means and standard deviations in dB that standardise the input: "bigearthnet_v1" or
-            "bigearthnet_v2". The checkpoint's own unless given.
-        step: Which checkpoint of the folder; the newest unless given.
+            "bigearthnet_v2". By default the checkpoint's own.
+        step: Step of the checkpoint in the folder; by default the newest.
 
     Returns:
-        A model; `print` it to see what it takes and gives. Images are NumPy arrays, or what NumPy makes an array of,
-        of shape (batch, 2, height, width): VH, then VV, backscatter in dB, of any number, 128 x 128 px for the
+        A model; `print` it to see its input and results. Images are NumPy arrays, or anything that NumPy converts to
+        one, of shape (batch, 2, height, width): VH, then VV, backscatter in dB, in any number, 128 x 128 px for the
         published sizes. They are standardised inside; results are NumPy arrays of float32.
 
-        - `encode(images_db)`: pooled features, (batch, 8 * embed_dim), of any kind of checkpoint.
-        - `encode_pyramid(images_db)`: four feature maps, (batch, rows, columns, width), of any kind: 32, 16, 8 and 4
+        - `encode(images_db)`: pooled features, (batch, 8 * embed_dim), for every kind of checkpoint.
+        - `encode_pyramid(images_db)`: four feature maps, (batch, rows, columns, width), for every kind: 32, 16, 8 and 4
           rows at 128 px, widths 1, 2, 4 and 8 times embed_dim.
-        - `classify(images_db)`: logits, (batch, classes), of a classifier.
-        - `flood(before_db, after_db)`: logits, (batch, 2), of a flood checkpoint; images of one tile or more.
-        - `reconstruct(images_db)`: of a pretraining checkpoint, `image_db` and `prediction`, (batch, 2, height,
-          width), and the `mask` per cell of 32 px.
+        - `classify(images_db)`: logits, (batch, classes), for classifiers.
+        - `flood(before_db, after_db)`: logits, (batch, 2), for flood checkpoints; images of at least one tile.
+        - `reconstruct(images_db)`: for pretraining checkpoints, `image_db` and `prediction`, (batch, 2, height, width),
+          and the `mask` per cell of 32 px.
 
-        With `resize=True` the first three take images of another size.
+        With `resize=True` the first three accept images of another size.
 
     Raises:
         UserError: There is no checkpoint, it does not fit this version, or the statistics are unknown. The methods
@@ -56,18 +56,9 @@ def load(path: str | Path, statistics: str | None = None, step: int | None = Non
         >>> logits.shape
         (1, 19)
     """
-    from sarwmix_jax.inference import model  # JAX takes a second to import; the package's other users need not wait
+    from sarwmix_jax.inference import model  # importing JAX takes a second; other uses of the package need not wait
 
     return model.load(path, statistics, step)
-
-
-def __getattr__(name: str) -> Any:
-    """`LoadedModel`, imported when it is asked for."""
-    if name != "LoadedModel":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sarwmix_jax.inference.model import LoadedModel
-
-    return LoadedModel
 
 
 def __dir__() -> list[str]:

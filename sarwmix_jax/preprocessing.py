@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange, reduce
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Shaped
 
 from sarwmix_jax.facts.bands import BandStatistics
 from sarwmix_jax.settings.model import CELL
@@ -101,7 +101,7 @@ def unstandardise(images: Images, statistics: BandStatistics) -> Images:
     return images * _per_band(statistics.std_db) + _per_band(statistics.mean_db)
 
 
-def resize(images: Images, side: int) -> Images:
+def resize(images: Images, side: int) -> Float[Array, "batch *dates band {side} {side}"]:
     """Resizes bilinearly to side x side pixels: half-pixel centres, antialiased when shrinking; float32."""
     images = images.astype(jnp.float32)
     if images.shape[-2:] == (side, side):
@@ -109,12 +109,12 @@ def resize(images: Images, side: int) -> Images:
     return jax.image.resize(images, (*images.shape[:-2], side, side), "linear", antialias=True)
 
 
-def resize_valid(valid: Valid, side: int) -> Valid:
+def resize_valid(valid: Valid, side: int) -> Bool[Array, "batch *dates 1 {side} {side}"]:
     """Validity after `resize`: a pixel is valid when all pixels that contribute to it are."""
-    return resize(1.0 - valid, side) == 0
+    return resize(1.0 - valid.astype(jnp.float32), side) == 0
 
 
-def flip(images: Float[Array, "batch *axes"], flips: Flips) -> Array:
+def flip(images: Shaped[Array, "batch *axes"], flips: Flips) -> Shaped[Array, "batch *axes"]:
     """Mirrors the images that are marked."""
     horizontal, vertical = (marked.reshape(-1, *(1,) * (images.ndim - 1)) for marked in flips)
     images = jnp.where(horizontal, images[..., ::-1], images)
@@ -145,7 +145,7 @@ def backscatter_weights(
         weights = _weights_of_power(power, settings, valid)
     if settings.granularity == "token":
         weights = _cell_means(weights, cell, valid)
-    return weights if valid is None else weights * valid
+    return weights if valid is None else weights * valid.astype(weights.dtype)
 
 
 def _weights_of_power(power: Images, settings: WeightSettings, valid: Valid | None) -> Images:

@@ -1,7 +1,7 @@
-"""Progress of long work on the standard error: bars on a terminal, elsewhere a line at least every minute.
+"""Progress of long work on standard error: bars on a terminal, elsewhere a line at least every minute.
 
-Work inside other work (a validation inside a training run) has a row of its own on a terminal; elsewhere the innermost
-work has the line. Short work prints nothing elsewhere: a job's log stays short.
+Nested work (a validation in a training run) has a separate bar on a terminal; elsewhere the innermost work has the
+line. Short work prints nothing elsewhere, so that the log of a job stays short.
 """
 
 import math
@@ -18,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column
 
 FIRST_SECONDS = 10.0
-"""Work that takes less has no line in a log."""
+"""Shorter work has no line in a log."""
 INTERVAL_SECONDS = 60.0
 """Longest silence in a log."""
 _TICK_SECONDS = 1.0
@@ -27,13 +27,13 @@ T = TypeVar("T")
 
 @dataclass(eq=False)
 class Advance:
-    """How far work is; call it with a number of things to count them as done.
+    """Progress of some work; call it with a number of items to count them as done.
 
     Attributes:
-        what: What is done, in the words of the user.
-        total: Number of things to do; None where it is not known.
-        unit: What the things are, in the plural.
-        done: Number of things done.
+        what: Name of the work, for the user.
+        total: Number of items; None where it is not known.
+        unit: Name of the items in the plural.
+        done: Number of items done.
         remark: Text beside the bar on a terminal.
         announced: Whether a line has named the work.
     """
@@ -52,35 +52,35 @@ class Advance:
         self._before = self.done
 
     def __call__(self, count: int = 1) -> None:
-        """Count things as done."""
+        """Count items as done."""
         _board.advance(self, count)
 
     def restart(self, done: int) -> None:
-        """Count time from now on, when `done` things are done."""
+        """Count time from now on, with `done` items done."""
         self.done = self._before = done
         self._started = now()
 
     @property
     def seconds(self) -> float:
-        """Time since the beginning."""
+        """Time since the start."""
         return now() - self._started
 
     @property
     def rate(self) -> float:
-        """Things a second, since the beginning; 0 before the first."""
+        """Items per second since the start; 0 before the first."""
         return (self.done - self._before) / max(self.seconds, 1e-9)
 
     @property
     def seconds_left(self) -> float | None:
-        """Estimated time until all is done; None where it cannot be known."""
+        """Estimated time until all items are done; None where it is not known."""
         return None if self.total is None or not self.rate else max(self.total - self.done, 0) / self.rate
 
     def line(self) -> str:
-        """Where the work stands, in one line."""
+        """The progress in one line."""
         count = f"{self.done:,}" if self.total is None else f"{self.done:,}/{self.total:,}"
         text = self.what if self.total is None and not self.done else f"{self.what}: {count} {self.unit}"
         if self.rate:
-            text += f", {self.rate:.3g} {self.unit}/s" if self.rate < 1000 else f", {self.rate:,.0f} {self.unit}/s"
+            text += f", {self.rate:.3g} {self.unit}/s" if self.rate < 999.5 else f", {self.rate:,.0f} {self.unit}/s"
         if self.total is not None and self.done >= self.total:
             return f"{text}, done in {duration(self.seconds)}"
         left = self.seconds_left
@@ -89,16 +89,16 @@ class Advance:
 
 @contextmanager
 def progress(what: str, total: int | None = None, unit: str = "records", *, done: int = 0) -> Iterator[Advance]:
-    """Show how far work is, while it lasts.
+    """Show the progress of some work while it lasts.
 
     Args:
-        what: What is done.
-        total: Number of things to do; None where it is not known.
-        unit: What the things are, in the plural.
-        done: Number of things that are done already.
+        what: Name of the work.
+        total: Number of items; None where it is not known.
+        unit: Name of the items in the plural.
+        done: Number of items that are done already.
 
     Yields:
-        How far it is: call it with a number of things to count them as done, from any thread.
+        The progress: call it with a number of items to count them as done, from any thread.
     """
     with shown(Advance(what, total, unit, done)) as work:
         yield work
@@ -106,7 +106,7 @@ def progress(what: str, total: int | None = None, unit: str = "records", *, done
 
 @contextmanager
 def shown(work: Advance) -> Iterator[Advance]:
-    """Show how far `work` is, while it lasts."""
+    """Show the progress of `work` while it lasts."""
     _board.add(work)
     try:
         yield work
@@ -118,10 +118,10 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
     """The items, counted as they are used.
 
     Args:
-        items: Things to do.
-        what: What is done with them.
-        total: Their number, where they have no length.
-        unit: What they are, in the plural.
+        items: Items of the work.
+        what: Name of the work.
+        total: Number of items, if `items` has no length.
+        unit: Name of the items in the plural.
     """
     if total is None and isinstance(items, Sized):
         total = len(items)
@@ -132,13 +132,13 @@ def track(items: Iterable[T], what: str, total: int | None = None, unit: str = "
 
 
 def show(text: str) -> None:
-    """Print lines on the standard error, above the bars where there are some."""
+    """Print lines on standard error, above any bars."""
     _board.show(text)
 
 
 @contextmanager
 def silent(wanted: bool = True) -> Iterator[None]:
-    """Show nothing meanwhile where that is `wanted`: of processes that do the same work, the first alone prints."""
+    """Show nothing in this context if `wanted`: of processes that do the same work, only the first one prints."""
     _board.silent += int(wanted)
     try:
         yield
@@ -152,7 +152,7 @@ def on_terminal() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """A time as people state it: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    """A time as text: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = math.ceil(seconds / 60)
@@ -168,7 +168,7 @@ def now() -> float:
 
 
 class _Board:
-    """All work of this process that goes on, outermost first."""
+    """All current work of this process, outermost first."""
 
     def __init__(self) -> None:
         self.silent = 0
@@ -196,10 +196,10 @@ class _Board:
             with suppress(OSError, ValueError):
                 self._bars.start()
             return
-        # A thread, because a call that takes minutes (a compiler's, a fit's) counts nothing meanwhile. It stays: short
-        # work comes often, and the address space of a new thread is large.
+        # A thread, because a call that takes minutes (of the compiler, of a fit) counts nothing meanwhile. It is kept:
+        # short work is frequent, and the address space of a new thread is large.
         self._active.set()
-        if self._thread is None or not self._thread.is_alive():  # none is in a forked process
+        if self._thread is None or not self._thread.is_alive():  # a forked process has no such thread
             self._thread = threading.Thread(target=self._watch, daemon=True, name="progress")
             self._thread.start()
 
@@ -243,7 +243,7 @@ class _Board:
     def show(self, text: str) -> None:
         if self.silent:
             return
-        with self._lock, suppress(OSError, ValueError):  # an output that was closed ends no work
+        with self._lock, suppress(OSError, ValueError):  # a closed output does not end the work
             self._last = now()
             if self._bars is not None:
                 self._bars.console.print(text, highlight=False, markup=False)
@@ -252,9 +252,9 @@ class _Board:
 
 
 def _bars() -> Progress:
-    # What a command prints for a file or a pipe must not come to the terminal because bars are shown there.
+    # Output of a command to a file or a pipe must not be redirected to the terminal because of the bars.
     to_terminal = bool(sys.stdout and not sys.stdout.closed and sys.stdout.isatty())
-    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # the remark alone is cut on a narrow terminal
+    rest = Column(ratio=1, no_wrap=True, overflow="ellipsis")  # on a narrow terminal only the remark is shortened
     remark = TextColumn("{task.fields[remark]}", markup=False, table_column=rest)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(16), MofNCompleteColumn())
     times, console = (TimeElapsedColumn(), TimeRemainingColumn()), Console(file=sys.stderr)

@@ -19,7 +19,20 @@ if "SARWMIX_TESTS" not in os.environ:
     }
 
 import jax
+import jaxtyping
 import pytest
+
+import tests.annotations
+
+CHECKED = (
+    *("preprocessing", "plausibility", "models", "tasks", "metrics", "data", "geotiff", "inference", "evaluation"),
+    *("preparation.synthetic", "preparation.to_db", "preparation.flood_files", "preparation.statistics"),
+    *("training.device_cache", "conversion.resize"),
+)
+"""Parts of the package that annotate arrays: every call is checked."""
+
+# Before anything of the package is imported, in this process and in those of pytest-xdist.
+jaxtyping.install_import_hook([f"sarwmix_jax.{part}" for part in CHECKED], f"{tests.annotations.__name__}.check")
 
 
 @pytest.fixture
@@ -29,3 +42,9 @@ def optimised(monkeypatch):
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Annotations are not checked, as for users: for tests of the line that answers a wrong shape or type."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

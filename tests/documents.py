@@ -14,6 +14,7 @@ import pyarrow.parquet
 from sarwmix_jax.cli.commands import COMMANDS, DATA_SETS
 from sarwmix_jax.cli.main import chosen
 from sarwmix_jax.facts.labels import ORIGINAL_TO_CLASS
+from sarwmix_jax.facts.released import RELEASED
 from tests.data_prep.conftest import write_tree
 from tests.data_prep.flood_miniature import write_miniature, zip_of
 from tests.data_prep.test_geotiff import scene_db, write_raster
@@ -27,11 +28,9 @@ SHELL = ("sh", "bash", "console", "shell")
 PLACEHOLDERS = ("DATASET", "COMMAND")
 """Words of the running text that stand for any of several."""
 
-RELEASED = "benv2_finetune_checkpoint_best.pth"
-
 NOT_RUN = {
     "gdown": "downloads",
-    f"sarwmix convert {RELEASED}": "needs a download; the converter refuses another file of this name",
+    **{f"sarwmix convert {each.file}": "needs a download; another file of this name is refused" for each in RELEASED},
     "sarwmix demo": "takes minutes; the tests of the demo and of the wheel run it, shortened",
     "make": "installs an environment and runs for long; CI runs its targets",
     "pip": "installs; the test of the wheel does",

@@ -45,6 +45,7 @@ def mistake(arguments, capsys):
     return lines[0]
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -148,11 +149,19 @@ def test_dry_run_prints_the_plan_and_writes_nothing(records, tmp_path, capsys):
     arguments = ["dry-run", *pretrain(records=records)[1:], f"--workdir={tmp_path}/run"]
     assert main(arguments) == 0
     plan = capsys.readouterr().out
-    for words in ("20 of", "2 an epoch, 4 until epoch 2", "8 = 1 x 1 x 8", "GiB a device", "stage 4", "checkpoints: "):
+    for words in (
+        "20 of",
+        "2 per epoch, 4 until epoch 2",
+        "8 = 1 x 1 x 8",
+        "GiB per device",
+        "stage 4",
+        "checkpoints: ",
+    ):
         assert words in plan
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.smoke
 @pytest.mark.slow
 def test_a_run_from_the_command_line_and_its_pictures(records, tmp_path, capsys):
     for name in ("one", "two"):
@@ -185,7 +194,7 @@ sys.exit(main(sys.argv[1:]))
 
 @pytest.mark.slow
 def test_disk_full_at_checkpoint_time(records, tmp_path):
-    """No file may grow beyond 50 kB: the checkpoint fails as on a full disk, and the run says so in one line."""
+    """No file may grow beyond 50 kB: the checkpoint fails as on a full disk, and the run reports it in one line."""
     arguments = pretrain(f"--workdir={tmp_path}/run", "--config.optimizer.stop_after_steps=1", records=records)
     # what it cannot keep of its programs stays out of the other tests' way
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled")}

@@ -66,6 +66,7 @@ WITHOUT_JAX = (
 )
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     "command",
     [("sarwmix_jax",), ("sarwmix_jax", "prepare"), *(("sarwmix_jax", *name) for name in NAMES), *((d,) for d in DOORS)],
@@ -146,7 +147,7 @@ def test_a_shortened_flag_is_answered_with_the_right_one_and_an_unknown_one_with
         ("embed --checkpoint x", "--records, --out are not given; see sarwmix embed --help"),
         ("embed --checkpoint x y --records x --out x", "takes one checkpoint, 2 are given"),
         ("embed --checkpoint x --checkpoint y --records x --out x", "takes one checkpoint, 2 are given"),
-        ("embed --batch 0", "argument --batch: '0' is no whole number from 1"),
+        ("embed --batch 0", "argument --batch: '0' is not a whole number from 1"),
         ("settings training", "invalid choice: 'training'"),
         ("inspect a b", "sarwmix inspect does not understand 'b'; see sarwmix inspect --help"),
         ("inspect a\udcff", r"argument a\xff has bytes that are not UTF-8"),

@@ -28,9 +28,9 @@ def test_the_default_lies_in_the_users_cache(own_settings, monkeypatch, tmp_path
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "sarwmix_jax" / "compiled")
 
 
-def test_what_jax_was_told_and_what_is_asked_for_come_first(own_settings, tmp_path):
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "told"))
-    assert keep_compiled() == tmp_path / "told"
+def test_the_folder_set_for_jax_and_the_one_given_come_first(own_settings, tmp_path):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "set"))
+    assert keep_compiled() == tmp_path / "set"
     assert keep_compiled(str(tmp_path / "asked")) == tmp_path / "asked"
     assert keep_compiled(OFF) is None
 

@@ -51,7 +51,7 @@ def test_demo_leaves_checkpoint_pictures_and_figures(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_second_demo_goes_on_and_a_third_starts_anew(tmp_path, capsys, monkeypatch):
+def test_a_second_demo_continues_and_a_third_starts_again(tmp_path, capsys, monkeypatch):
     place = tmp_path / "demo"
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("sarwmix_jax.cli.demonstration.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -60,11 +60,11 @@ def test_a_second_demo_goes_on_and_a_third_starts_anew(tmp_path, capsys, monkeyp
     records = {path: path.stat().st_mtime_ns for path in (place / "records").iterdir()}
     second = tiny_demo(place)
     errors = capsys.readouterr().err
-    assert f"{place} holds an unfinished demo, which goes on" in errors
+    assert f"{place} holds an unfinished demo, which is continued" in errors
     assert "nothing to do: 3 of 3 steps are done" in errors
     third = tiny_demo(place)
     errors = capsys.readouterr().err
-    assert f"{place} holds a finished demo, which a new one replaces" in errors
+    assert f"{place} holds a finished demo, which is replaced" in errors
     assert "step 1/3" in errors
     assert (second.losses, second.steps, second.held_out.loss) == (third.losses, 3, third.held_out.loss)
     assert (place / "notes.txt").read_text() == "mine"
@@ -94,7 +94,7 @@ def names(folder):
 def test_a_finished_demo_is_replaced_and_nothing_else(demo_folder, capsys):
     take_folder(demo_folder, WANTED)
     assert names(demo_folder) == {"notes.txt", "records", "demo.json"}
-    assert capsys.readouterr().err == f"{demo_folder} holds a finished demo, which a new one replaces\n"
+    assert capsys.readouterr().err == f"{demo_folder} holds a finished demo, which is replaced\n"
 
 
 @pytest.mark.parametrize("change", [{"version": "2"}, {"settings": {"seed": 1}}, {"scenes": {"train": 8}}])
@@ -103,7 +103,7 @@ def test_a_demo_of_another_version_or_settings_is_replaced_with_its_scenes(demo_
     take_folder(demo_folder, WANTED | change)
     assert names(demo_folder) == {"notes.txt", "demo.json"}
     assert json.loads((demo_folder / "demo.json").read_text()) == WANTED | change
-    assert "of another version or of other settings, which a new one replaces" in capsys.readouterr().err
+    assert "of another version or with other settings, which is replaced" in capsys.readouterr().err
 
 
 def test_an_unfinished_demo_goes_on(demo_folder, capsys):
@@ -111,7 +111,7 @@ def test_an_unfinished_demo_goes_on(demo_folder, capsys):
     before = names(demo_folder)
     take_folder(demo_folder, WANTED)
     assert names(demo_folder) == before
-    assert capsys.readouterr().err == f"{demo_folder} holds an unfinished demo, which goes on\n"
+    assert capsys.readouterr().err == f"{demo_folder} holds an unfinished demo, which is continued\n"
 
 
 @pytest.mark.parametrize("kind", ["a run", "a file in it", "a file", "a run of other settings in a demo's folder"])
@@ -128,7 +128,7 @@ def test_what_no_demo_wrote_is_refused_and_left_alone(demo_folder, tmp_path, kin
         place = demo_folder
         (place / "settings.json").write_text('{"seed": 7}')
     before = names(place) if place.is_dir() else place.read_text()
-    with pytest.raises(UserError, match=f"^{place} holds something else than a demo; name another --workdir$"):
+    with pytest.raises(UserError, match=f"^{place} holds something other than a demo; name another --workdir$"):
         take_folder(place, WANTED)
     assert before == (names(place) if place.is_dir() else place.read_text())
 

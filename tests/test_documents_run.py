@@ -20,17 +20,17 @@ from tests.support import GOLDEN
 TRAINING = ("pretrain", "finetune", "dry-run")
 SHORT = {
     "model.embed_dim": 8,
-    "model.depths": "1,1,2,1",
+    "model.depths": "1,1,1,1",
     "model.num_heads": "1,2,4,8",
     "model.decoder_dim": 16,
-    "model.decoder_depth": 2,
+    "model.decoder_depth": 1,
     "model.decoder_heads": 4,
     "model.dtype": "float32",
     "batch.global_batch": 8,
     "batch.micro_batch": 8,
     "optimizer.stop_after_steps": 2,
 }
-"""Added to commands that train, which would take hours: the size of the golden files, and two steps."""
+"""Added to commands that train, which would take hours: a small model, and two steps."""
 
 CONVERTED = {
     "runs/benv2_finetuned": ("finetune_tiny.pth", "--statistics=bigearthnet_v2"),
@@ -60,7 +60,7 @@ def run(words: tuple[str, ...]) -> int:
         return main([*words[1:], *short])
     assert words[0] == "python", words
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, *words[1:]], env=environment, stdout=sys.stderr, timeout=300).returncode
+    return subprocess.run([sys.executable, *words[1:]], env=environment, timeout=300).returncode
 
 
 def places_of(words: tuple[str, ...]) -> list[Path]:
@@ -129,7 +129,9 @@ def test_python_in_the_documents_runs(folder, monkeypatch):
     for statement in (node for text in texts for node in ast.parse(text).body):
         code, ran = ast.unparse(statement), 0
         for place in ("runs/benv2_finetuned", "runs/benv2_pretrained", "runs/flood"):
-            names = {"images_db": images, "before_db": images, "after_db": images, "model": sarwmix_jax.load(place)}
+            model = sarwmix_jax.load(place)
+            names = {"sarwmix_jax": sarwmix_jax, "model": model}
+            names |= {"images_db": images, "before_db": images, "after_db": images}
             try:
                 exec(code, names)
             except UserError as error:

@@ -26,7 +26,7 @@ LONG = ("--config.optimizer.stop_after_epochs=8", "--config.checkpoint.every_epo
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_saves_a_run_and_tells_by_the_exit_code(number, code, records, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_a_signal_saves_a_run_and_shows_in_the_exit_code(number, code, records, tmp_path, capsys, monkeypatch):  # noqa: F811
     take_step = loop.take_step
 
     def interrupted(run, progress, *more):
@@ -37,8 +37,8 @@ def test_a_signal_saves_a_run_and_tells_by_the_exit_code(number, code, records, 
     monkeypatch.setattr(loop, "take_step", interrupted)
     assert main(pretrain(f"--workdir={tmp_path}/run", *LONG, records=records)) == code
     assert complete_steps(tmp_path / "run" / "checkpoints") == [2]
-    told = capsys.readouterr().err.splitlines()[-1]
-    assert told == f"{signal.Signals(number).name}: saved at step 2; the same command goes on from there"
+    output = capsys.readouterr().err.splitlines()[-1]
+    assert output == f"{signal.Signals(number).name}: saved at step 2; the same command continues from there"
 
 
 def test_a_second_ctrl_c_ends_a_run_at_once_in_one_line(records, tmp_path, capsys, monkeypatch):  # noqa: F811
@@ -68,8 +68,8 @@ def interrupt(command, seconds, until=lambda: True, limit_seconds=60):
     time.sleep(seconds)
     assert process.poll() is None, f"it ended before the signal: {process.stderr.read()}"
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate(timeout=limit_seconds)
-    return process.returncode, told
+    _, output = process.communicate(timeout=limit_seconds)
+    return process.returncode, output
 
 
 def loaded(*modules):
@@ -114,8 +114,8 @@ def test_ctrl_c_while_a_command_starts(command, module, tmp_path):
 def test_ctrl_c_while_records_are_prepared(workers, tmp_path):
     command = ("data_prep/synthetic_scenes.py", f"--out={tmp_path}/out", "--train=2000", f"--workers={workers}")
     partial = tmp_path / "out.partial"
-    code, told = interrupt((*command, "--records-per-shard=5"), 0.3, lambda: any(partial.glob("progress/*.json")))
-    assert (code, told) == (130, "interrupted; the same command goes on from what is finished\n")
+    code, output = interrupt((*command, "--records-per-shard=5"), 0.3, lambda: any(partial.glob("progress/*.json")))
+    assert (code, output) == (130, "interrupted; the same command continues from what is finished\n")
     assert not (tmp_path / "out").exists()
 
 
@@ -124,7 +124,7 @@ def test_ctrl_c_while_records_are_prepared(workers, tmp_path):
 def test_ctrl_c_at_any_moment_of_a_run(seconds, records, tmp_path):  # noqa: F811
     arguments = pretrain(f"--workdir={tmp_path}/run", *LONG, "--config.optimizer.schedule_epochs=4000", records=records)
     arguments.append("--config.optimizer.stop_after_epochs=4000")
-    code, told = interrupt(("-m", "sarwmix_jax.cli.main", *arguments), seconds, (tmp_path / "run").exists)
+    code, output = interrupt(("-m", "sarwmix_jax.cli.main", *arguments), seconds, (tmp_path / "run").exists)
     assert code == 130
-    assert "Traceback" not in told
-    assert told.splitlines()[-1].startswith(("interrupted; ", "SIGINT: saved at step "))
+    assert "Traceback" not in output
+    assert output.splitlines()[-1].startswith(("interrupted; ", "SIGINT: saved at step "))

@@ -33,10 +33,10 @@ def start(tmp_path, tunables):
     )
     out, err = process.communicate()
     assert process.returncode == 0, err
-    pid, told, arguments = json.loads(out)
+    pid, found, arguments = json.loads(out)
     assert pid == process.pid
     assert arguments == ["--a=b", "c d"]
-    return told, err.count("started")
+    return found, err.count("started")
 
 
 def test_the_process_starts_again_once_with_the_same_arguments(tmp_path):

@@ -9,6 +9,7 @@ from sarwmix_jax.facts.bands import STATISTICS
 from tests.support import golden
 
 
+@pytest.mark.smoke
 def test_resize_120_to_128_is_the_published_bilinear_one():
     stored = golden("resize_120_to_128")
     np.testing.assert_allclose(sar.resize(jnp.asarray(stored["db"]), 128), stored["resized"], rtol=0, atol=1e-4)

@@ -20,18 +20,18 @@ PREPARATION_FILES, TRAINING_FILES = 24, 26
 COMMAND = """
 import inspect, json, runpy, sys, threading
 files, function = set(), inspect.CO_OPTIMIZED | inspect.CO_NEWLOCALS
-def profile(frame, event, _):
-    if event == "call" and frame.f_code.co_flags & function == function:
+def called(frame, *_):  # gives None: is not asked about the lines of the function
+    if frame.f_code.co_flags & function == function:
         files.add(frame.f_code.co_filename)
-threading.setprofile(profile)
-sys.setprofile(profile)
+threading.settrace(called)
+sys.settrace(called)
 sys.argv = sys.argv[1:]
 try:
     runpy.run_path(sys.argv[0], run_name="__main__")
 except SystemExit as end:
     assert not end.code, end.code
 finally:
-    sys.setprofile(None)
+    sys.settrace(None)
 print(json.dumps(sorted(files)))
 """
 

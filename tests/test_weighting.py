@@ -18,6 +18,7 @@ def weights(
     return np.asarray(backscatter_weights(jnp.asarray(db), jnp.asarray(standardised), settings, cell=cell, valid=valid))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("key", "settings"),
     [

@@ -1,1 +1,1 @@
-"""Commands: they read the command line, call the work, and report mistakes in one line."""
+"""Commands: they read the command line, call the package, and report mistakes in one line."""

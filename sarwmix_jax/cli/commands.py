@@ -1,4 +1,4 @@
-"""All commands of `sarwmix`, and what `sarwmix --help` prints of them."""
+"""All commands of `sarwmix`, and the text of `sarwmix --help`."""
 
 import functools
 import operator
@@ -11,9 +11,9 @@ class Command(NamedTuple):
     """One command: a file of `sarwmix_jax.cli` that has `define`, which adds flags, and `run`, which does the work.
 
     Attributes:
-        module: Name of the file, which is imported when the command is called; its docstring, below the first line,
+        module: Name of the file, which is imported when the command is called; its docstring, without the first line,
             is part of the command's `--help`.
-        summary: One line.
+        summary: One line for `sarwmix --help`.
     """
 
     module: str
@@ -30,11 +30,11 @@ DATA_SETS = {
     "synthetic": Command("prepare.synthetic", "Write synthetic dual-polarisation scenes as records."),
     "statistics": Command("prepare.statistics", "Measure mean, standard deviation and percentiles of a record set."),
 }
-"""What follows `sarwmix prepare`."""
+"""Commands of `sarwmix prepare`."""
 
 GROUPS = {
     "Train": {
-        "pretrain": Command("pretrain", "Pretrain a model, or go on with a run."),
+        "pretrain": Command("pretrain", "Pretrain a model, or continue a run."),
         "finetune": Command("finetune", "Train a classifier or flood model, from a checkpoint or from scratch."),
         "dry-run": Command("dry_run", "Check settings, records and memory, and print the plan of a run."),
         "demo": Command("demo", "Pretrain a small model on synthetic scenes and draw what it learned."),

@@ -25,7 +25,7 @@ _KINDS = {"pretrain": "pretraining", "classifier": "classifier", "flood": "flood
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     parser.add_argument("source", nargs="?", type=Path, metavar="SOURCE", help="a .pth file, or a checkpoint folder")
     parser.add_argument(
         "destination",
@@ -57,9 +57,13 @@ def define(parser: argparse.ArgumentParser) -> None:
         "--allow-missing", action="append", default=[], metavar="NAME", help="initialise this tensor if missing"
     )
     parser.add_argument("--allow-nonfinite", action="store_true", help="accept values that are not finite")
-    parser.add_argument("--with-optimizer", action="store_true", help="keep the optimiser state, to go on pretraining")
+    parser.add_argument(
+        "--with-optimizer", action="store_true", help="keep the optimiser state, to continue pretraining"
+    )
     parser.add_argument("--mix-group", type=int, metavar="N", help="images per device of the run, for --with-optimizer")
-    parser.add_argument("--step", type=int, metavar="N", help="which checkpoint of a folder; the newest unless given")
+    parser.add_argument(
+        "--step", type=int, metavar="N", help="step of the checkpoint in a folder; by default the newest"
+    )
 
 
 def _windows(text: str) -> tuple[int, ...]:
@@ -70,10 +74,10 @@ def _windows(text: str) -> tuple[int, ...]:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Do what the options ask.
+    """Run the command.
 
     Raises:
-        UserError: options that do not fit together, or whatever the work raises.
+        UserError: The options do not fit together, or the conversion fails.
     """
     if options.list:
         from sarwmix_jax.conversion.identity import listing
@@ -93,7 +97,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def import_file(options: argparse.Namespace) -> None:
-    """A `.pth` file becomes a checkpoint folder."""
+    """Convert a `.pth` file to a checkpoint folder."""
     if options.step is not None or options.destination.suffix in _SUFFIXES:
         raise UserError(f"{options.source} is not a folder; --step, .safetensors and .pth belong to exports of folders")
     from sarwmix_jax.conversion.convert import Request, check_free, convert, write
@@ -116,7 +120,7 @@ def import_file(options: argparse.Namespace) -> None:
 
 
 def _chosen(what: type, options: argparse.Namespace) -> dict[str, Any]:
-    """Values of the options that a dataclass has fields for; both use the same names."""
+    """Values of the options that are fields of a dataclass; both use the same names."""
     return {field.name: vars(options)[field.name] for field in fields(what) if field.name in options}
 
 
@@ -140,12 +144,12 @@ def report(converted: "Converted") -> list[str]:
     else:
         lines.append(f"{found.classes} classes" + (f", tiling {found.tiling}" if found.tiling else ""))
     mean, std = found.statistics.mean_db, found.statistics.std_db
-    lines.append(f"input VH, VV in dB, statistics {found.statistics_name}: mean {mean}, deviation {std}")
+    lines.append(f"input VH, VV in dB, statistics {found.statistics_name}: mean {mean}, standard deviation {std}")
     arguments = [f"{name}={value}" for name, value in source["args_not_trusted"].items()]
     for what, names in (
         ("the file's own arguments (shown, not used)", arguments),
         ("resized", source["resized"]),
-        ("missing, drawn afresh", source["drawn"]),
+        ("missing, newly initialised", source["drawn"]),
         ("rounded from float64 to float32", converted.rounded),
     ):
         if names:
@@ -166,7 +170,7 @@ def show_probe(directory: Path) -> None:
 
 
 def export_file(options: argparse.Namespace) -> None:
-    """A checkpoint folder becomes a file with the published names."""
+    """Convert a checkpoint folder to a file with the published names."""
     if options.destination.suffix not in _SUFFIXES:
         raise UserError(f"{options.destination}: name a file that ends in {' or '.join(_SUFFIXES)}")
     from sarwmix_jax.conversion.export import export, write_pth, write_safetensors

@@ -3,7 +3,8 @@
     sarwmix demo
     sarwmix demo --workdir=demo_output --config.optimizer.stop_after_epochs=2
 
-Some minutes on a CPU. Exit code 1 if the model did not learn enough.
+Some minutes on a CPU. A demo that was stopped is resumed, one that is finished is replaced by a new one. Exit code 1 if
+the model did not learn enough.
 """
 
 import argparse
@@ -14,7 +15,7 @@ from sarwmix_jax.errors import FAILED
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     for name in ("--config", "--config.GROUP.NAME", "--compiled"):
         parser.add_argument(name)
     parser.add_argument("--workdir", default=Path("demo_output"))

@@ -49,7 +49,7 @@ WRITTEN = (
     *("records", "records.partial", FOLDER, FILE_NAME, "tensorboard", "settings.json", FINETUNED, FROM_SCRATCH),
     *(RESULT, *(f"{name}.png" for name in PICTURES), DESCRIPTION),
 )
-"""All that a demo leaves in its folder; its description goes last, so that a stop in between leaves a demo's folder."""
+"""All files of a demo in its folder; the description is removed last, as it marks the folder as that of a demo."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> Re
 
 
 def take_folder(workdir: Path, wanted: dict[str, Any]) -> None:
-    """Make the folder, or find out what lies there: an unfinished demo goes on, any other demo is replaced.
+    """Create the folder, or check its content: an unfinished demo is continued, any other demo is replaced.
 
     Only what a demo wrote is ever removed.
 
@@ -143,19 +143,19 @@ def take_folder(workdir: Path, wanted: dict[str, Any]) -> None:
         wanted: Version, scenes and settings of this demo, as in its `DESCRIPTION`.
 
     Raises:
-        UserError: The folder holds something else, or a run of other settings, or cannot be written.
+        UserError: The folder holds something else or a run with other settings, or cannot be written.
     """
     found, settings = (_read(workdir / name) for name in (DESCRIPTION, "settings.json"))
     foreign = found is None and workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir()))
     if foreign or (found is not None and settings not in (None, found.get("settings"))):
-        raise UserError(f"{workdir} holds something else than a demo; name another --workdir")
+        raise UserError(f"{workdir} holds something other than a demo; name another --workdir")
     if found is not None:
         same, finished = found == wanted, (workdir / RESULT).exists()
         if same and not finished:
-            show(f"{workdir} holds an unfinished demo, which goes on")
+            show(f"{workdir} holds an unfinished demo, which is continued")
             return
-        which = "a finished demo" if same else "a demo of another version or of other settings"
-        show(f"{workdir} holds {which}, which a new one replaces")
+        which = "a finished demo" if same else "a demo of another version or with other settings"
+        show(f"{workdir} holds {which}, which is replaced")
     try:
         if found is not None:
             _remove(workdir / name for name in WRITTEN if name != "records" or not same)
@@ -173,12 +173,13 @@ def _remove(paths: Iterable[Path]) -> None:
             path.unlink(missing_ok=True)
 
 
-def _read(path: Path) -> Any:
-    """What a JSON file holds; None where there is none."""
+def _read(path: Path) -> dict[str, Any] | None:
+    """Object in a JSON file; None where there is none."""
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else None
 
 
 def evaluate(settings: PretrainingSettings, workdir: Path) -> tuple[HeldOut, tuple[float, float], dict[str, Path]]:

@@ -102,7 +102,7 @@ def check_finished(progress: Progress) -> Progress:
         KeyboardInterrupt: Ctrl-C stopped it.
     """
     if progress.interrupted:
-        message = f"the demo was stopped by {progress.interrupted}; the same command goes on"
+        message = f"the demo was stopped by {progress.interrupted}; the same command continues it"
         raise (KeyboardInterrupt if progress.interrupted == "SIGINT" else UserError)(message)
     return progress
 

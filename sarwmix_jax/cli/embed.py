@@ -2,7 +2,7 @@
 
     sarwmix embed --checkpoint runs/base --records records/bigearthnet_v2 --split test --out features.parquet
 
-One row a sample: features, names, labels, and the location where the records have one.
+One row per sample: features, names, labels, and the location where the records have one.
 """
 
 import argparse
@@ -13,10 +13,10 @@ from sarwmix_jax.errors import UserError
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     parser.add_argument("--checkpoint")
     parser.add_argument("--records")
-    parser.add_argument("--split", type=names, help="splits, separated by commas; all unless given")
+    parser.add_argument("--split", type=names, help="splits, separated by commas; by default all")
     parser.add_argument("--batch")
     parser.add_argument("--out", required=True, metavar="FILE", help="Parquet file to write")
 
@@ -25,10 +25,12 @@ def run(options: argparse.Namespace) -> None:
     """Encode and write.
 
     Raises:
-        UserError: Several checkpoints are given, or one, the records or a split cannot be used.
+        UserError: Several checkpoints are given, or the checkpoint, the records or a split cannot be used.
     """
     if len(options.checkpoint) > 1:
-        raise UserError(f"sarwmix embed takes one checkpoint, {len(options.checkpoint)} are given; embed them apart")
+        raise UserError(
+            f"sarwmix embed takes one checkpoint, {len(options.checkpoint)} are given; embed them separately"
+        )
     from sarwmix_jax.checkpoints.loading import load_parameters
     from sarwmix_jax.data.records import read_contract
     from sarwmix_jax.data.sources import check_contract, open_records

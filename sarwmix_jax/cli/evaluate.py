@@ -3,7 +3,7 @@
     sarwmix evaluate --checkpoint runs/finetuned --records records/bigearthnet_v2 --split test --out evaluation
     sarwmix evaluate --checkpoint runs/a runs/b --best weighted --records records/bigearthnet_v2 --out evaluation
 
-Several checkpoints of one task are compared on the same samples. Baselines stand beside them.
+Several checkpoints of one task are compared on the same samples, with baselines.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from sarwmix_jax.cli.flags import names
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     parser.add_argument("--checkpoint")
     parser.add_argument("--records")
     parser.add_argument("--split", type=names, default="test", help="splits to score, separated by commas")
@@ -21,7 +21,7 @@ def define(parser: argparse.ArgumentParser) -> None:
         "--calibrate",
         default="validation",
         metavar="SPLIT",
-        help="split on which temperature and thresholds are fitted; none: no",
+        help="split on which temperature and thresholds are fitted; none: no calibration",
     )
     parser.add_argument("--tune-thresholds", action="store_true", help="choose each class's threshold on that split")
     parser.add_argument(

@@ -2,7 +2,7 @@
 
     sarwmix inspect records/own --out own.png --workers 4
 
-Exit code 1 if the records do not keep what their contract promises.
+Exit code 1 if the records differ from their contract.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from sarwmix_jax.errors import FAILED
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     parser.add_argument("records", type=Path, metavar="RECORDS", help="folder of a record set")
     parser.add_argument("--out", metavar="FILE", help="PNG file of the contact sheet; by default NAME.png")
     parser.add_argument("--samples", default=12)
@@ -21,7 +21,7 @@ def define(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Inspect one record set; gives the exit code.
+    """Inspect one record set; returns the exit code.
 
     Raises:
         UserError: It cannot be read.

@@ -1,6 +1,6 @@
-"""The command `sarwmix`: reads the command line, calls the work, reports mistakes in one line.
+"""The command `sarwmix`: reads the command line, runs the command, reports mistakes in one line.
 
-Nothing heavy is imported before the command line is parsed, so that `--help` answers at once and touches no device.
+Nothing heavy is imported before the command line is parsed, so that `--help` answers at once and uses no device.
 """
 
 import argparse
@@ -24,11 +24,11 @@ from sarwmix_jax.errors import CLOSED, INTERRUPTED, MISTAKE, UNPRINTABLE, UserEr
 from sarwmix_jax.version import __version__
 
 LEAST_COMPILER_LOG = "TF_CPP_MIN_LOG_LEVEL", "3"
-"""Least severe messages that XLA, the compiler, prints: fatal ones (3), unless the environment says otherwise.
+"""Lowest level of messages that XLA, the compiler, prints: fatal ones (3), unless the environment sets another level.
 
-XLA prints, as errors (2), blocks of text such as "Very slow compile? ... file a bug" about every program that takes it
-two minutes, and lets nobody choose by content. What fails raises an exception all the same, which has the message of
-the error, so that of true errors only XLA's own account is lost; `TF_CPP_MIN_LOG_LEVEL=1` before a command shows it.
+XLA prints, as errors (2), blocks of text such as "Very slow compile? ... file a bug" about every program that takes
+two minutes to compile, and has no filter by content. A failure still raises an exception with the error's message, so
+that only XLA's own report of it is lost; `TF_CPP_MIN_LOG_LEVEL=1` before a command shows it.
 """
 
 COMPUTING = ("pretrain", "finetune", "demo")
@@ -38,7 +38,7 @@ HELP = ("-h", "--help", "help")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; gives its exit code."""
+    """Run one command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if argv is None and arguments and arguments[0] in COMPUTING and not huge_pages.CHOSEN:
         huge_pages.ask_for_huge_pages()
@@ -46,16 +46,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def door(command: Command, argv: Sequence[str] | None = None) -> int:
-    """Run a command under the name of the script that was started; gives its exit code."""
+    """Run a command under the name of the script that was started; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     return guarded(lambda: run(command, f"python {sys.argv[0]}", arguments))
 
 
 def guarded(work: Callable[[], int | None]) -> int:
-    """Do the work of a command; gives its exit code, after a mistake or Ctrl-C with one line on the standard error."""
-    os.environ.setdefault(*LEAST_COMPILER_LOG)  # before JAX is imported, which reads it then alone
+    """Do the work of a command; returns its exit code. A mistake or Ctrl-C gives one line on standard error."""
+    os.environ.setdefault(*LEAST_COMPILER_LOG)  # before JAX is imported, which reads it only then
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is not an error
     try:
         code = work() or 0
         _flush()
@@ -64,7 +64,7 @@ def guarded(work: Callable[[], int | None]) -> int:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return MISTAKE
     except KeyboardInterrupt as stop:
-        print(*stop.args or ("interrupted; the same command goes on from what is finished",), file=sys.stderr)
+        print(*stop.args or ("interrupted; the same command continues from what is finished",), file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         if not _nobody_reads():
@@ -74,7 +74,7 @@ def guarded(work: Callable[[], int | None]) -> int:
 
 
 def _flush() -> None:
-    """Write what is still buffered.
+    """Write the buffered output.
 
     Raises:
         UserError: It cannot be written, as on a full disk.
@@ -90,23 +90,23 @@ def _flush() -> None:
 
 
 def _drop_output() -> None:
-    """Let what is buffered go nowhere; Python would complain of it when it ends."""
+    """Discard the buffered output; Python would report an error for it at its end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _nobody_reads() -> bool:
-    """Whether the standard output is a pipe whose other end is closed, as that of `| head` soon is."""
+    """Whether standard output is a pipe whose other end is closed, as after `| head`."""
     poll = select.poll()
-    with contextlib.suppress(OSError, AttributeError):  # an output that is no file, as in a notebook, or none at all
+    with contextlib.suppress(OSError, AttributeError):  # the output is not a file, as in a notebook, or there is none
         poll.register(sys.stdout.fileno(), 0)
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def dispatch(arguments: list[str]) -> int | None:
-    """Find the command and run it; gives its exit code.
+    """Find the command and run it; returns its exit code.
 
     Raises:
-        UserError: Unknown command, flag or setting.
+        UserError: The command, a flag or a setting is unknown.
     """
     if arguments[:1] == ["help"] and len(arguments) > 1:
         arguments = [*arguments[1:], "--help"]
@@ -141,10 +141,10 @@ def chosen(commands: dict[str, Command], what: str, program: str, arguments: lis
 
 
 def run(command: Command, program: str, arguments: Sequence[str]) -> int | None:
-    """Parse the flags of one command and do its work; gives the exit code.
+    """Parse the flags of one command and run it; returns the exit code.
 
     Raises:
-        UserError: Unknown flag or setting, or whatever the work raises.
+        UserError: A flag or a setting is unknown, or the command fails.
     """
     module = load(command)
     parser = parser_of(command, program)
@@ -162,7 +162,7 @@ def load(command: Command) -> ModuleType:
 
 
 def parser_of(command: Command, program: str) -> "Parser":
-    """The parser of a command, whose help ends with what its file states below the first line."""
+    """The parser of a command; its help ends with the docstring of the command's file, without the first line."""
     module = load(command)
     details = (module.__doc__ or "").partition("\n")[2]
     parser = Parser(SHARED, prog=program, description=f"{command.summary}\n{details}")

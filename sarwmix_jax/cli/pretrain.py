@@ -5,7 +5,7 @@ r"""The command `sarwmix pretrain`.
     sarwmix pretrain --config=own_data --config.data.records=records/own --workdir=runs/own \
         --config.batch.global_batch=64
 
-The same command goes on with a run that was stopped: after Ctrl-C (exit code 130) and after another signal (75) the
+The same command continues a run that was stopped: after Ctrl-C (exit code 130) and after another signal (75) the
 run is saved.
 """
 
@@ -19,21 +19,21 @@ def define(parser: argparse.ArgumentParser) -> None:
     """Flags of a run."""
     for name in ("--config", "--config.GROUP.NAME", "--workdir", "--compiled"):
         parser.add_argument(name)
-    what = "go on although the settings differ from those of the checkpoint"
+    what = "continue although the settings differ from those of the checkpoint"
     parser.add_argument("--override", action="store_true", help=what)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Train, or go on.
+    """Train, or continue a run.
 
     Raises:
-        UserError: A setting is wrong, or whatever the run raises.
+        UserError: A setting is wrong, or the run fails.
     """
     from sarwmix_jax.settings.recipes import read_config
 
     config = read_config(options.config)
     if options.workdir is None:
-        raise UserError("--workdir is not given; name a new folder, or that of the run to go on with")
+        raise UserError("--workdir is not given; name a new folder, or that of the run to continue")
     settings = checked(config, options.compiled)
     from sarwmix_jax.training.loop import train
 
@@ -44,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def checked(config: Any, compiled: str | None) -> Any:
-    """Checked settings of a run; compiled programs are kept from here on.
+    """Checked settings of a run; from now on compiled programs are kept.
 
     Raises:
         UserError: A setting is wrong.

@@ -9,7 +9,7 @@ import argparse
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     parser.add_argument("--checkpoint")
     parser.add_argument("--records")
     tasks = ("multilabel", "single_label")

@@ -9,11 +9,11 @@ import argparse
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     parser.add_argument("--checkpoint")
     parser.add_argument("--records")
     parser.add_argument("--split", default="validation")
-    parser.add_argument("--fit", help="split on which the best constant prediction is fitted, to compare with")
+    parser.add_argument("--fit", help="split on which the best constant prediction is fitted, for comparison")
     parser.add_argument("--samples", default=4)
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for the pictures")
 

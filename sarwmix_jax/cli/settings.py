@@ -10,10 +10,10 @@ import argparse
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     tasks = ("pretraining", "finetuning")
     parser.add_argument(
-        "task", nargs="?", choices=tasks, metavar="TASK", help="pretraining or finetuning; both unless given"
+        "task", nargs="?", choices=tasks, metavar="TASK", help="pretraining or finetuning; by default both"
     )
 
 

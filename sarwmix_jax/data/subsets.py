@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Integer
 
 from sarwmix_jax.data.records import Contract
 from sarwmix_jax.errors import UserError
@@ -86,7 +86,7 @@ def hold_out(source: Any, share: float, seed: int) -> tuple[Subset, Subset]:
 
 
 def label_fraction(
-    labels: Int[np.ndarray, " sample"] | Int[np.ndarray, "sample class"], fraction: float, seed: int
+    labels: Integer[np.ndarray, " sample"] | Integer[np.ndarray, "sample class"], fraction: float, seed: int
 ) -> Int[np.ndarray, " chosen"]:
     """Numbers of the samples in a subset, ascending: nested, stratified, and the same on every machine.
 

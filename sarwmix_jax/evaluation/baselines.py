@@ -4,7 +4,7 @@ They predict probabilities, so that `metrics` applies to them as to a model.
 """
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Integer
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.probes import LogisticClassifier, Samples, Truth, check_features, check_samples
@@ -65,7 +65,7 @@ def mean_change_db(
     return found
 
 
-def prevalence(train_truth: Truth, classes: int, samples: int) -> Probabilities:
+def prevalence(train_truth: Truth, classes: int, samples: int) -> Float[np.ndarray, "{samples} {classes}"]:
     """Each class's share in the training split as its probability for every sample, float32.
 
     Args:
@@ -99,7 +99,7 @@ def linear_baseline(train: Samples, features: Float[np.ndarray, "sample statisti
     return LogisticClassifier(train, classes).fit(1.0)(features)
 
 
-def majority_class(train_labels: Labels, classes: int, pairs: int) -> Probabilities:
+def majority_class(train_labels: Labels, classes: int, pairs: int) -> Float[np.ndarray, "{pairs} {classes}"]:
     """Probability 1 for the most frequent training class, the first one of equally frequent ones.
 
     Raises:
@@ -117,7 +117,7 @@ class ChangeThreshold:
             where the accuracy is highest without any flood.
     """
 
-    def __init__(self, train_change_db: Float[np.ndarray, " pair"], train_labels: Int[np.ndarray, " pair"]):
+    def __init__(self, train_change_db: Float[np.ndarray, " pair"], train_labels: Integer[np.ndarray, " pair"]):
         """Finds the threshold.
 
         Args:

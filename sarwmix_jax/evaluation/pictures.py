@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
@@ -117,7 +117,7 @@ def _columns(sample: Sample, captions: Mapping[str, str]) -> list[str]:
     return [*columns, "weight in the loss"]
 
 
-def draw_row(axes: Sequence[Axes], sample: Sample, band: int) -> dict[str, Any]:
+def draw_row(axes: Shaped[np.ndarray, " pictures"], sample: Sample, band: int) -> dict[str, Any]:
     """One band of one sample; returns the drawn images that colour bars need.
 
     The scale in dB is that of the original, so that contrast within a scene shows beside scenes of other levels; that

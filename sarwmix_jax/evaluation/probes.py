@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
@@ -29,7 +29,7 @@ from sarwmix_jax.metrics.scores import Probabilities
 from sarwmix_jax.progress import progress, track
 
 Features = Float[np.ndarray, "sample feature"]
-Truth = Int[np.ndarray, " sample"] | Int[np.ndarray, "sample class"]
+Truth = Integer[np.ndarray, " sample"] | Integer[np.ndarray, "sample class"]
 
 INVERSE_REGULARISATION = tuple(10.0**power for power in range(-5, 3))
 NEIGHBOURS = (5, 10, 20, 50, 100)
@@ -181,7 +181,7 @@ def neighbour_probe(
 
 
 def _vote(
-    index: NearestNeighbors, votes: Int[np.ndarray, "sample class"], features: Features
+    index: NearestNeighbors, votes: Integer[np.ndarray, "neighbour class"], features: Features
 ) -> Callable[[int], Probabilities]:
     """Probabilities by number of neighbours."""
     with progress(f"finding the nearest neighbours of {len(features):,} samples"):

@@ -1,1 +1,1 @@
-"""Using a checkpoint: embeddings, classes, floods, reconstructions."""
+"""Inference with a checkpoint: embeddings, classes, floods, reconstructions."""

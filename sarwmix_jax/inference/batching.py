@@ -1,4 +1,4 @@
-"""How any number of images is cut into batches of few sizes, so that few programs are compiled."""
+"""Division of any number of images into batches of few sizes, so that few programs are compiled."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ def batches(count: int, limit: int) -> Iterator[tuple[int, int, int]]:
 
 
 def padded(images: np.ndarray, size: int) -> np.ndarray:
-    """Images with the last one repeated up to a number."""
+    """Images padded to `size` by repeating the last one."""
     return images if len(images) == size else np.concatenate([images, np.repeat(images[-1:], size - len(images), 0)])
 
 

@@ -1,4 +1,4 @@
-"""Whether what a user gives can be backscatter in dB."""
+"""Checks of a user's arrays: can they be backscatter in dB?"""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from sarwmix_jax.facts.bands import BANDS
 def checked_db(
     images_db: Any, name: str, side: int | None = None, bands: tuple[str, ...] = BANDS, *, check: bool = True
 ) -> Float[np.ndarray, "batch band height width"]:
-    """Images as float32, after checking shape and values as those of a record set are checked.
+    """Images as float32, after the same checks of shape and values as for a record set.
 
     Args:
-        images_db: Anything that numpy takes: (batch, band, height, width) in dB.
-        name: What to call it in an error.
-        side: Height and width that are needed; None for any.
+        images_db: Anything that NumPy accepts: (batch, band, height, width) in dB.
+        name: Name of the argument in messages.
+        side: Required height and width; None for any.
         bands: Polarisations in the order of the images.
-        check: Whether finite values are judged: their unit, and the order of the bands over all images.
+        check: Whether unit and order of the bands are checked; missing values are always refused.
 
     Raises:
         UserError: The shape is wrong, values are missing, or they cannot be dB of these bands in this order.

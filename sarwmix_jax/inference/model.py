@@ -1,4 +1,4 @@
-"""The small, stable interface to a checkpoint."""
+"""The interface to a checkpoint for Python users."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,20 +27,20 @@ from sarwmix_jax.settings.sections import FloodSettings, PatchOp, Tiling
 from sarwmix_jax.tasks.pretraining import prediction_db
 
 BATCH = 32
-"""Images that go through the model at a time; the last ones are padded up to a power of two."""
+"""Images that are computed at a time; the last ones are padded to a power of two."""
 
 ImagesDb = Float[np.ndarray, "batch band height width"]
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What a pretraining model makes of mixed images.
+    """Reconstruction of mixed images by a pretraining model.
 
     Attributes:
         image_db: (batch, band, height, width) in dB. Where the model predicts cells standardised by themselves, their
-            mean and deviation are taken from the target.
-        prediction: The model's own output at the same places, before that.
-        mask: 0/1 per cell, row-major; where 1, the image's own cell was hidden and the partner's was seen, where 0 the
+            mean and standard deviation are taken from the target.
+        prediction: Output of the model as images, before the conversion to dB.
+        mask: 0/1 per cell, row-major; where 1, the image's cell was hidden and the partner's was seen, where 0 the
             other way round. Every cell is reconstructed from the sequence in which it was hidden.
     """
 
@@ -59,7 +59,7 @@ class LoadedModel:
     Attributes:
         kind: "pretraining", "classifier" or "flood".
         settings: Shape and arithmetic of the model.
-        statistics: What standardises the input.
+        statistics: Band statistics that standardise the input.
         description: Everything that the checkpoint states about itself.
         place: Folder that it was loaded from.
     """
@@ -86,8 +86,8 @@ class LoadedModel:
 
         Args:
             images_db: Images.
-            resize: Take images of any size, such as native 120-px patches, and resize them as training did.
-            check: Refuse what cannot be dB of VH and VV in this order; False: look at shape and finiteness alone.
+            resize: Accept images of any size, such as native 120-px patches, and resize them as in training.
+            check: Refuse values that cannot be dB of VH and VV in this order; False: check shape and finiteness alone.
 
         Raises:
             UserError: Wrong shape, unit or order of bands.
@@ -96,10 +96,10 @@ class LoadedModel:
 
     def encode_pyramid(
         self, images_db: Any, *, resize: bool = False, check: bool = True
-    ) -> tuple[Float[np.ndarray, "batch rows columns width"], ...]:
+    ) -> tuple[Float[np.ndarray, "batch _rows _columns _width"], ...]:
         """Feature maps of the four stages, for dense heads: strides 4, 8, 16, 32 px; widths 1, 2, 4, 8 embed_dim.
 
-        The last map has been through the final LayerNorm, so that its mean is what `encode` gives. Arguments and errors
+        The last map has passed the final LayerNorm, so that its mean is the result of `encode`. Arguments and errors
         are those of `encode`.
         """
         return self._batched("pyramid", self._images(images_db, resize=resize, check=check))
@@ -110,7 +110,7 @@ class LoadedModel:
         """Logits; apply a sigmoid for probabilities. Arguments are those of `encode`.
 
         Raises:
-            UserError: As `encode`, or not a classifier.
+            UserError: As for `encode`, or the checkpoint is not a classifier.
         """
         self._needs("classifier")
         return self._batched("classify", self._images(images_db, resize=resize, check=check))
@@ -124,17 +124,17 @@ class LoadedModel:
         *,
         check: bool = True,
     ) -> Float[np.ndarray, "batch classes"]:
-        """Logits (no flood, flood) of pairs of dates; height and width may differ and be any from one tile up.
+        """Logits (no flood, flood) of pairs of dates; height and width may differ and are at least one tile.
 
         Args:
             before_db: Earlier images.
             after_db: Later images of the same places.
             patch_op: How the tiles are pooled, "avg" or "max".
-            tiling: "released" or "two_band"; the checkpoint's own unless given.
-            check: As for `encode`; each date is judged by itself.
+            tiling: "released" or "two_band"; by default the checkpoint's own.
+            check: As for `encode`; each date is checked separately.
 
         Raises:
-            UserError: As `encode`, unequal shapes, an unknown option, or no flood checkpoint.
+            UserError: As for `encode`; shapes differ, an option is unknown, or the checkpoint is not for flood pairs.
         """
         self._needs("flood")
         before, after = checked_db(before_db, "before_db", check=check), checked_db(after_db, "after_db", check=check)
@@ -157,14 +157,15 @@ class LoadedModel:
 
         Args:
             images_db: Two or more images at the checkpoint's size.
-            mask: 0/1 per 32-pixel cell, row-major: where 1, the partner is seen; half the cells, drawn, unless given.
-            seed: Seed of the drawn mask.
-            norm_pix: Whether the model predicts cells standardised by their own mean and deviation; the checkpoint's
-                own setting unless given.
+            mask: 0/1 per 32-pixel cell, row-major: where 1, the partner is seen; by default half the cells at random.
+            seed: Seed of the random mask.
+            norm_pix: Whether the model predicts cells standardised by their own mean and standard deviation; by default
+                the checkpoint's own setting.
             check: As for `encode`.
 
         Raises:
-            UserError: As `encode`, a single image, a wrong mask, no pretraining checkpoint, or `norm_pix` is not known.
+            UserError: As for `encode`; there is a single image, the mask is invalid, the checkpoint is not of
+                pretraining, or `norm_pix` is not known.
         """
         self._needs("pretraining")
         images = self._images(images_db, resize=False, check=check)
@@ -207,7 +208,7 @@ class LoadedModel:
         return {}
 
     def _compiled(self, what: str, **options: Any) -> Callable[..., Any]:
-        """A compiled function of (arrays, images in dB, ...); shapes make their own compilations."""
+        """A compiled function of (arrays, images in dB, ...); it is compiled once per shape."""
         key = (what, *options.items())
         if key not in self._programs:
             self._programs[key] = jax.jit(partial(getattr(self, f"_{what}"), **options))
@@ -257,7 +258,7 @@ class LoadedModel:
 
 
 def load(path: str | Path, statistics: str | None = None, step: int | None = None) -> LoadedModel:
-    """What `sarwmix_jax.load` does, which describes it."""
+    """See `sarwmix_jax.load`."""
     if statistics is not None and statistics not in STATISTICS:
         raise UserError(f"statistics {statistics!r} are unknown; use one of {', '.join(sorted(STATISTICS))}")
     loaded = load_parameters(path, step)

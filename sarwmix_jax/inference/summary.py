@@ -1,4 +1,4 @@
-"""A loaded checkpoint in about ten lines: what it is, what it takes, what it gives, where it came from."""
+"""Summary of a loaded checkpoint in about ten lines: its kind, input, methods and origin."""
 
 import textwrap
 from pathlib import Path
@@ -13,16 +13,16 @@ from sarwmix_jax.facts.sizes import SIZES
 from sarwmix_jax.settings.model import ModelSettings
 
 CLASSES_WIDTH = 100
-"""Characters of the row of class names; further names are left out."""
+"""Largest width of the row of class names; further names are left out."""
 
 
 def summary(loaded: Loaded, statistics: BandStatistics, place: Path) -> str:
-    """What `print(model)` shows.
+    """Text of `print(model)`.
 
     Args:
         loaded: The checkpoint.
-        statistics: What standardises the input, the checkpoint's own or others.
-        place: Folder that it was loaded from.
+        statistics: Band statistics that standardise the input, the checkpoint's own or others.
+        place: Folder from which it was loaded.
     """
     settings, described = loaded.settings, loaded.description
     total, trained = _count((loaded.params, loaded.fixed)), _count(loaded.params)
@@ -47,7 +47,7 @@ def summary(loaded: Loaded, statistics: BandStatistics, place: Path) -> str:
 
 
 def size_name(kind: str, settings: ModelSettings) -> str:
-    """Name of the published size that the settings are, or the widths and depths of another one."""
+    """Name of the published size with these settings, or widths and depths of another size."""
     names = ["embed_dim", "num_heads", "depths"]
     names += ["decoder_dim", "decoder_depth", "decoder_heads"] if kind == "pretraining" else []
     for size, published in SIZES.items():
@@ -70,7 +70,7 @@ def _statistics_name(loaded: Loaded, statistics: BandStatistics) -> str:
 
 
 def _offers(loaded: Loaded) -> list[str]:
-    """Methods that this kind of checkpoint has, with the shapes that they give."""
+    """Methods of this kind of checkpoint, with the shapes of their results."""
     settings, kind = loaded.settings, loaded.kind
     maps = [f"{side} x {side} x {width}" for side, width in zip(settings.grids, settings.widths, strict=True)]
     calls = [
@@ -105,6 +105,6 @@ def _origin(described: dict[str, Any]) -> str:
 
 
 def _classes(described: dict[str, Any]) -> str:
-    """Their number and the names that one row holds."""
+    """Number of classes, and as many of their names as fit in one row."""
     names = one_line("; ".join(described.get("class_names") or ["without names"]))
     return textwrap.shorten(f"{described['classes']}: {names}", CLASSES_WIDTH, placeholder=" ...")

@@ -7,7 +7,7 @@ positives x clusters) times the weights, summed up from the top.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -28,11 +28,13 @@ from sarwmix_jax.metrics.scores import (
 Weights = Float[np.ndarray, "weighting cluster"]
 Clusters = Shaped[np.ndarray, " sample"]
 Values = dict[str, Float[np.ndarray, " weighting"]]
+Estimates = dict[str, Float[np.ndarray, " 1"]]
 
 CHUNK_VALUES = 2**22
 """Numbers in each of the four arrays that average precision needs at a time: 128 MB in all."""
 
 
+@runtime_checkable
 class ClusterStatistic(Protocol):
     """Scores of one set of predictions as a function of the clusters' weights."""
 

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from scipy.stats import norm, t
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.metrics.cluster_statistics import ClusterStatistic, Values, Weights
+from sarwmix_jax.metrics.cluster_statistics import ClusterStatistic, Estimates, Values, Weights
 from sarwmix_jax.progress import progress
 
 LEVEL = 0.95
@@ -131,7 +131,7 @@ def expanded_levels(clusters: int) -> Float[np.ndarray, " 2"]:
     return norm.cdf(np.sqrt(clusters / (clusters - 1)) * t.ppf(tails, clusters - 1))
 
 
-def _intervals(whole: Values, resampled: Values, clusters: int) -> dict[str, Interval]:
+def _intervals(whole: Estimates, resampled: Values, clusters: int) -> dict[str, Interval]:
     found = {}
     for name, values in resampled.items():
         estimate = float(whole[name][0])
@@ -143,7 +143,7 @@ def _intervals(whole: Values, resampled: Values, clusters: int) -> dict[str, Int
     return found
 
 
-def _none(whole: Values, clusters: int) -> dict[str, Interval]:
+def _none(whole: Estimates, clusters: int) -> dict[str, Interval]:
     reason = f"{clusters} cluster{'s' * (clusters > 1)}: resampling needs at least {FEWEST_CLUSTERS}"
     return {name: Interval(float(value[0]), None, None, reason) for name, value in whole.items()}
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from scipy.special import expit
 from scipy.special import softmax as scipy_softmax
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_fscore_support
@@ -16,8 +16,8 @@ from sklearn.metrics import average_precision_score, confusion_matrix, precision
 from sarwmix_jax.errors import UserError
 
 Probabilities = Float[np.ndarray, "sample class"]
-Targets = Int[np.ndarray, "sample class"]
-Labels = Int[np.ndarray, " sample"]
+Targets = Integer[np.ndarray, "sample class"]
+Labels = Integer[np.ndarray, " sample"]
 Thresholds = float | Sequence[float] | Float[np.ndarray, " class"]
 
 THRESHOLD = 0.5

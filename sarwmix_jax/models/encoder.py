@@ -54,7 +54,7 @@ class WindowAttention(Attention):
         draw = jax.random.truncated_normal(rngs.params(), -100, 100, ((2 * window - 1) ** 2, heads))
         self.bias_table = nnx.Param(0.02 * draw)
 
-    def bias(self, pairs: Pairs) -> Float[Array, "#windows heads n n"]:
+    def bias(self, pairs: Pairs) -> Float[Array, "*windows heads n n"]:
         """The bias of this block, the same for a whole step: relative position and mask."""
         relative = rearrange(self.bias_table[...][pairs.rows], "... q k head -> ... head q k")
         return relative if pairs.forbidden is None else relative + pairs.forbidden
@@ -221,7 +221,7 @@ class Encoder(nnx.Module):
 
     def pyramid(
         self, images: Float[Array, "batch band height width"]
-    ) -> tuple[Float[Array, "batch rows columns width"], ...]:
+    ) -> tuple[Float[Array, "batch _rows _columns _width"], ...]:
         """Feature maps of the four stages for images that are not mixed: strides of 4, 8, 16 and 32 pixels.
 
         Each one is the output of a stage before merging; the last one has passed the final LayerNorm.
@@ -234,7 +234,7 @@ class Encoder(nnx.Module):
             x = x if stage.merge is None else stage.merge(x)
         return tuple(maps)
 
-    def _embed(self, images: Float[Array, "batch band height width"]) -> Float[Array, "batch tokens width"]:
+    def _embed(self, images: Float[Array, "batch band height width"]) -> Float[Array, "batch tokens channels"]:
         x = self.patch_embed(images)
         return x + self.position[...][self.patch_embed.order].astype(x.dtype)
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from sarwmix_jax.models.state import FORBIDDEN
 
@@ -66,7 +66,9 @@ def interpreted() -> Iterator[None]:
 
 
 def unsupported(
-    qkv: Packed | jax.ShapeDtypeStruct, heads: int, bias: Float[Array, "*groups heads n n"] | None = None
+    qkv: Shaped[Array, "*batch n packed"] | jax.ShapeDtypeStruct,
+    heads: int,
+    bias: Float[Array, "*groups heads n n"] | jax.ShapeDtypeStruct | None = None,
 ) -> str | None:
     """Why the kernels do not support these arrays, or None where they do."""
     tokens, depth = qkv.shape[-2], qkv.shape[-1] // (3 * heads)
@@ -102,11 +104,13 @@ def fused_attention(
     return _attend(rows, bias, launch, _interpret.get()).reshape(*shape[:-1], -1)
 
 
-def _groups(bias: Float[Array, "..."] | None) -> int:
+def _groups(bias: Float[Array, "..."] | jax.ShapeDtypeStruct | None) -> int:
     return 1 if bias is None or bias.ndim == 3 else bias.shape[0]
 
 
-def _stack(rows: Rows, bias: Bias | None, windows: int) -> tuple[Rows, Bias]:
+def _stack(
+    rows: Rows, bias: Bias | None, windows: int
+) -> tuple[Float[Array, "rows tiles m 3 heads depth"], Float[Array, "tiles heads m m"]]:
     """Lets neighbouring groups share a tile: `windows` of them become one, without attention between them."""
     assert bias is not None  # without one there is a single group
     rows = rearrange(rows, "row (group window) n ... -> row group (window n) ...", window=windows)

@@ -43,8 +43,11 @@ def merge_model(graphdef: nnx.GraphDef, params: Tree, fixed: Tree) -> Any:
     return nnx.merge(graphdef, params, fixed)
 
 
-def named_leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Array]]:
-    """Leaves with their names, such as `encoder/stages/0/blocks/1/norm1/scale`, in the tree's definition order."""
+def named_leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Leaves with their names, such as `encoder/stages/0/blocks/1/norm1/scale`, in the tree's definition order.
+
+    They are arrays, or shapes and types that stand for arrays.
+    """
     for key, value in tree.items():
         if isinstance(value, dict):
             yield from named_leaves(value, f"{prefix}{key}/")
@@ -52,7 +55,7 @@ def named_leaves(tree: Tree, prefix: str = "") -> Iterator[tuple[str, Array]]:
             yield f"{prefix}{key}", value
 
 
-def flatten_names(tree: Tree) -> dict[str, Array]:
+def flatten_names(tree: Tree) -> dict[str, Any]:
     """Leaves by name."""
     return dict(named_leaves(tree))
 

@@ -121,7 +121,7 @@ class PatchEmbed(nnx.Module):
         """Row-major index of each token."""
         return z_order(self.grid)
 
-    def __call__(self, images: Float[Array, "batch band height width"]) -> Float[Array, "batch tokens width"]:
+    def __call__(self, images: Float[Array, "batch band height width"]) -> Float[Array, "batch tokens channels"]:
         """Tokens in Z-order."""
         patches = image_to_vectors(images, PATCH)[:, self.order]
         return self.norm(dense(self.proj, patches))

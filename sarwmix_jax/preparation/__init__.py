@@ -1,1 +1,1 @@
-"""What makes records: plans, shards, workers and writing; one part a data set; statistics and inspection."""
+"""Preparation of records: plans, shards, workers and writing; one module per data set; statistics and inspection."""

@@ -1,4 +1,4 @@
-"""BigEarthNet, Sentinel-1: the records of both versions of it."""
+"""Records of BigEarthNet, Sentinel-1, in both versions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -32,10 +32,10 @@ _CONTEXT = ts.Context({"data_copy_concurrency": {"limit": 1}, "file_io_concurren
 
 
 def find_folder(root: Path, name: str) -> Path:
-    """The folder `name` in or at `root`.
+    """The folder `name`: in `root`, or `root` itself.
 
     Raises:
-        UserError: It is neither.
+        UserError: There is no such folder.
     """
     for folder in (root / name, root):
         if folder.name == name and folder.is_dir():
@@ -44,10 +44,10 @@ def find_folder(root: Path, name: str) -> Path:
 
 
 def read_v2(folder: Path, row: Row) -> Record:
-    """The record of a row of the plan from its GeoTIFFs in `folder`; labels lie in the metadata.
+    """The record of a row of the plan from its GeoTIFFs in `folder`; labels are in the metadata.
 
     Raises:
-        RecordError: A file is missing or damaged, or holds something else than 120x120 floats in dB.
+        RecordError: A file is missing or damaged, or does not hold 120x120 floats in dB.
     """
     name = row["s1_name"]
     image = _read_bands(folder, Path(name.rsplit("_", 3)[0]) / name)
@@ -64,7 +64,7 @@ def read_v1(folder: Path, zarr: bool, without_class: str, row: Row) -> Record:
         row: The row.
 
     Raises:
-        RecordError: A file is missing or damaged, or holds something else than 120x120 floats in dB.
+        RecordError: A file is missing or damaged, or does not hold 120x120 floats in dB.
         ExcludedError: The patch has none of the 19 classes.
     """
     name = row["s1_name"]
@@ -106,12 +106,12 @@ def _read_bands(folder: Path, patch: Path) -> np.ndarray:
 
 
 def _read_arrays(folder: Path, patch: Path) -> np.ndarray:
-    """The same from a Zarr store, through tensorstore: about four times as fast as by zarr-python for small arrays."""
+    """The same from a Zarr store, with tensorstore: for small arrays about four times as fast as zarr-python."""
     image = []
     for path in (patch / band for band in CONTRACT_V1.bands):
         driver = "zarr" if (folder / path / ".zarray").is_file() else "zarr3"
         place = {"driver": "file", "path": str(folder / path)}
-        # Else a chunk that is missing would be read as zeros.
+        # Otherwise a missing chunk would be read as zeros.
         store = {"driver": driver, "kvstore": place, "fill_missing_data_reads": False}
         try:
             array = ts.open(store, open=True, read=True, context=_CONTEXT).result()
@@ -127,7 +127,7 @@ def _read_arrays(folder: Path, patch: Path) -> np.ndarray:
 
 
 def to_classes(originals: list[str]) -> tuple[str, ...]:
-    """Those of the 19 classes that 43 original names stand for, in class order.
+    """The classes (of 19) to which original names (of 43) belong, in class order.
 
     Raises:
         RecordError: A name is not one of the 43.

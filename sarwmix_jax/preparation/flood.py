@@ -1,4 +1,4 @@
-"""SEN12-FLOOD: sequences, the pairs of scenes they make, and both layouts of the finished set.
+"""SEN12-FLOOD: sequences, their pairs of scenes, and both layouts of the finished set.
 
 `records` stores each scene once, in dB, and the pairs as an index; `npy` writes the published files
 `{train,test}/<folder>__<first>__<second>__<label>.npy`, (2 dates, VH and VV, 512, 512) float32 linear power.
@@ -64,14 +64,15 @@ def scene_id(sequence: FloodSequence, filename: str) -> str:
 
 
 def read_index(raw: RawFiles, lists: Mapping[str, Path] | None = None) -> tuple[list[FloodSequence], int]:
-    """The sequences of the index, by folder, and how many the lists leave out.
+    """The sequences of the index, by folder, and the number of sequences that are in no list.
 
     Args:
         raw: The raw files.
-        lists: Files with one folder name a line by split; by default four-digit folders train, one or two digits test.
+        lists: By split a file with one folder name per line; by default folders with four digits are for training,
+            folders with one or two digits for test.
 
     Raises:
-        UserError: The index or a list is missing or cannot be understood.
+        UserError: The index or a list is missing or cannot be read.
     """
     try:
         index = parse_json(raw.read(INDEX, _LARGEST_INDEX))
@@ -88,7 +89,7 @@ def read_index(raw: RawFiles, lists: Mapping[str, Path] | None = None) -> tuple[
 
 
 def _scenes(entry: Mapping[str, Any]) -> tuple[FloodScene, ...]:
-    """Scenes of one entry by number; of the same product twice, the first."""
+    """Scenes of one entry by number; of scenes of the same product only the first."""
     scenes: dict[str, FloodScene] = {}
     for key in sorted(int(key) for key in entry if key.isdigit()):
         fields = entry[str(key)]
@@ -101,10 +102,10 @@ def _scenes(entry: Mapping[str, Any]) -> tuple[FloodScene, ...]:
 
 
 def split_by_id(folder: str) -> str:
-    """The published split of a sequence: four digits train, one or two test.
+    """The published split of a sequence: training for four digits, test for one or two.
 
     Raises:
-        UserError: It has another name.
+        UserError: The folder has another name.
     """
     if re.fullmatch(r"\d{4}", folder):
         return "train"
@@ -130,7 +131,7 @@ def _read_lists(lists: Mapping[str, Path], known: Mapping[str, Any]) -> dict[str
 def report(
     sequences: Sequence[FloodSequence], left_out: LeftOut, facts: Mapping[str, Mapping[str, int]]
 ) -> dict[str, Any]:
-    """What was made of what, the same for both layouts."""
+    """Numbers of sequences, scenes and pairs, used and left out; the same for both layouts."""
     scenes = [scene_id(each, name) for each in sequences for name in sorted(scene.filename for scene in each.scenes)]
     return {
         "sequences": len(sequences),
@@ -143,7 +144,7 @@ def report(
 
 
 def _count_pairs(sequences: Sequence[FloodSequence], split: str, left_out: LeftOut) -> dict[str, Any]:
-    """Pairs made and dropped of a split."""
+    """Pairs of a split, made and dropped."""
     made: Counter[int] = Counter()
     dropped: Counter[str] = Counter()
     for each in (each for each in sequences if each.split == split):
@@ -162,7 +163,7 @@ def _scenes_of(sequence: FloodSequence, pair: Pair) -> tuple[str, str]:
 
 
 def report_lines(found: Mapping[str, Any], unlisted: int) -> list[str]:
-    """The report as text; `unlisted` is how many sequences are in no list."""
+    """The report as text; `unlisted` is the number of sequences in no list."""
     reasons = Counter(found["scenes left out"].values())
     lines = [f"{found['sequences']} sequences, {found['scenes']} scenes, {found['scenes in pairs']} of them in pairs"]
     if unlisted:
@@ -179,7 +180,7 @@ def report_lines(found: Mapping[str, Any], unlisted: int) -> list[str]:
 
 
 def read_scene(raw: RawFiles, row: Row) -> Record:
-    """The record of a row of the plan, in dB; zeros (nodata) at -60 dB, as the published system takes them.
+    """The record of a row of the plan, in dB; zeros (nodata) become -60 dB, as in the published system.
 
     Raises:
         RecordError: A file is damaged.
@@ -219,7 +220,7 @@ def scene_plan(sequences: Sequence[FloodSequence], records_per_shard: int) -> Pl
 def index_pairs(
     sequences: Sequence[FloodSequence], folder: Path, plan: Plan, outcomes: Sequence[Outcome]
 ) -> dict[str, Any]:
-    """Add the index of pairs, in the order of the sequences, to the finished scenes; gives the report."""
+    """Add the index of pairs, in the order of the sequences, to the finished scenes; returns the report."""
     left_out: dict[str, str] = {}
     for outcome in outcomes:
         left_out |= outcome.excluded | dict.fromkeys(outcome.problems, UNREADABLE)
@@ -241,7 +242,7 @@ def index_pairs(
 
 
 def write_sequence(raw: RawFiles, sequence: FloodSequence, on_error: OnError, folder: Path) -> dict[str, Any]:
-    """Write the pairs of a sequence as .npy to `folder`; in memory are its scenes alone.
+    """Write the pairs of a sequence as .npy to `folder`; only its scenes are held in memory.
 
     Returns:
         What was left out and repaired, by `scene_id`.

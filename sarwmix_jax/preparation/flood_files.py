@@ -1,6 +1,6 @@
-"""Scenes of SEN12-FLOOD: their files in a folder or zip, on the grid of their sequence, and the pairs they make.
+"""Scenes of SEN12-FLOOD: their files in a folder or zip, warped to the grid of their sequence, and their pairs.
 
-Nothing is unpacked; scenes are warped in memory, nodata is counted, and odd scenes are left out for a named reason.
+Nothing is unpacked; scenes are warped in memory, nodata is counted, and unusable scenes are left out with a reason.
 """
 
 import functools
@@ -21,7 +21,7 @@ from sarwmix_jax.data.records import ExcludedError, RecordError
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.geotiff.warp import Grid, grid_of, warp
 
-# The largest file of SEN12-FLOOD is a few MiB; a zip that claims more would only fill the memory.
+# The largest file of SEN12-FLOOD is a few MiB; a zip that states more would only fill the memory.
 LARGEST_BYTES = 512 * 2**20
 _ENCRYPTED = 1
 _LOOK_STEP = 4  # every fourth row and column is enough to judge a scene
@@ -35,7 +35,7 @@ MISSING, NO_GRID, NOT_SQUARE, ZEROS, UNREADABLE = (
     "cannot be read",
 )
 SKIPPED = frozenset({MISSING, NO_GRID, NOT_SQUARE, UNREADABLE})
-"""Reasons that lie in the files, not in the curation."""
+"""Reasons that are faults of the files, not rules of the data set."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class RawFiles:
     """Files below `base`, a folder of the file system or (with `archive`) of a zip.
 
     Attributes:
-        base: Folder that the names start from.
+        base: Folder to which names are relative.
         archive: The zip, if any.
     """
 
@@ -55,7 +55,7 @@ class RawFiles:
 
         Raises:
             FileNotFoundError: There is none.
-            RecordError: It is damaged, no regular file, or larger than `largest` bytes.
+            RecordError: It is damaged, not a regular file, or larger than `largest` bytes.
         """
         if self.archive is None:
             return _read_file(self.base / name, name, largest)
@@ -115,10 +115,10 @@ def _by_folder(archive: Path) -> dict[str, list[str]]:
 
 
 def open_folder(root: Path, marker: str) -> RawFiles:
-    """The files of a raw folder: `root`, or the one folder in it, that holds `marker`.
+    """The files of a raw folder: `root` or the one folder in it that holds `marker`.
 
     Raises:
-        UserError: There is no or more than one such folder.
+        UserError: There is not exactly one such folder.
     """
     if not root.is_dir():
         raise UserError(f"no folder {root}")
@@ -130,7 +130,7 @@ def open_zip(archive: Path, marker: str) -> RawFiles:
 
     Raises:
         UserError: The zip is missing, incomplete or encrypted, or holds a link, a path that leads out of its folder,
-            a name twice, or a file too large; or there is no or more than one `marker`.
+            a name twice, or a file that is too large; or there is not exactly one `marker`.
     """
     if not archive.is_file():
         raise UserError(f"no file {archive}")
@@ -157,7 +157,8 @@ def _check_entry(archive: Path, entry: zipfile.ZipInfo) -> None:
         raise UserError(f"{archive} holds {entry.filename}, a link or device; do not use this zip")
     if entry.file_size > LARGEST_BYTES:
         size = entry.file_size / 2**20
-        raise UserError(f"{archive} holds {entry.filename} of {size:.0f} MiB, more than any file of the data set has")
+        fault = f"holds {entry.filename} of {size:.0f} MiB, more than any file of the data set"
+        raise UserError(f"{archive} {fault}; do not use this zip")
     if entry.flag_bits & _ENCRYPTED:
         raise UserError(f"{archive} holds {entry.filename} encrypted; unpack it and give the folder")
 
@@ -176,7 +177,7 @@ class AlignedScene(NamedTuple):
     Attributes:
         power: Linear power, zero where there is no value.
         grid: The grid.
-        repaired: How many values became zero, by what they were, for the report.
+        repaired: Number of values that were replaced by zero, by kind, for the report.
     """
 
     power: Float[np.ndarray, "band height width"]
@@ -186,7 +187,7 @@ class AlignedScene(NamedTuple):
 
 @functools.lru_cache(maxsize=8)
 def sequence_grid(raw: RawFiles, folder: str) -> Grid | None:
-    """Grid of the first S2 B04 image of a sequence, None without any.
+    """Grid of the first S2 B04 image of a sequence; None if there is no such image.
 
     Raises:
         RecordError: The image cannot be read.
@@ -205,7 +206,7 @@ def aligned_scene(raw: RawFiles, folder: str, filename: str, bands: tuple[str, .
     """All bands of a scene on the grid of its sequence.
 
     Raises:
-        RecordError: A file is damaged, or holds no linear power.
+        RecordError: A file is damaged, or does not hold linear power.
         ExcludedError: The scene is left out, for one of the reasons of this module.
     """
     grid = sequence_grid(raw, folder)
@@ -250,9 +251,9 @@ class Pair(NamedTuple):
     """Two scenes of a sequence, by their file names.
 
     Attributes:
-        name: As the published files have it, without suffix.
+        name: Name of the published file, without suffix.
         first: The scene without flood.
-        second: The other one.
+        second: The other scene.
         label: 1 if the second scene shows a flood, else 0.
     """
 
@@ -264,7 +265,7 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class FloodSequence:
-    """One place: its folder (the name of a unit of work), its split, its scenes by number."""
+    """The scenes of one place: its folder (the name of a unit of work), its split, its scenes by number."""
 
     name: str
     split: str
@@ -272,17 +273,17 @@ class FloodSequence:
 
     @property
     def count(self) -> int:
-        """Scenes that a pair needs."""
+        """Number of scenes that are part of a pair."""
         return len(self.scenes_in_pairs())
 
     def pairs(self) -> Iterator[Pair]:
-        """Every scene without flood, by number, with every other scene; each two scenes once."""
+        """Every scene without flood, by number, with every other scene; each pair of scenes once."""
         for (a, first, flooded), (b, second, flooding) in itertools.product(self.scenes, repeat=2):
             if not flooded and (flooding or a < b):
                 label = int(flooding)
                 yield Pair(f"{self.name}__{first}__{second}__{label}", first, second, label)
 
     def scenes_in_pairs(self) -> list[FloodScene]:
-        """Scenes that a pair needs, by number."""
+        """Scenes that are part of a pair, by number."""
         needed = {filename for pair in self.pairs() for filename in (pair.first, pair.second)}
         return [scene for scene in self.scenes if scene.filename in needed]

@@ -1,4 +1,4 @@
-"""Looking at a record set: counts, statistics beside the published ones, every check; and one picture of it."""
+"""Inspection of a record set: counts, statistics beside published ones, all checks, and a contact sheet."""
 
 import dataclasses
 import io
@@ -31,13 +31,13 @@ Summaries = Mapping[str, Summary]
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a record set.
+    """Result of the inspection of a record set.
 
     Attributes:
-        contract: Its promise.
+        contract: Its contract.
         sources: Its splits.
-        summaries: What each split holds.
-        failures: Checks that failed, each in one line.
+        summaries: Summary of each split.
+        failures: Checks that failed, one line each.
     """
 
     contract: Contract
@@ -66,15 +66,15 @@ def inspect(folder: Path, workers: int = 1) -> Inspection:
 
 
 def _known_order(bands: tuple[str, ...]) -> tuple[str, ...]:
-    """The order the project has these bands in; other bands may be in any."""
+    """The project's order of these bands; other bands may be in any order."""
     return BANDS if set(bands) == set(BANDS) else bands
 
 
 def _check_promise(contract: Contract, split: str, summary: Summary) -> list[str]:
-    """Where the values of a split are not what the contract says."""
+    """Differences of a split's values from the contract."""
     failures = []
     if summary.records != contract.records[split]:
-        failures.append(f"split {split} holds {summary.records} records, the contract says {contract.records[split]}")
+        failures.append(f"split {split} holds {summary.records} records, the contract states {contract.records[split]}")
     for number, band in enumerate(contract.bands):
         found = summary.band(number)
         if found.not_finite:
@@ -84,7 +84,7 @@ def _check_promise(contract: Contract, split: str, summary: Summary) -> list[str
                 value = found.mean if name == "mean_db" else found.std
                 if not math.isclose(value, promised[number], rel_tol=_DIGITS, abs_tol=_DIGITS):
                     failures.append(
-                        f"split {split}: {name} of {band} is {value:.6f}, the contract says {promised[number]:.6f}"
+                        f"split {split}: {name} of {band} is {value:.6f}, the contract states {promised[number]:.6f}"
                     )
     return failures
 
@@ -137,9 +137,9 @@ def write_contact_sheet(inspection: Inspection, path: Path, samples: int = 12) -
     """Draw `samples` records, spread over the first split, and the distributions of all splits.
 
     Args:
-        inspection: What was found.
-        path: PNG file to make.
-        samples: Records to draw; each with its bands side by side, on the grey scale of its band.
+        inspection: Result of `inspect`.
+        path: PNG file to write.
+        samples: Number of records to draw; each with its bands side by side, on a common grey scale per band.
     """
     contract = inspection.contract
     split, source = next(iter(inspection.sources.items()))

@@ -1,4 +1,4 @@
-"""Which patches of BigEarthNet a set holds: metadata, split lists and lists of what to leave out."""
+"""Lists of BigEarthNet patches: metadata, split lists and lists of patches to leave out."""
 
 import re
 from collections.abc import Sequence
@@ -68,7 +68,7 @@ def _metadata(file: str) -> pa.Table:
 
 
 def _label_lists(path: Path, column: pa.ChunkedArray) -> pa.Array:
-    """Labels out of texts such as `['Pastures', 'Arable land']`."""
+    """Labels from texts such as `['Pastures', 'Arable land']`."""
     texts = column.dictionary_encode().combine_chunks()
     lists = []
     for text in texts.dictionary.to_pylist():
@@ -79,7 +79,7 @@ def _label_lists(path: Path, column: pa.ChunkedArray) -> pa.Array:
 
 
 def _with_plain_names(path: Path, rows: pa.Table) -> pa.Table:
-    """The rows, if their names are such as name a folder, and not one outside of the root.
+    """The rows themselves, after a check that no name can lead out of the root.
 
     Raises:
         UserError: A name has other characters than letters, digits, - and _.
@@ -96,7 +96,7 @@ def read_lists(splits: Sequence[str], names: Path | None, s1_column: int | None)
     """The patches of split lists of v1.
 
     Args:
-        splits: `train=FILE` and so on; a file holds one S2 name a line (the official lists), or comma-separated rows
+        splits: `train=FILE` and so on; a file holds one S2 name per line (the official lists), or comma-separated rows
             with the S1 name in one column (those of the published system); no header; may be compressed.
         names: The official table of S1 name, S2 name, country and season.
         s1_column: Column of the S1 name, from 0; by default 1 where there are several columns.
@@ -105,7 +105,7 @@ def read_lists(splits: Sequence[str], names: Path | None, s1_column: int | None)
         Table with patch_id (the S2 name where it is known), s1_name, split and country.
 
     Raises:
-        UserError: A file is missing or cannot be understood, or a name is not in the table.
+        UserError: A file is missing or cannot be read, or a name is not in the table.
     """
     table = None
     if names is not None:
@@ -148,21 +148,21 @@ def read_exclusions(files: Sequence[str], rows: pa.Table) -> dict[str, pa.Array]
     """Names to leave out, by reason.
 
     Args:
-        files: `snow=FILE`, `cloud=FILE` with one S1 or S2 name a line, or metadata of BigEarthNet v2 (parquet), whose
-            flags say so.
-        rows: The patches that they are to exclude some of.
+        files: `snow=FILE`, `cloud=FILE` with one S1 or S2 name per line, or metadata of BigEarthNet v2 (parquet),
+            whose flags state the reasons.
+        rows: The patches from which they exclude some.
 
     Raises:
-        UserError: A file is missing or cannot be understood, names none of the patches, or gives a reason twice.
+        UserError: A file is missing or cannot be read, names none of the patches, or gives a reason twice.
     """
     reasons: dict[str, pa.Array] = {}
     for text in files:
         found = _exclusions(text)
         if twice := found.keys() & reasons.keys():
-            raise UserError(f"--exclude {text}: the reason {min(twice)!r} is given twice; name one of them otherwise")
+            raise UserError(f"--exclude {text}: the reason {min(twice)!r} is given twice; rename one of them")
         if not any(pc.any(_hit(rows, names)).as_py() for names in found.values()):
             raise UserError(
-                f"--exclude {text} names none of the {rows.num_rows} patches; give S1 or S2 names, one a line"
+                f"--exclude {text} names none of the {rows.num_rows} patches; give S1 or S2 names, one per line"
             )
         reasons |= found
     return reasons
@@ -173,10 +173,10 @@ def _exclusions(text: str) -> dict[str, pa.Array]:
     path = Path(file)
     if path.suffix != ".parquet":
         if not reason:
-            raise UserError(f"--exclude {text}: say why, as in snow={text}")
+            raise UserError(f"--exclude {text}: give a reason, as in snow={text}")
         return {reason: read_csv(path, header=False).column(0).combine_chunks()}
     if reason:
-        raise UserError(f"--exclude {text}: the flags of a parquet say why; leave out {reason}=")
+        raise UserError(f"--exclude {text}: the flags of a parquet file state the reason; leave out {reason}=")
     table = select(path, read_parquet(path), _FLAGGED, "is it metadata of BigEarthNet v2?")
     return {reason: table.filter(table[flag])["s1_name"].combine_chunks() for reason, flag in _FLAGS.items()}
 
@@ -186,7 +186,7 @@ def _hit(rows: pa.Table, names: pa.Array) -> pa.ChunkedArray:
 
 
 def exclude(rows: pa.Table, reasons: dict[str, pa.Array]) -> tuple[pa.Table, dict[str, int]]:
-    """Rows that no list names, and how many each list took (the first that names a patch)."""
+    """Rows that are in no list, and the number of patches that each list excludes (counted in the first list only)."""
     counts = {}
     for reason, names in reasons.items():
         hit = _hit(rows, names)

@@ -1,4 +1,4 @@
-"""The plan of a large record set: every record in its final place, cut into files."""
+"""The plan of a record set: every record at its final position, divided into files."""
 
 import collections
 import hashlib
@@ -33,15 +33,15 @@ class Plan:
     """All records of a set in their final order.
 
     Attributes:
-        contract: What the records will promise.
+        contract: Contract of the records to be written.
         rows: One row per record with at least `patch_id` and `split`, and what the reader needs; sorted by split
-            and, within it, by a hash of `patch_id`, so that a slice of a split is a fair sample. Where there is a
-            column `group`, its hash comes first: records of a group, read together, stay together. Rows that are a
-            fair sample in any order may keep theirs.
-        records_per_shard: Records in a file, at most.
+            and, within it, by a hash of `patch_id`, so that a slice of a split is a random sample. Where there is a
+            column `group`, its hash comes first: records of a group, which are read together, stay together. Rows
+            whose order is random anyway may keep it.
+        records_per_shard: Largest number of records in a file.
         shards: The units of work in order.
-        notes: What the report should say besides, such as how many records were excluded and why.
-        fingerprint: Changes when anything in the output would.
+        notes: Further entries of the report, such as how many records were excluded and why.
+        fingerprint: Differs for every other output.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Plan:
         """Order the rows (within a split only where not `keep_order`) and cut them into shards.
 
         Raises:
-            UserError: No rows, an unknown split, a `patch_id` twice, or files of no records.
+            UserError: There are no rows, a split is unknown, a `patch_id` occurs twice, or files would have no records.
         """
         if records_per_shard < 1:
             raise UserError(f"--records-per-shard={records_per_shard}: at least 1 is needed")

@@ -1,4 +1,4 @@
-"""Preparing the records of a plan: the shard as unit of work, what became of its records, and the finished set."""
+"""Preparing the records of a plan: shards as units of work, outcomes of their records, and the finished set."""
 
 import functools
 import operator
@@ -25,13 +25,13 @@ Reasons = dict[str, str]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a shard.
+    """Result of preparing a shard.
 
     Attributes:
-        summary: What was written.
-        problems: Records that could not be read.
-        excluded: Records that a rule of the data set leaves out.
-        facts: What readers noted, by record.
+        summary: Summary of the written records.
+        problems: Records that could not be read, with the reason.
+        excluded: Records that a rule of the data set leaves out, with the rule.
+        facts: Notes of the readers, by record.
     """
 
     summary: ShardSummary
@@ -53,12 +53,12 @@ def prepare(
     finish: Finish | None = None,
     **work: Any,
 ) -> Reasons | None:
-    """Write the records of a plan, or go on where an earlier run was stopped.
+    """Write the records of a plan, or continue where an earlier run was stopped.
 
     Args:
-        plan: What to write.
+        plan: The plan.
         read: Makes the record of a row, or raises `RecordError` or `ExcludedError`; picklable.
-        out: Folder to make.
+        out: Folder to create.
         on_error: At a record that cannot be read: `stop`, or `skip` and report it.
         finish: Adds to the record set when all records are written.
         **work: `workers`, `part` and `merge`, as for `workers.run`.
@@ -67,8 +67,8 @@ def prepare(
         Why records were skipped, or None when the record set is not complete yet.
 
     Raises:
-        UserError: Unreadable records, values that a run would refuse, other work in the same place, a full disk,
-            missing parts.
+        UserError: Records are unreadable or have values that a run would refuse, other work is in the same place, the
+            disk is full, or parts are missing.
     """
 
     def make(shard: Shard) -> Callable[[Path], dict[str, Any]]:
@@ -85,7 +85,7 @@ def prepare(
 def _write(
     shard: Shard, rows: list[Row], contract: Contract, read: Read, on_error: OnError, folder: Path
 ) -> dict[str, Any]:
-    """Write a shard; gives its `Outcome` as a dict.
+    """Write a shard; returns its `Outcome` as a dict.
 
     Raises:
         RecordError: A record cannot be read and `on_error` is `stop`.
@@ -118,7 +118,7 @@ def _write(
 
 
 def _check_range(record: Record, contract: Contract) -> None:
-    """Refuse a record that a run would refuse, as far as a quick look shows; the finished set is judged as a whole."""
+    """Refuse a record that a run would refuse, by a quick check; the finished set is checked as a whole later."""
     if contract.unit == "dB":
         values = record.image if record.valid_pixels is None else record.image[:, record.valid_pixels]
         found = plausibility.judge_range(values)
@@ -129,17 +129,17 @@ def _check_range(record: Record, contract: Contract) -> None:
 def _complete(
     plan: Plan, folder: Path, outcomes: Sequence[Outcome], on_error: OnError, finish: Finish | None
 ) -> dict[str, Any]:
-    """Describe the finished shards in `folder` and judge their values; gives the report."""
+    """Describe the finished shards in `folder` and check their values; returns the report."""
     skipped = [reason for outcome in outcomes for reason in outcome.problems.items()]
     excluded = [reason for outcome in outcomes for reason in outcome.excluded.values()]
     if skipped and on_error == "stop":
         raise UserError(
             f"{len(skipped)} records were skipped before (first {': '.join(skipped[0])}); "
-            f"accept it with --on-error=skip, or remove {folder.parent} to begin anew"
+            f"accept it with --on-error=skip, or remove {folder.parent} to start again"
         )
     if not any(outcome.summary.records for outcome in outcomes):
         reason = [*(reason for _, reason in skipped), *excluded][0]
-        raise UserError(f"not one of {plan.rows.num_rows} records could be read: {reason}")
+        raise UserError(f"none of {plan.rows.num_rows} records could be read: {reason}")
     report = {
         "planned": plan.rows.num_rows,
         "written": sum(outcome.summary.records for outcome in outcomes),
@@ -156,10 +156,10 @@ def _complete(
 
 
 def _pack(plan: Plan, folder: Path, summaries: Sequence[ShardSummary]) -> dict[str, list[ShardSummary]]:
-    """Put neighbouring files together where much was left out; gives the summaries of the files by split.
+    """Join neighbouring files where many records were left out; returns the summaries of the files by split.
 
-    No file gets more records than a planned one. Done again after it was stopped, it goes on: the names of what it
-    makes count fewer files than those of the plan.
+    No file gets more records than planned. After an interruption it continues: names of joined files contain a smaller
+    number of files than those of the plan.
     """
     groups: dict[str, list[list[tuple[Path, ShardSummary]]]] = {}
     for shard, summary in zip(plan.shards, summaries, strict=True):

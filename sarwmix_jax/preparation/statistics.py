@@ -1,6 +1,6 @@
-"""Exact statistics of records in one pass: counts of every value that float16 can hold.
+"""Exact statistics of records in one pass: counts of every value that float16 can represent.
 
-Counts of whole numbers add up to the same whatever the order, so that any number of workers gives the same digits.
+Sums of integer counts do not depend on the order, so that any number of workers gives the same digits.
 """
 
 import dataclasses
@@ -27,14 +27,14 @@ _RECORDS_PER_TASK = 1024
 
 @dataclass(frozen=True)
 class Summary:
-    """What records hold, by counts; summaries of parts add up.
+    """Counts of the values of records; summaries of parts can be added.
 
     Attributes:
-        records: Records.
-        pixels: Pixels of one band, nodata included.
-        counts: Valid values of each band by their float16 code (band, 65536).
-        classes: Records that carry each class.
-        unlabelled: Records without any class.
+        records: Number of records.
+        pixels: Number of pixels of one band, nodata included.
+        counts: Number of valid values of each band by float16 code (band, 65536).
+        classes: Number of records with each class.
+        unlabelled: Number of records without any class.
     """
 
     records: int
@@ -65,12 +65,12 @@ class BandSummary(NamedTuple):
 
     Attributes:
         values: The finite values that occur.
-        weights: How often each of them does.
-        valid: Finite values in all.
+        weights: How often each of them occurs.
+        valid: Number of finite values.
         not_finite: NaN and infinite values among the pixels that count as valid.
         nodata_share: Share of pixels without a value.
         mean: Mean of the finite values; NaN without any.
-        std: Population deviation of the finite values, about their mean; NaN without any.
+        std: Population standard deviation of the finite values; NaN without any.
     """
 
     values: Float64[np.ndarray, " value"]
@@ -82,14 +82,14 @@ class BandSummary(NamedTuple):
     std: float
 
     def percentiles(self, shares: Sequence[float]) -> list[float]:
-        """The smallest stored value below or at which each share (0 to 100) of the values lies; NaN without any."""
+        """For each share (0 to 100) the smallest stored value that is not below this share of values; else NaN."""
         if not self.valid:
             return [math.nan] * len(shares)
         found: list[float] = np.percentile(self.values, shares, method="inverted_cdf", weights=self.weights).tolist()
         return found
 
     def cells(self, shares: Sequence[float]) -> list[str]:
-        """Mean, deviation, percentiles and nodata share for a table."""
+        """Mean, standard deviation, percentiles and nodata share for a table."""
         numbers = [self.mean, self.std, *self.percentiles(shares)]
         return [*(f"{number:.4f}" for number in numbers), f"{self.nodata_share:.3%}"]
 
@@ -99,12 +99,12 @@ class BandSummary(NamedTuple):
 
 
 def statistics_head(shares: Sequence[float]) -> list[str]:
-    """What `BandSummary.cells` are."""
+    """Headings of `BandSummary.cells`."""
     return ["mean", "std", *(f"{share}%" for share in shares), "nodata"]
 
 
 def table(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Lines of a table of text: the first column as wide as needed and to the left, the others `width` wide."""
+    """Lines of a text table: the first column left-aligned and as wide as needed, the others `width` wide."""
     first = max(len(row[0]) for row in rows)
     return [f"{name:<{first}}" + "".join(f"{cell:>{width}}" for cell in cells) for name, *cells in rows]
 

@@ -17,7 +17,7 @@ from sarwmix_jax.preparation.writer import RECORDS_PER_SHARD
 
 
 def draw_record(seed: int, side: int, landscape: str, row: Row) -> Record:
-    """The record of a row of the plan, from a stream of its own: the same whoever draws it, in any order."""
+    """The record of a row of the plan, from a separate random stream: the same in every process and order."""
     scene = make_scene(np.random.default_rng([seed, *row["split"].encode(), row["number"]]), side, landscape)
     return Record(scene.image_db, row["patch_id"], labels=scene.labels)
 
@@ -30,17 +30,17 @@ def synthetic_plan(
     landscape: str = "small_parcels",
     records_per_shard: int = RECORDS_PER_SHARD,
 ) -> tuple[Plan, Read]:
-    """The plan of a set of scenes, and what draws them.
+    """The plan of a set of scenes, and the function that draws a scene.
 
     Args:
         counts: Scenes by split.
         seed: The same seed gives the same records.
         side: Rows and columns of a scene.
         landscape: One of `landscapes.LANDSCAPES`.
-        records_per_shard: Records in a file of the set.
+        records_per_shard: Largest number of records in a file.
 
     Raises:
-        UserError: A count or the seed is negative, no scene is wanted, the side is below 1, or there is no such
+        UserError: A count or the seed is negative, all counts are 0, the side is below 1, or there is no such
             landscape.
     """
     find_landscape(landscape)
@@ -50,7 +50,7 @@ def synthetic_plan(
     if side < 1:
         raise UserError(f"side {side}: give 1 or more")
     if not any(counts.values()):
-        raise UserError(f"no scene is wanted: {', '.join(counts)} are all 0")
+        raise UserError(f"no scenes: {', '.join(counts)} are all 0; give one of them above 0")
     contract = Contract(
         name="synthetic_scenes",
         version="1.0.0",
@@ -83,20 +83,20 @@ def write_synthetic_records(
     """Write synthetic scenes as a record set; the same bytes for any number of workers.
 
     Args:
-        out: Folder to make; one that this very call has made before stays as it is.
+        out: Folder to create; if the same call has created it before, it stays as it is.
         train: Scenes of the training split.
         validation: Scenes of the validation split.
         test: Scenes of the test split.
         seed: The same seed gives the same records.
         side: Rows and columns of a scene.
         landscape: One of `landscapes.LANDSCAPES`.
-        workers: Processes that draw and write.
+        workers: Number of processes that draw and write.
 
     Returns:
         The contract of the records.
 
     Raises:
-        UserError: The folder holds something else or cannot be written, or a number cannot be used.
+        UserError: The folder holds something else or cannot be written, or a number is invalid.
     """
     counts = {"train": train, "validation": validation, "test": test}
     plan, draw = synthetic_plan(counts, seed=seed, side=side, landscape=landscape)

@@ -1,4 +1,4 @@
-"""Arrays and scenes of other products as records in dB: power to dB, nodata to a mask and a finite fill, tiles."""
+"""Records in dB from arrays and scenes of any product: power to dB, nodata to a mask and a finite fill, tiles."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,9 +39,9 @@ def record_from_power(
 
     Args:
         power: Linear sigma0 or gamma0, bands in the contract's order; NaN and infinity count as nodata.
-        patch_id: Name that is unique in the record set.
-        nodata: Value that stands for nodata besides.
-        zeros: What values of zero or below are: too low to measure (like all below -60 dB they become that), or
+        patch_id: Name, unique in the record set.
+        nodata: Further value that means nodata.
+        zeros: Meaning of values of zero or below: too low to measure (like all below -60 dB they become -60 dB), or
             outside of the image.
         **names: Further fields of `Record`: `s1_name`, `country`, `labels`.
 
@@ -50,8 +50,8 @@ def record_from_power(
         valid ones.
 
     Raises:
-        RecordError: No pixel is valid, most values are negative (then they are in dB already), or one lies outside of
-            the range of power.
+        RecordError: No pixel is valid, most values are negative (so they are in dB already), or one is outside of the
+            range of power.
     """
     observed = np.isfinite(power)
     if nodata is not None:
@@ -79,8 +79,8 @@ def record_from_db(
 
     Args:
         image_db: Backscatter, bands in the contract's order; NaN and infinity count as nodata.
-        patch_id: Name that is unique in the record set.
-        valid: Pixels that were observed, if more is known than what NaN says.
+        patch_id: Name, unique in the record set.
+        valid: Pixels that were observed, if more are invalid than those that are NaN.
         **names: Further fields of `Record`.
 
     Returns:
@@ -103,7 +103,7 @@ def read_tile(scenes: Units, tiling: Tiling, min_valid: float, row: Row) -> Reco
 
     Args:
         scenes: Scenes and their units, by name.
-        tiling: How they are cut.
+        tiling: How they are cut into tiles.
         min_valid: Smallest share of valid pixels.
         row: The row.
 
@@ -123,11 +123,11 @@ def read_tile(scenes: Units, tiling: Tiling, min_valid: float, row: Row) -> Reco
 
 
 def find_units(scenes: Sequence[Scene], unit: str | None, side: int) -> tuple[Units, list[str]]:
-    """Scenes with their units by name, and why others cannot be used: smaller than a tile, or not what they are called.
+    """Scenes with their units by name, and why others cannot be used: smaller than a tile, or of implausible values.
 
     Args:
         scenes: The scenes.
-        unit: What the user calls their unit, or None.
+        unit: Their unit as given by the user, or None.
         side: Rows and columns of a tile.
     """
     units, reasons = {}, []
@@ -148,7 +148,7 @@ def read_labels(path: Path | None) -> Labels:
     """Labels by scene or tile, from a CSV with the columns `name` and `labels` (separated by `;`).
 
     Raises:
-        UserError: The file is missing or has other columns, names something twice, or gives no label.
+        UserError: The file is missing or has other columns, has a name twice, or gives no labels.
     """
     if path is None:
         return {}
@@ -177,12 +177,12 @@ def tile_rows(scenes: Units, tiling: Tiling, labels: Labels, validation: float |
 
     Args:
         scenes: Scenes by name.
-        tiling: How they are cut.
+        tiling: How they are cut into tiles.
         labels: Labels of scenes and tiles by name.
         validation: Share of the places for the validation split; None: see `held_out_places`.
 
     Raises:
-        UserError: The share cannot be had.
+        UserError: This share is not possible.
     """
     found = [scene for scene, _ in scenes.values()]
     places, counts = places_of(found).tolist(), [sum(1 for _ in tiling.places(scene)) for scene in found]
@@ -207,7 +207,7 @@ def _rows(scene: Scene, tiling: Tiling, labels: Labels, split: str) -> Iterator[
 
 
 def tile_contract(name: str, scenes: Units, quantity: str, side: int, labels: Labels) -> Contract:
-    """What the records of tiles promise."""
+    """Contract of the records of tiles."""
     return Contract(
         name=name,
         version="1.0.0",

@@ -1,14 +1,14 @@
-"""Preparing a large set of files: planned, parallel, restartable, the same bytes whoever does the work.
+"""Preparing a large set of files: planned, parallel, restartable, with the same bytes for any number of workers.
 
-The set is cut into units of work: shards of records, or whatever makes some of its files. Work in progress lies in
+The set is divided into units of work: shards of records, or other groups of its files. Work in progress is in
 `<out>.partial/`:
 
-- `plan.json`: what the work is, to refuse a restart with another plan
+- `plan.json`: identifies the work, to refuse a restart with another plan
 - `records/`: finished files
-- `progress/`: one file per finished unit: what became of it
+- `progress/`: one file per finished unit, with its outcome
 
-When every unit is done, `records/` gets its report (and description) and becomes `<out>` in one step. Several machines
-may share the work (`part`); one of them then merges.
+When every unit is done, `records/` gets its report (and description) and is renamed to `<out>`. Several machines may
+share the work (`part`); one of them then merges the parts.
 """
 
 import contextlib
@@ -39,13 +39,13 @@ REPORT = "preparation.json"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 Result = TypeVar("Result")
 Task = tuple[Callable[[], Result], int]
-"""Something to do, and how many steps of the progress it is."""
+"""A function to call, and the number of steps of the progress that it counts for."""
 Make = Callable[[Path], Any]
-"""Makes the files of a unit in a folder, gives its outcome for JSON."""
+"""Makes the files of a unit in a folder; returns its outcome for JSON."""
 
 
 class Unit(Protocol):
-    """One unit of work: its name, unique in the set, and how many steps it has."""
+    """One unit of work: its name, unique in the set, and its number of steps."""
 
     @property
     def name(self) -> str:
@@ -53,18 +53,18 @@ class Unit(Protocol):
 
     @property
     def count(self) -> int:
-        """Steps of the progress."""
+        """Number of steps of the progress."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """All that makes a set.
+    """The work that makes a set.
 
     Attributes:
-        fingerprint: Changes when anything in the output would.
+        fingerprint: Differs for every other output.
         units: The units of work.
-        make: What makes the files of a unit: picklable, the same files each time.
-        finish: Completes the folder of all files, from the outcomes by name of the unit; gives the report.
+        make: Makes the files of a unit: picklable, with the same files each time.
+        finish: Completes the folder of all files, from the outcomes by name of the unit; returns the report.
     """
 
     fingerprint: str
@@ -76,20 +76,20 @@ class Work:
 def run(
     work: Work, out: Path, *, workers: int = 1, part: tuple[int, int] | None = None, merge: bool = False
 ) -> dict[str, Any] | None:
-    """Do the work, or go on where an earlier run was stopped.
+    """Do the work, or continue where an earlier run was stopped.
 
     Args:
-        work: What to do.
-        out: Folder to make.
-        workers: Processes.
+        work: The work.
+        out: Folder to create.
+        workers: Number of processes.
         part: `(i, n)`: only the i-th of n parts, from 1; a later run merges.
-        merge: Make nothing; put the parts together.
+        merge: Only merge the finished parts.
 
     Returns:
-        The report, which lies beside the files too, or None when the set is not complete yet.
+        The report, which is also written beside the files, or None when the set is not complete yet.
 
     Raises:
-        UserError: Unreadable sources, other work in the same place, a full disk, missing parts.
+        UserError: Sources are unreadable, other work is in the same place, the disk is full, or parts are missing.
     """
     _check_counts(workers, part)
     folder = out.with_name(out.name + ".partial")
@@ -119,7 +119,7 @@ def _check_counts(workers: int, part: tuple[int, int] | None = None) -> None:
 
 
 def _report_if_complete(out: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The report of the run that finished this very work; None if none has."""
+    """The report of a run that finished the same work; None if there is none."""
     try:
         report: dict[str, Any] = json.loads((out / REPORT).read_bytes())
         return report if report["plan"] == fingerprint else None
@@ -129,7 +129,7 @@ def _report_if_complete(out: Path, fingerprint: str) -> dict[str, Any] | None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
-    """Make the folder of work in progress; one run at a time: alone in it, or alone with its part of it.
+    """Create the folder of work in progress; one run at a time may use it, or one run per part.
 
     A run that is refused before it has made anything leaves no folder.
     """
@@ -157,7 +157,7 @@ def _locked(folder: Path, part: tuple[int, int] | None) -> Iterator[None]:
 
 
 def _lock(file: IO[str], kind: int) -> bool | None:
-    """Lock a file; gives False where another run has it, None where the file system has no locks."""
+    """Lock a file; returns False where another run has locked it, None where the file system has no locks."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -170,7 +170,7 @@ def _lock(file: IO[str], kind: int) -> bool | None:
 
 
 def _check_same_work(folder: Path, work: Work) -> None:
-    """Note in `folder` what the work is, or refuse to go on with other work than that."""
+    """Note in `folder` what the work is, or refuse to continue other work."""
     records = sum(unit.count for unit in work.units)
     wanted = {"plan": work.fingerprint, "records": records, "files": len(work.units)}
     path = folder / "plan.json"
@@ -181,14 +181,14 @@ def _check_same_work(folder: Path, work: Work) -> None:
     if found != wanted:
         begun = found if isinstance(found, dict) else {}
         raise UserError(
-            f"{folder} was begun with other metadata, version or --records-per-shard ({begun.get('records')} records "
-            f"in {begun.get('files')} files, now {wanted['records']} in {wanted['files']}); remove it to begin anew, "
+            f"{folder} was started with other metadata, version or --records-per-shard ({begun.get('records')} records "
+            f"in {begun.get('files')} files, now {wanted['records']} in {wanted['files']}); remove it to start again, "
             "or repeat the first command"
         )
 
 
 def _read_note(path: Path) -> Any:
-    """What was noted in a file of the work in progress."""
+    """Content of a file of the work in progress."""
     try:
         return json.loads(path.read_bytes())
     except ValueError:
@@ -233,19 +233,19 @@ def _outcomes(work: Work, folder: Path) -> dict[str, Any]:
 def run_tasks(
     tasks: Iterable[Task[Result]], workers: int, title: str, *, total: int, done: int = 0
 ) -> Iterator[Result]:
-    """Run every task and give its result, in any order.
+    """Run every task and yield its result, in any order.
 
     Args:
-        tasks: What to do, and the steps of each; picklable when there are several workers; taken from the iterable as
-            workers come free.
-        workers: Processes; 1 works in this one.
+        tasks: Functions with their steps; picklable if there are several workers; taken from the iterable as
+            workers become free.
+        workers: Number of processes; with 1 this process works.
         title: What is done, for the lines and bars of progress.
         total: Steps in all.
         done: Steps done before.
 
     Raises:
         UserError: A worker was killed, for example for lack of memory, or `workers` is below 1.
-        Exception: The first one a task raised; tasks not begun are dropped.
+        Exception: The first exception of a task; tasks that were not started are dropped.
     """
     _check_counts(workers)
     with progress(title, total, done=done) as advance:
@@ -256,7 +256,7 @@ def run_tasks(
 
 
 def _run_in_pool(tasks: Iterable[Task[Result]], workers: int) -> Iterator[tuple[Result, int]]:
-    """Keep two tasks a worker begun or in waiting; give results, and the steps they were, as they come."""
+    """Keep two tasks per worker running or waiting; yields results with their steps as they come."""
     waiting = iter(tasks)
     running: dict[Future[Result], int] = {}
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
@@ -279,7 +279,7 @@ def _start_worker() -> None:
 
 
 def _die_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever, or write beside the next run."""
+    """End a worker whose parent was killed: it would wait for ever, or write beside the next run."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         multiprocessing.connection.wait([parent.sentinel])

@@ -1,7 +1,7 @@
-"""Writing record sets: shards first, what describes them last, so that nothing half-written is ever visible.
+"""Writing record sets: first the shards, then their description, so that nothing half-written is ever visible.
 
-A shard is written under a temporary name, flushed to the disk and renamed. A record set grows in a folder
-beside its place and is renamed when it is complete.
+A shard is written under a temporary name, flushed to the disk and renamed. A record set is written to a folder
+beside its final place and renamed when it is complete.
 """
 
 import contextlib
@@ -42,7 +42,7 @@ STATISTICS_SPLIT = "train"
 
 @dataclass(frozen=True)
 class ShardSummary:
-    """What a shard holds: records, bytes of their values, and sums over valid pixels per band."""
+    """Summary of a shard: number of records, bytes of their values, and sums over valid pixels per band."""
 
     records: int
     bytes: int
@@ -59,12 +59,12 @@ class ShardSummary:
 def write_shard(path: Path, records: Iterable[tuple[Record, bytes]], bands: int) -> ShardSummary:
     """Write one shard at `path`: all of it or nothing.
 
-    The same records give the same bytes. A shard already there is replaced.
+    The same records give the same bytes. An existing shard is replaced.
 
     Args:
-        path: File to make.
-        records: What goes into it, in order: each record and what `encode_record` makes of it.
-        bands: Bands of each of them.
+        path: File to create.
+        records: Its records in order, each with its bytes from `encode_record`.
+        bands: Number of bands of a record.
 
     Raises:
         UserError: The disk is full or the folder cannot be written.
@@ -77,10 +77,10 @@ def write_shard(path: Path, records: Iterable[tuple[Record, bytes]], bands: int)
 
 
 def join_shards(path: Path, parts: Sequence[Path], records: int) -> None:
-    """Write one shard at `path` that holds the `records` records of several, in their order: all of it or nothing.
+    """Write one shard at `path` with the `records` records of several shards, in their order: all of it or nothing.
 
     Raises:
-        UserError: As `write_shard`.
+        UserError: As in `write_shard`.
     """
     with _whole_file(path) as temporary:
         with _array_record(temporary) as writer:
@@ -93,7 +93,7 @@ def join_shards(path: Path, parts: Sequence[Path], records: int) -> None:
 
 @contextlib.contextmanager
 def _array_record(path: Path) -> Iterator[Any]:
-    path.open("wb").close()  # names the reason when the folder cannot be written; the C++ writer does not
+    path.open("wb").close()  # raises with the reason where the folder cannot be written; the C++ writer does not
     writer = array_record_module.ArrayRecordWriter(str(path), _ARRAY_RECORD_OPTIONS)
     try:
         yield writer
@@ -116,7 +116,7 @@ def _write_all(writer: Any, records: Iterable[tuple[Record, bytes]], bands: int)
 
 
 def _valid_values(record: Record) -> np.ndarray:
-    """Values as stored, where valid: (band, pixels) float32, in which float16 values and their squares are exact."""
+    """Stored values where valid: (band, pixels) float32, in which float16 values and their squares are exact."""
     stored = record.image.astype(STORED_DTYPE).astype(np.float32)
     if record.valid_pixels is None:
         return stored.reshape(len(stored), -1)
@@ -124,7 +124,7 @@ def _valid_values(record: Record) -> np.ndarray:
 
 
 def _check_complete(path: Path, count: int) -> None:
-    """The C++ writer can fail in silence; an incomplete file reads as one of zero records."""
+    """Check a written file: the C++ writer can fail silently, and an incomplete file reads as one without records."""
     reader = array_record_module.ArrayRecordReader(str(path))
     found = reader.num_records()
     reader.close()
@@ -134,7 +134,7 @@ def _check_complete(path: Path, count: int) -> None:
 
 @contextlib.contextmanager
 def writing_errors(path: Path) -> Iterator[None]:
-    """Turn a failure of the file system into a line that names the place and the remedy."""
+    """Convert an error of the file system to one line that names the place and the remedy."""
     try:
         yield
     except RecordError:
@@ -147,7 +147,7 @@ def writing_errors(path: Path) -> Iterator[None]:
 
 
 def free_gib(path: Path) -> str:
-    """Free space of the disk that `path` will lie on, in words."""
+    """Free space on the disk of `path`, as text."""
     folder = next(parent for parent in path.absolute().parents if parent.is_dir())
     return f"{shutil.disk_usage(folder).free / 2**30:.2f} GiB free"
 
@@ -162,7 +162,7 @@ def _flush(path: Path) -> None:
 
 @contextlib.contextmanager
 def _whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name, no other process's, for a file that is flushed to the disk and gets its own when complete."""
+    """A temporary name, unique to this process, for a file that is flushed and renamed when it is complete."""
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     with writing_errors(path):
         try:
@@ -183,7 +183,7 @@ def write_file(path: Path, content: str | bytes | memoryview) -> None:
 
 
 def merged_statistics(shards: Sequence[ShardSummary]) -> BandStatistics | None:
-    """Band mean and (population) deviation over the valid pixels of `shards`, exact in any shard order."""
+    """Mean and (population) standard deviation per band over the valid pixels of `shards`, exact in any order."""
     pixels = sum(shard.pixels for shard in shards)
     if pixels == 0:
         return None
@@ -194,9 +194,9 @@ def merged_statistics(shards: Sequence[ShardSummary]) -> BandStatistics | None:
 
 
 def write_description(folder: Path, contract: Contract, splits: Mapping[str, Sequence[ShardSummary]]) -> Contract:
-    """Write contract and TFDS metadata beside the shards in `folder`; return the contract as completed.
+    """Write contract and TFDS metadata beside the shards in `folder`; returns the completed contract.
 
-    Statistics are those of the training split (`splits` maps the names to the shards in order).
+    Statistics are those of the training split; `splits` gives the shards of each split in order.
     """
     import tensorflow_datasets as tfds
 
@@ -255,7 +255,7 @@ def tfds_features(contract: Contract) -> "FeaturesDict":
 
 
 def check_absent(out: Path) -> None:
-    """Refuse to write where something lies.
+    """Refuse to write to an existing place.
 
     Raises:
         UserError: `out` exists and is not an empty folder.
@@ -265,7 +265,7 @@ def check_absent(out: Path) -> None:
 
 
 def publish(folder: Path, out: Path) -> None:
-    """Give a finished folder its final name, in one step."""
+    """Rename a finished folder to its final name, in one step."""
     with writing_errors(out):
         folder.replace(out)
         _flush(out.parent)

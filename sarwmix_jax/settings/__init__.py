@@ -1,1 +1,1 @@
-"""Every setting once: declared in sections, read and checked in config."""
+"""Settings, each declared once in `sections`, read and checked in `config`."""

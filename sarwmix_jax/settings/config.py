@@ -20,13 +20,13 @@ T = TypeVar("T")
 Run = TypeVar("Run", bound=RunSettings)
 
 RECORDS = "records"
-"""`data.statistics` by this name are those that the record set states about itself."""
+"""This value of `data.statistics` means the record set's own statistics."""
 
 RENAMED = {
     "data.validation_split": "validation.split",
     "log.validate_every_epochs": "validation.every_epochs",
 }
-"""Settings by the names under which older versions stored them."""
+"""Current names of settings by their names in older versions."""
 
 
 def pretraining_config(size: str = "base") -> "config_dict.ConfigDict":
@@ -39,7 +39,7 @@ def pretraining_config(size: str = "base") -> "config_dict.ConfigDict":
 
 
 def finetuning_config(size: str = "base") -> "config_dict.ConfigDict":
-    """The same of every finetuning setting.
+    """Defaults of every finetuning setting for a published size; see `pretraining_config`.
 
     Raises:
         UserError: No published model has this size.
@@ -69,7 +69,7 @@ def to_dataclass(config: Any, kind: type[T], where: str = "") -> T:
     """Frozen dataclass of `kind` from a mapping that has exactly its names.
 
     Raises:
-        UserError: A name is missing or unknown, or a value has another type or lies where it cannot.
+        UserError: A name is missing or unknown, or a value has another type or is out of range.
     """
     known = hints(kind)
     unknown, missing = sorted(set(config) - set(known)), sorted(set(known) - set(config))
@@ -79,7 +79,7 @@ def to_dataclass(config: Any, kind: type[T], where: str = "") -> T:
     values = {name: _value(config[name], hint, where + name) for name, hint in known.items()}
     try:
         return kind(**values)
-    except UserError as error:  # what does not fit together in one section; it names settings without the flag
+    except UserError as error:  # values of one section do not fit together; the message names settings without flags
         before = r"(?<![\w.])" if where else "^"  # without a section, later names may be values: `flood` is a task, too
         found = rf"{before}{re.escape(where)}(?=({'|'.join(known)})\b)"
         raise UserError(re.sub(found, f"--config.{where}", str(error))) from error
@@ -113,7 +113,7 @@ def as_json(settings: Any) -> dict[str, Any]:
 
 
 def stored_settings(stored: dict[str, Any], kind: type[Run]) -> Run:
-    """Settings as a checkpoint has them; one that is younger than the checkpoint has its default."""
+    """Settings from a checkpoint; those that are newer than the checkpoint have their defaults."""
     values = {name: dict(part) if isinstance(part, dict) else part for name, part in stored.items()}
     for old, new in RENAMED.items():
         (group, name), (new_group, new_name) = old.split("."), new.split(".")
@@ -142,7 +142,7 @@ def resolve(config: Any, kind: type[Run]) -> Run:
     """Settings from a config (or a plain nested mapping), checked.
 
     Raises:
-        UserError: A name, type or range is wrong, or values do not fit together; the line gives what and the remedy.
+        UserError: A name, type or range is wrong, or values do not fit together; one line states what and the remedy.
     """
     settings = to_dataclass(config, kind)
     if isinstance(settings, PretrainingSettings):
@@ -154,7 +154,7 @@ def resolve(config: Any, kind: type[Run]) -> Run:
 
 
 def _check_mask(settings: PretrainingSettings) -> None:
-    """At least one cell is masked and at least one is not, whatever is drawn."""
+    """Every mask has at least one masked and one visible cell."""
     cells, ratio, extra = settings.model.cells, settings.mask.ratio, settings.mask.range_mask_ratio
     if math.floor(cells * ratio) < 1 or math.floor(cells * (ratio + extra)) >= cells:
         raise UserError(
@@ -176,13 +176,13 @@ def _check_batch(settings: RunSettings) -> None:
 
 
 def remedy(value: int, unit: int) -> str:
-    """Words that name the multiples of `unit` beside `value`."""
+    """Text that names the multiples of `unit` next to `value`."""
     below = value // unit * unit
     return f"use {below} or {below + unit}" if below else f"use {unit}"
 
 
 def _check_schedule(settings: RunSettings) -> None:
-    """Warm-up, end and schedule are in order."""
+    """Warm-up and end of the run are within the schedule."""
     optimizer = settings.optimizer
     length = f"--config.optimizer.schedule_epochs {optimizer.schedule_epochs:g}"
     if optimizer.warmup_epochs >= optimizer.schedule_epochs:
@@ -197,7 +197,7 @@ def _check_schedule(settings: RunSettings) -> None:
 
 
 def _check_data(settings: RunSettings) -> None:
-    """Records are named, each set once, and their statistics known."""
+    """Record sets are given, each once, and their statistics are known."""
     if settings.data.statistics not in {*STATISTICS, RECORDS}:
         known = ", ".join([*sorted(STATISTICS), RECORDS])
         raise UserError(f"--config.data.statistics is {settings.data.statistics!r}; use one of {known}")

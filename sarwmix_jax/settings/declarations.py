@@ -1,4 +1,4 @@
-"""How a setting is declared, and what its declaration gives: type, range, choices, meaning."""
+"""How a setting is declared, and what follows from the declaration: type, range, choices, meaning."""
 
 import dataclasses
 import types
@@ -19,7 +19,7 @@ RANGES = {
     "probability": (lambda value: 0 <= value <= 1, "from 0 to 1"),
     "share": (lambda value: 0 < value <= 1, "above 0, up to 1"),
 }
-"""What a range allows, and its words."""
+"""Check of a range, and its text, by the name of the range."""
 
 _NOUNS = {int: "whole number", float: "number", str: "text"}
 
@@ -30,7 +30,7 @@ def setting(default: T, meaning: str) -> T:
 
 
 def meaning_of(kind: type, name: str) -> str:
-    """Meaning of a setting; a class that gives it another default alone keeps the meaning of the class it extends."""
+    """Meaning of a setting; a class that only changes the default inherits the meaning of its base class."""
     fields = (getattr(each, "__dataclass_fields__", {}).get(name) for each in kind.__mro__)
     return str(next((field.metadata["meaning"] for field in fields if field and "meaning" in field.metadata), ""))
 
@@ -42,7 +42,7 @@ def hints(kind: Any) -> dict[str, Any]:
 
 
 class Type(typing.NamedTuple):
-    """What a type hint gives: plain type, type of a tuple's parts, range, choices, and whether it may be unset."""
+    """What follows from a type hint: plain type, type of a tuple's parts, range, choices, whether it may be unset."""
 
     kind: Any
     part: Any
@@ -52,7 +52,7 @@ class Type(typing.NamedTuple):
 
     @classmethod
     def of(cls, hint: Any) -> "Type":
-        """The type that a hint such as `Annotated[int, "positive"] | None` means."""
+        """The type for a hint such as `Annotated[int, "positive"] | None`."""
         optional = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
         if optional:
             hint = next(part for part in typing.get_args(hint) if part is not types.NoneType)
@@ -64,16 +64,16 @@ class Type(typing.NamedTuple):
 
     @property
     def words(self) -> str:
-        """The values it takes, such as `a whole number above 0`."""
+        """The possible values as text, such as `a whole number above 0`."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.part is not None:
-            return f"{_NOUNS[self.part]}s between commas" if self.part is not str else "texts (repeat the flag)"
+            return f"{_NOUNS[self.part]}s separated by commas" if self.part is not str else "texts (repeat the flag)"
         return "true or false" if self.kind is bool else f"a {_NOUNS[self.kind]} {self.range_words}".rstrip()
 
     @property
     def range_words(self) -> str:
-        """The range's words, if there is one."""
+        """Text of the range, if there is one."""
         return RANGES[self.range][1] if self.range else ""
 
 

@@ -46,7 +46,7 @@ def settings_table(task: str | None = None) -> str:
     """Every setting with its type, default and meaning, in groups.
 
     Args:
-        task: `pretraining` or `finetuning`; without it both, where what both have stands once.
+        task: `pretraining` or `finetuning`; by default both, with common settings listed once.
 
     Raises:
         UserError: There is no such task.
@@ -71,7 +71,7 @@ def _block(title: str, tasks: dict[str, dict[str, Setting]], names: list[str]) -
 
 
 def _cells(found: list[Setting]) -> tuple[str, str, str, str]:
-    """Cells of one setting; where the tasks have other defaults, that of finetuning follows in brackets."""
+    """Cells of one setting; where the defaults of the tasks differ, that of finetuning follows in brackets."""
     first, defaults = found[0], list(dict.fromkeys(_shown(each.default) for each in found))
     default = defaults[0] + (f" (finetuning {defaults[1]})" if len(defaults) > 1 else "")
     words = first.type.words.removeprefix("a ") + (", or unset" if first.type.optional else "")
@@ -79,7 +79,7 @@ def _cells(found: list[Setting]) -> tuple[str, str, str, str]:
 
 
 def _shown(value: Any) -> str:
-    """A value as the command line takes it."""
+    """A value as written on the command line."""
     if isinstance(value, tuple):
         return ",".join(map(_shown, value)) or "empty"
     if value is None:

@@ -1,4 +1,4 @@
-"""Shape and arithmetic of a model: its settings, checked as soon as they are put together."""
+"""Settings of a model: its shape and arithmetic, checked when they are created."""
 
 import typing
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _BASE = SIZES["base"]
 
 
 class Section:
-    """A part of the settings; refuses values that are none of a setting's choices.
+    """A part of the settings; refuses values that are not among a setting's choices.
 
     Raises:
         UserError: The line names the setting, its value and the choices.
@@ -46,7 +46,7 @@ class ModelSettings(Section):
     `decoder="full"` switch off the exact shortcuts (skipped masks, gathered groups, half decoder).
 
     Raises:
-        UserError: If the values do not make a model; the line names which and what would.
+        UserError: The values do not form a model; the line names them and values that do.
     """
 
     section: ClassVar[str] = "model."
@@ -123,13 +123,13 @@ class ModelSettings(Section):
         return CELL * CELL * len(self.bands)
 
     def on(self, platform: str) -> "ModelSettings":
-        """The same with what depends on the devices' platform, such as "cpu" or "gpu", set."""
+        """The same settings with those set that depend on the devices' platform, such as "cpu" or "gpu"."""
         return self if self.scan is not None else replace(self, scan=platform == "cpu")
 
     def _check_lengths(self) -> None:
         for name, values in (("depths", self.depths), ("num_heads", self.num_heads), ("windows", self.window_sides)):
             if len(values) != STAGES or min(values) < 1:
-                raise UserError(f"model.{name} is {values}; give {STAGES} positive numbers, one a stage")
+                raise UserError(f"model.{name} is {values}; give {STAGES} positive numbers, one per stage")
 
     def _check_widths(self) -> None:
         stages = [(f"stage {s + 1}", *pair) for s, pair in enumerate(zip(self.widths, self.num_heads, strict=True))]
@@ -188,7 +188,7 @@ def published(size: str, image_size: int = 128, **changes: Any) -> ModelSettings
     """Settings of a published size ("base", "large", "huge") at an image side in pixels.
 
     Raises:
-        UserError: If the size has no such name or the side does not fit.
+        UserError: The size is unknown or the side does not fit.
     """
     if size not in SIZES:
         raise UserError(f"model size {size!r} is unknown; use one of {', '.join(SIZES)}")
@@ -196,13 +196,13 @@ def published(size: str, image_size: int = 128, **changes: Any) -> ModelSettings
 
 
 def described_model(described: Mapping[str, Any], **changes: Any) -> ModelSettings:
-    """Settings from a checkpoint's description, for using the trained model.
+    """Settings from a checkpoint's description, for inference.
 
-    There is no dropout and no drop path then, no scan (stored parameters have one entry a block), and attention that
-    runs anywhere.
+    They have neither dropout nor drop path, no scan (stored parameters have one entry per block), and attention that
+    runs on any device.
 
     Raises:
-        UserError: It has other names than this version of the package knows.
+        UserError: It has settings that this version of the package does not know.
     """
     if unknown := sorted(set(described) - set(ModelSettings.__dataclass_fields__)):
         raise UserError(f"the checkpoint has unknown model settings ({', '.join(unknown)}); update sarwmix_jax")

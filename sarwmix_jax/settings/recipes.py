@@ -1,4 +1,4 @@
-"""From the command line to a config: a recipe by its name or an own file, and settings changed with flags.
+"""From the command line to a config: a recipe by its name or an own file, and settings changed by flags.
 
 --config=pretrain_bigearthnet_v2:base      a recipe that comes with the package, with its argument
 --config=folder/own.py:argument            an own file that has the function `get_config`
@@ -35,7 +35,7 @@ _TRUE_FALSE = {"true": True, "t": True, "1": True, "false": False, "f": False, "
 def recipes() -> dict[str, Path]:
     """Files of the recipes that come with the package, by name.
 
-    They lie inside the installed package, and beside it in a checkout, whose folder `configs` is their only home.
+    They are inside the installed package or, in a clone, in the folder `configs` beside it.
     """
     package = Path(__file__).parents[1]
     inside = package / "configs"
@@ -45,10 +45,10 @@ def recipes() -> dict[str, Path]:
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Arguments of a command line about the config, and the others.
+    """Splits the arguments of a command line into those of the config and the others.
 
-    The former come back as `--config=PLACE` and `--config.NAME=VALUE`, however they were given: with one dash or two,
-    the value apart, a switch alone (`--config.model.scan`) or denied (`--noconfig.model.scan`).
+    The former are returned as `--config=PLACE` and `--config.NAME=VALUE`. They may be given with one dash or two, with
+    a space before the value, or as a switch (`--config.model.scan`, `--noconfig.model.scan`).
     """
     about_config, others, rest = [], [], iter(arguments)
     for argument in rest:
@@ -70,14 +70,14 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def read_config(arguments: Sequence[str], default: str | None = None) -> "ConfigDict":
-    """The config that arguments name and change, locked.
+    """The config that the arguments name and change, locked.
 
     Args:
-        arguments: What `split_arguments` gave as the first.
-        default: Place of the config where none is named.
+        arguments: The config's arguments from `split_arguments`.
+        default: Place of the config if the arguments name none.
 
     Raises:
-        UserError: No config is named, or it cannot be used, or a setting is unknown or has a value of another type.
+        UserError: No config is named, it cannot be used, or a setting is unknown or has a value of another type.
     """
     place, changes = default, []
     for argument in split_arguments(arguments)[0]:
@@ -108,7 +108,7 @@ def load_config(place: str) -> "ConfigDict":
     """The config of a place: the name of a recipe or the path of a Python file, with its argument after a colon.
 
     Raises:
-        UserError: There is none, or it cannot be used.
+        UserError: There is no such config, or it cannot be used.
     """
     from ml_collections import ConfigDict
 
@@ -138,8 +138,8 @@ def suggestion(flag: str, task: str | None = None) -> str | None:
     """The flag of the setting that a mistyped or shortened flag probably means, such as `--config.data.records`.
 
     Args:
-        flag: As it was given: `--records`, `--config.record` or `--global-batch=64`.
-        task: Look among the settings of `pretraining` or `finetuning` alone.
+        flag: The flag as given: `--records`, `--config.record` or `--global-batch=64`.
+        task: `pretraining` or `finetuning`, to search only among its settings.
     """
     wanted = flag.split("=", 1)[0].lstrip("-").removeprefix("config.").replace("-", "_")
     known = [name for each in TASKS if task in (None, each) for name in _TYPES[each]]
@@ -186,7 +186,7 @@ def _values(changes: list[tuple[str, str]], task: str) -> dict[str, Any]:
     """Values of settings by name; a repeated flag adds to a setting that lists values, and replaces any other.
 
     Raises:
-        UserError: The task has no such setting, or the text is none of its values.
+        UserError: The task has no such setting, or the text is not one of its values.
     """
     values: dict[str, Any] = {}
     for name, text in changes:
@@ -212,7 +212,7 @@ def _parsed(name: str, text: str, expected: Type) -> Any:
     """Value of a setting from its text.
 
     Raises:
-        UserError: The text is none of the type, or empty where the setting cannot be unset.
+        UserError: The text has another type, or is empty where the setting cannot be unset.
     """
     unset = text == "" or (text.lower() == "none" and (expected.optional or str not in (expected.kind, expected.part)))
     if unset and expected.optional:
@@ -231,7 +231,7 @@ def _plain(text: str, kind: type) -> Any:
 
 
 def _tuple(text: str, part: type) -> tuple[Any, ...]:
-    """A text such as `1,1,2,1` or `(0.7, 0.3)`; one that is to be a list of texts stands for itself unless quoted."""
+    """Values from a text such as `1,1,2,1` or `(0.7, 0.3)`; for a list of texts, an unquoted text is one value."""
     if part is not str:
         value = ast.literal_eval(text)
         return tuple(_number(each, part) for each in (value if isinstance(value, tuple | list) else [value]))

@@ -1,6 +1,6 @@
 """Every setting of a run, once: its name, type, default, range and meaning; `sarwmix settings` lists them.
 
-The same objects go from the command line down to the compiled step. `None` means: not set. `config` checks the ranges.
+The same objects are used from the command line to the compiled step. `None` means: not set. `config` checks the ranges.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ PatchOp = Literal["avg", "max"]
 
 @dataclass(frozen=True)
 class MaskSettings:
-    """How many of the 32-pixel cells come from the partner image: floor(cells * (ratio + u))."""
+    """Number of the 32-pixel cells that come from the partner image: floor(cells * (ratio + u))."""
 
     ratio: Share[float] = setting(0.5, "share of the cells of 32 x 32 px that come from the partner image")
     range_mask_ratio: NotNegative[float] = setting(
@@ -94,15 +94,15 @@ class AugmentSettings:
 
 @dataclass(frozen=True)
 class BatchSettings:
-    """How the global batch is cut."""
+    """How the global batch is divided."""
 
     global_batch: Positive[int] = setting(2048, "images of one optimiser step, all devices and accumulation included")
-    micro_batch: Positive[int] | None = setting(None, "images of one device at a time; unset: all, no accumulation")
+    micro_batch: Positive[int] | None = setting(None, "images per device at a time; unset: all, no accumulation")
 
 
 @dataclass(frozen=True)
 class MixedBatchSettings(Section, BatchSettings):
-    """How the global batch of pretraining is cut."""
+    """How the global batch of pretraining is divided."""
 
     section: ClassVar[str] = "batch."
 
@@ -154,25 +154,25 @@ class FinetuningOptimizerSettings(OptimizerSettings):
 
 @dataclass(frozen=True)
 class CheckpointSettings:
-    """When checkpoints are written and which stay."""
+    """When checkpoints are written and which are kept."""
 
     every_epochs: Positive[float] = setting(1.0, "epochs between two checkpoints")
-    keep: Positive[int] = setting(2, "how many of the last checkpoints stay")
-    powers_of_two: bool = setting(True, "keep those after 1, 2, 4, 8, ... epochs too")
-    at_epochs: tuple[float, ...] = setting((), "keep those after these epochs too")
-    best: bool = setting(True, "keep the best by the validation records too")
+    keep: Positive[int] = setting(2, "number of the last checkpoints that are kept")
+    powers_of_two: bool = setting(True, "also keep those after 1, 2, 4, 8, ... epochs")
+    at_epochs: tuple[float, ...] = setting((), "also keep those after these epochs")
+    best: bool = setting(True, "also keep the best ones by the validation records")
 
 
 @dataclass(frozen=True)
 class LogSettings:
-    """How often is written down what."""
+    """How often values are logged."""
 
     every_steps: Positive[int] = setting(20, "steps between two entries of the log")
 
 
 @dataclass(frozen=True)
 class ProbeSettings(Section):
-    """Labelled records on which a pretraining run shows the quality of its features as it goes."""
+    """Labelled records on which a pretraining run measures the quality of its features."""
 
     section: ClassVar[str] = "probe."
 
@@ -188,7 +188,7 @@ class ProbeSettings(Section):
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What the runs of all tasks have in common."""
+    """Settings that the runs of all tasks have in common."""
 
     seed: NotNegative[int] = setting(0, "seed of all random numbers: order, masks, flips, parameters")
     init_from: str | None = setting(None, "checkpoint whose parameters a new run starts from; unset: random ones")
@@ -219,9 +219,9 @@ class LabelledDataSettings(DataSettings):
 
     label_fraction: Share[float] = setting(
         1.0,
-        "share of the training samples that are used; a smaller is part of a larger",
+        "share of the training samples that are used; smaller shares are subsets of larger ones",
     )
-    fraction_seed: NotNegative[int] = setting(0, "seed that decides which samples that share has")
+    fraction_seed: NotNegative[int] = setting(0, "seed that decides which samples are used")
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class SelectionSettings(ValidationSettings):
 
 @dataclass(frozen=True)
 class HeadSettings(Section):
-    """What is trained on top of the encoder."""
+    """How the head on top of the encoder is trained."""
 
     section: ClassVar[str] = "head."
 
@@ -248,13 +248,13 @@ class HeadSettings(Section):
 
 @dataclass(frozen=True)
 class FloodSettings(Section):
-    """How a pair of dates becomes one answer."""
+    """How a pair of dates is classified."""
 
     section: ClassVar[str] = "flood."
 
     tiling: Tiling = setting(
         "two_band",
-        "two_band: tiles of VH and VV; released: as the released code cuts them, needed with its flood checkpoint",
+        "two_band: tiles of VH and VV; released: as in the released code, needed with its flood checkpoint",
     )
     patch_op: PatchOp = setting("avg", "how the feature differences of the tiles are pooled")
 
@@ -267,7 +267,7 @@ class FinetuningSettings(Section, RunSettings):
 
     task: Literal["multilabel", "single_label", "flood"] = setting(
         "multilabel",
-        "multilabel: any number of classes an image; single_label: exactly one; flood: pairs of dates",
+        "multilabel: any number of classes per image; single_label: exactly one; flood: pairs of dates",
     )
     model: ModelSettings = ModelSettings(drop_path=0.1)
     data: LabelledDataSettings = LabelledDataSettings()
@@ -279,4 +279,4 @@ class FinetuningSettings(Section, RunSettings):
 
 
 TASKS = {"pretraining": PretrainingSettings, "finetuning": FinetuningSettings}
-"""Kinds of runs by the word for their task."""
+"""Settings of a run by its task."""

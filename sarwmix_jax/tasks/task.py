@@ -1,7 +1,7 @@
 """The interface of a task, by which the training loop uses every task alike."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from flax import nnx
 from jax.sharding import Mesh
@@ -15,6 +15,7 @@ Batch = dict[str, Array]
 Metrics = dict[str, Array]
 
 
+@runtime_checkable
 class Task(Protocol):
     """A task: `pretraining`, `multilabel` or `flood`."""
 

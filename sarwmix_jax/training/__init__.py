@@ -1,1 +1,1 @@
-"""Optimiser, compiled steps, the loop, checkpoints."""
+"""Training: set-up, input, optimiser and schedule, the loop, logs."""

@@ -1,7 +1,7 @@
-"""A training set held in device memory: read once, spread over the devices, gathered anew for every step.
+"""A training set in device memory: read once, sharded over the devices, gathered for every step.
 
-A record is one row of 32-bit words, as collectives of some devices know no 16-bit integers: its columns one after the
-other, as they are stored, masks with one bit for each pixel. Every device holds a block of consecutive records.
+A record is one row of 32-bit words, as collectives of some devices do not support 16-bit integers: its stored columns
+one after the other, masks with one bit per pixel. Every device holds a block of consecutive records.
 """
 
 import functools
@@ -29,18 +29,18 @@ from sarwmix_jax.training.run import DeviceBatch, Run
 
 WORD_BITS = 32
 CHUNK_BYTES = 2**25
-"""Bytes that a thread reads before they go to a device."""
+"""Bytes that a thread reads before they are copied to a device."""
 
 Rows = UInt32[Array, "records words"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """How one column of a record lies in its row.
+    """Layout of one column of a record in its row.
 
     Attributes:
-        name: Its name in a batch.
-        dtype: Type of its values; truth values take one bit each.
+        name: Name in a batch.
+        dtype: Type of the values; booleans take one bit each.
         shape: Shape of one record's values.
     """
 
@@ -50,7 +50,7 @@ class Column:
 
     @property
     def words(self) -> int:
-        """Words that it takes."""
+        """Number of words."""
         bits = 1 if self.dtype == np.bool_ else 8 * self.dtype.itemsize
         return -(-math.prod(self.shape) * bits // WORD_BITS)
 
@@ -74,7 +74,7 @@ class Column:
 
 @dataclass(frozen=True)
 class RowLayout:
-    """How a record lies in its row: column after column."""
+    """Layout of a record in its row: column after column."""
 
     columns: tuple[Column, ...]
 
@@ -89,11 +89,11 @@ class RowLayout:
         return self.words * WORD_BITS // 8
 
     def pack(self, batch: dict[str, np.ndarray]) -> UInt32[np.ndarray, "records words"]:
-        """Rows of host records, as `read_mixed` gives them."""
+        """Rows of host records from `read_mixed`."""
         return np.concatenate([column.pack(batch[column.name]) for column in self.columns], axis=1)
 
     def unpack(self, rows: Rows) -> Batch:
-        """What the compiled steps take."""
+        """Arrays as the compiled steps take them."""
         batch, first = {}, 0
         for column in self.columns:
             batch[column.name] = column.unpack(rows[:, first : first + column.words])
@@ -102,7 +102,7 @@ class RowLayout:
 
 
 def row_layout(sources: Sequence[Any], columns: Sequence[str]) -> RowLayout:
-    """How the records of alike `sources` lie in rows."""
+    """Layout of the records of `sources`, which all have the same columns."""
     one = read_mixed(sources, np.zeros(1, np.int64), columns)
     return RowLayout(tuple(Column(name, one[name].dtype, one[name].shape[1:]) for name in columns))
 
@@ -119,13 +119,13 @@ def bytes_per_device(run: Run) -> int:
 
 
 class ResidentFeed(Iterator[DeviceBatch]):
-    """Batches gathered from records that lie on the devices; only record numbers go there.
+    """Batches gathered from records in device memory; only record numbers are copied to the devices.
 
-    They are those of `run.LoaderFeed`, bit for bit.
+    They are equal to those of `run.LoaderFeed` bit for bit.
     """
 
     def __init__(self, run: Run, start: int, log: RunLog) -> None:
-        """Load the training records onto the devices, with progress in the log, and begin at step `start`.
+        """Load the training records to the devices, with progress in the log, and start at step `start`.
 
         Raises:
             UserError: The record sets cannot be mixed, do not fit into the devices' memory or cannot be read.
@@ -140,7 +140,7 @@ class ResidentFeed(Iterator[DeviceBatch]):
             self._rows = load_rows(run.sources, layout, run.mesh, threads=data.threads, advance=advance)
         self._gather = make_gather(layout, run.mesh)
         log.show(
-            f"{total:,} records lie on {run.mesh.size} devices, {count * layout.row_bytes / 2**30:.2f} GiB on each"
+            f"{total:,} records are on {run.mesh.size} devices, {count * layout.row_bytes / 2**30:.2f} GiB on each"
         )
         log.write("resident", records=total, bytes_per_device=count * layout.row_bytes)
 
@@ -157,7 +157,7 @@ class ResidentFeed(Iterator[DeviceBatch]):
 def make_gather(layout: RowLayout, mesh: Mesh) -> Callable[[Rows, Any], Batch]:
     """The compiled function (rows of all devices, record numbers of the global batch) -> its arrays, sharded.
 
-    It is a program of its own, so that the training step is the same whatever feeds it.
+    It is a separate program, so that the training step is the same for every feed.
     """
 
     def share(block: Rows, numbers: Int32[Array, " global_batch"]) -> Batch:
@@ -166,7 +166,7 @@ def make_gather(layout: RowLayout, mesh: Mesh) -> Callable[[Rows, Any], Batch]:
         places = numbers - jax.lax.axis_index(DATA_AXIS) * block.shape[0]
         here = (places >= 0) & (places < block.shape[0])
         found = jnp.where(here[:, None], block[jnp.where(here, places, 0)], jnp.uint32(0))
-        # A record lies on one device, the others add zero bits: the sum is the record, whatever its bits mean.
+        # A record is on one device, the others add zero bits: the sum is the record, whatever its bits mean.
         return layout.unpack(jax.lax.psum_scatter(found, DATA_AXIS, tiled=True))
 
     mapped = over_devices(share, mesh, True, False)
@@ -181,14 +181,14 @@ def load_rows(
     threads: int,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Rows:
-    """Read all records, each process those of its own devices.
+    """Read all records; each process reads those of its own devices.
 
     Args:
-        sources: Alike record sets; records count through all of them.
-        layout: How they lie in rows.
+        sources: Record sets with the same columns; records are numbered over all of them.
+        layout: Layout of the rows.
         mesh: The devices.
         threads: Threads that read.
-        advance: Called with the number of records that came to lie on a device of this process.
+        advance: Called with the number of records that were copied to a device of this process.
 
     Raises:
         UserError: The records do not fit into a device's memory, or cannot be read.
@@ -210,7 +210,7 @@ def load_rows(
             starts = range(first, last, max(1, CHUNK_BYTES // layout.row_bytes))
             chunks = [range(start, min(start + starts.step, last)) for start in starts]
             for start, rows in zip(starts, read_ahead(pool, read, chunks, threads), strict=True):
-                # Waiting keeps what is read but not yet on the device from piling up.
+                # Waiting limits the memory of records that are read but not yet on the device.
                 blocks[device] = jax.block_until_ready(_put(blocks[device], rows, np.int32(start - first)))
                 advance(len(rows))
     return jax.make_array_from_single_device_arrays(shape, sharding, list(blocks.values()))
@@ -219,7 +219,7 @@ def load_rows(
 def read_ahead(
     pool: ThreadPoolExecutor, read: Callable[[range], np.ndarray], chunks: Iterable[range], ahead: int
 ) -> Iterator[np.ndarray]:
-    """`read` of every chunk in order, at most `ahead` of them begun before they are asked for."""
+    """Results of `read` for every chunk in order, with at most `ahead` chunks read in advance."""
     waiting: deque[Future[np.ndarray]] = deque()
     for chunk in chunks:
         waiting.append(pool.submit(read, chunk))
@@ -233,7 +233,7 @@ def allocate(shape: tuple[int, int], device: jax.Device) -> Rows:
     """Empty rows on a device.
 
     Raises:
-        UserError: It has not enough memory.
+        UserError: The device does not have enough memory.
     """
     try:
         return jax.block_until_ready(jnp.zeros(shape, jnp.uint32, device=device))

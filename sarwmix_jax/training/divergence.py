@@ -1,4 +1,4 @@
-"""What a run reports when its loss is not a number."""
+"""The report of a run whose loss is not finite."""
 
 import json
 from pathlib import Path
@@ -11,16 +11,16 @@ from sarwmix_jax.training.run import Run
 
 
 def not_finite(run: Run, workdir: Path, log: RunLog, good: list[int], error: NonFiniteLoss) -> UserError:
-    """What to report about a loss that is not a number: step, last good checkpoint, the batch's records.
+    """The error about a loss that is not finite: step, last good checkpoint, records of the batch.
 
-    A validation loss has no records to blame, and nothing is written for it.
+    For a validation loss no records are named or written.
 
     Args:
         run: The run.
-        workdir: Where the names of all records of the batch are written.
+        workdir: Folder to which the names of all records of the batch are written.
         log: The run's log.
         good: Steps of complete checkpoints, ascending.
-        error: What was noticed.
+        error: The loss, its step and its records.
     """
     good_step = f"last good checkpoint: {f'step {good[-1]}' if good else 'none'}"
     names = [name_of(run, int(number)) for number in error.records]
@@ -35,12 +35,12 @@ def not_finite(run: Run, workdir: Path, log: RunLog, good: list[int], error: Non
     shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     return UserError(
         f"the loss is not finite at step {error.step}; {good_step}; records of the batch: {shown} (all in {place}); "
-        "look at them, or lower --config.optimizer.base_lr= or give --config.optimizer.clip_grad=1"
+        "check them, or lower --config.optimizer.base_lr= or give --config.optimizer.clip_grad=1"
     )
 
 
 def name_of(run: Run, number: int) -> str:
-    """Name of a record by its number, which counts through all sets."""
+    """Name of a record by its number, counted over all sets."""
     for source in run.sources:
         if number < len(source):
             return str(source.name_of(number))

@@ -1,4 +1,4 @@
-"""What a run would do, without doing it: records, steps, batch, model, memory and disk."""
+"""The plan of a run, without running it: records, steps, batch, model, memory and disk."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from sarwmix_jax.data.sources import read_mixed
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.progress import progress
 from sarwmix_jax.tasks.gradients import DATA_AXIS, TrainState, named_split
 from sarwmix_jax.training import resources
 from sarwmix_jax.training.device_cache import bytes_per_device
@@ -16,7 +17,7 @@ from sarwmix_jax.training.run import Run, abstract_state
 
 
 def plan_text(run: Run) -> str:
-    """The plan of a run in lines.
+    """The plan of a run as lines of text.
 
     Raises:
         UserError: A training step does not fit into the device's memory.
@@ -30,33 +31,33 @@ def plan_text(run: Run) -> str:
         *run.notes,
         f"records:     {', '.join(sets)}, split {settings.data.split}",
         f"validation:  {f'{held_out:,} records, {named_split(settings.validation.split)}' if held_out else 'none'}",
-        f"steps:       {schedule.steps_per_epoch:,} an epoch, {schedule.total_steps:,} until epoch "
+        f"steps:       {schedule.steps_per_epoch:,} per epoch, {schedule.total_steps:,} until epoch "
         f"{schedule.epoch(schedule.total_steps):g} (schedule {settings.optimizer.schedule_epochs:g})",
         f"batch:       {batch} = {devices} x {batch // devices // micro_batch} x {micro_batch} "
         f"(devices, accumulation, micro-batch)" + (f", mix groups of {task.group}" if task.group > 1 else ""),
         f"lr:          largest {schedule.rate(round(peak_epoch * schedule.steps_per_epoch)):.3g}, "
         f"at epoch {peak_epoch:g}",
         f"checkpoints: {resources.tree_bytes(state) / GIB:.2f} GiB each, the last {settings.checkpoint.keep} and "
-        f"{len(schedule.milestones())} milestones stay",
+        f"{len(schedule.milestones())} milestones are kept",
     ]
     return "\n".join([*lines, "", resources.table(resources.parts_of(task)), "", memory_text(run, state)])
 
 
 def memory_text(run: Run, state: TrainState) -> str:
-    """Memory of a compiled training step, and of records held, on each device.
+    """Memory of a compiled training step and of resident records, per device.
 
     Raises:
-        UserError: It is more than the device has.
+        UserError: The device has less memory.
     """
     held, available = bytes_per_device(run) if run.settings.data.resident else 0, resources.device_memory()
     resources.check_records_fit(held, resources.tree_bytes(state), run.mesh.size)
     needed = step_memory(run, state)
     if needed is None:
-        return "memory:      the compiler of this device does not say"
-    text = f"memory:      {needed / GIB:.2f} GiB a device for a training step"
+        return "memory:      not known for this device"
+    text = f"memory:      {needed / GIB:.2f} GiB per device for a training step"
     text += f" and {held / GIB:.2f} for its share of the training records" if held else ""
     if available is None:
-        return f"{text}; the device does not say how much it has"
+        return f"{text}; the memory of the device is not known"
     if needed + held > available:
         micro = run.task.settings.batch.micro_batch or 1
         records = f" and its share of the training records {held / GIB:.1f}" if held else ""
@@ -65,11 +66,11 @@ def memory_text(run: Run, state: TrainState) -> str:
             f"{'give --config.data.resident=false, use more devices, or ' if held else 'give '}"
             f"--config.batch.micro_batch={max(1, micro // 2)} (now {micro}) or --config.model.recompute=block"
         )
-    return f"{text}, {available / GIB:.2f} GiB there"
+    return f"{text}, {available / GIB:.2f} GiB available"
 
 
 def step_memory(run: Run, state: TrainState) -> int | None:
-    """Bytes that a training step needs on one device, its state included, by the compiler's account."""
+    """Bytes that a training step needs on one device, its state included, as estimated by the compiler."""
     rows, place = run.settings.batch.global_batch, NamedSharding(run.mesh, PartitionSpec(DATA_AXIS))
     one = read_mixed(run.sources, np.zeros(1, np.int64), run.task.columns)
     batch: Any = {
@@ -77,7 +78,8 @@ def step_memory(run: Run, state: TrainState) -> int | None:
         for name in run.task.columns
     }
     step: Any = run.train_step
-    analysis = step.lower(state, batch, np.float32(0)).compile().memory_analysis()
+    with progress("compiling the training step"):
+        analysis = step.lower(state, batch, np.float32(0)).compile().memory_analysis()
     if analysis is None:
         return None
     return int(

@@ -1,4 +1,4 @@
-"""What a finetuning run reads: labelled samples to train on, a fraction of them, those held out, and class weights."""
+"""Input of a finetuning run: labelled samples, a fraction of them, held-out samples, and class weights."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,18 +21,18 @@ from sarwmix_jax.tasks.multilabel import Multilabel, SingleLabel, class_numbers
 TASKS: dict[str, type[LabelledTask]] = {"multilabel": Multilabel, "single_label": SingleLabel, "flood": Flood}
 
 HELD_OUT = "held_out"
-"""`validation.split` by this name holds whole acquisitions or sequences of the training split out."""
+"""This value of `validation.split` holds out whole acquisitions or sequences of the training split."""
 
 Samples = tuple[tuple[Any, ...], tuple[Any, ...], Callable[..., Any]]
-"""Samples to train on of every record set, those held out, and what makes the task of settings and statistics."""
+"""By record set the samples to train on and the held-out ones; and a function (settings, statistics) -> task."""
 
 
 def labelled_samples(settings: FinetuningSettings) -> Samples:
     """Samples of a finetuning run, and its task with classes and class weights.
 
     Raises:
-        UserError: See `gradients.open_all`; or there are no labels, sets of other classes, a sample without exactly
-            one class where classes exclude each other, or a class without a sample where class weights are asked for.
+        UserError: See `gradients.open_all`; or there are no labels, the classes of the sets differ, a sample does not
+            have exactly one class where classes exclude each other, or a class has no samples to compute its weight.
     """
     kind: Any = TASKS[settings.task]
     training = open_all(kind.open, settings, settings.data.split)
@@ -46,9 +46,9 @@ def labelled_samples(settings: FinetuningSettings) -> Samples:
     if kind is not Flood:
         classes = training[0].contract.classes
         if any(source.contract.classes != classes for source in (*training, *held_out)):
-            raise UserError("the record sets have other classes, or in another order; prepare them alike to mix them")
+            raise UserError("the record sets differ in their classes or in the order of these; prepare them alike")
         make = partial(kind, classes=classes)
-    if kind is SingleLabel:  # a sample of several classes would train, on something else
+    if kind is SingleLabel:  # samples with several classes would be trained on silently
         for source in (*training, *held_out):
             class_numbers(truth_of((source,), kind.target))
     training = fraction_of(training, settings, kind.target)
@@ -58,21 +58,21 @@ def labelled_samples(settings: FinetuningSettings) -> Samples:
 
 
 def write_samples(
-    workdir: Path, folders: Sequence[str], training: Sequence[Any], held_out: Sequence[Any], *, anew: bool
+    workdir: Path, folders: Sequence[str], training: Sequence[Any], held_out: Sequence[Any], *, replace: bool
 ) -> None:
-    """Write down which samples a run trains on and which it validates on, by folder of the record set, names sorted.
+    """Write the names of the samples to train and to validate on, sorted, by folder of the record set.
 
-    They go into `samples.json`, whole or not at all, from the first process alone.
+    The first process writes them to `samples.json`, whole or not at all.
 
     Args:
         workdir: Folder of the run.
         folders: Folder of every record set.
-        training: Their samples to train on.
-        held_out: Those to validate on; empty where there are none.
-        anew: Whether to write over those of an earlier start; reading the names takes a while.
+        training: Samples to train on, by record set.
+        held_out: Samples to validate on, by record set; empty where there are none.
+        replace: Whether to replace the file of an earlier start; reading the names takes a while.
     """
     path = workdir / "samples.json"
-    if jax.process_index() != 0 or (path.exists() and not anew):
+    if jax.process_index() != 0 or (path.exists() and not replace):
         return
     parts = {"training": training, "held_out": held_out or [()] * len(folders)}
     names = {
@@ -83,7 +83,7 @@ def write_samples(
 
 
 def truth_of(sources: tuple[Any, ...], target: str, chunk: int = 512) -> np.ndarray:
-    """Labels of all samples, as the sources store them."""
+    """Labels of all samples as stored."""
     found = [
         source.read_batch(np.arange(first, min(first + chunk, len(source))), (target,))[target]
         for source in sources
@@ -93,7 +93,7 @@ def truth_of(sources: tuple[Any, ...], target: str, chunk: int = 512) -> np.ndar
 
 
 def fraction_of(sources: tuple[Any, ...], settings: FinetuningSettings, target: str) -> tuple[Any, ...]:
-    """The labelled fraction of every record set that the settings ask for."""
+    """The fraction of labelled samples of every record set, as set."""
     data = settings.data
     if data.label_fraction == 1.0:
         return sources
@@ -104,13 +104,13 @@ def fraction_of(sources: tuple[Any, ...], settings: FinetuningSettings, target: 
 
 
 def balanced(truth: np.ndarray, task: str) -> tuple[float, ...]:
-    """Class weights under which rare classes count as much as common ones.
+    """Class weights with which rare classes count as much as common ones.
 
-    Multi-label: of the positives of a class, its samples without over those with it. Else: samples over classes times
-    those of the class, so that the mean weight of a sample is 1.
+    Multi-label: weight of the positives of a class, the number of samples without the class over that of samples with
+    it. Otherwise: number of samples / (number of classes * samples of the class), so that the mean weight is 1.
 
     Raises:
-        UserError: A class has no sample (or, multi-label, every sample).
+        UserError: A class has no samples (or, multi-label, all samples).
     """
     if task == "multilabel":
         counts = truth.sum(axis=0, dtype=np.int64)

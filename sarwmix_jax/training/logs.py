@@ -1,4 +1,4 @@
-"""What a run writes down: means and speed of its steps, JSON lines in its work directory, and lines for the reader."""
+"""Logs of a run: means and speed of its steps, JSON lines in its work directory, and lines for the reader."""
 
 import json
 import logging
@@ -23,10 +23,10 @@ from sarwmix_jax.progress import Advance, duration, shown
 FILE_NAME = "log.jsonl"
 
 STEP_LINE_SECONDS = 10.0
-"""Shortest time between two lines of steps where there is no terminal; the JSON lines have them all."""
+"""Shortest time between two lines of steps without a terminal; the JSON lines have all."""
 
 MEASURED = {"cpu": "base on two CPU cores: 16 s"}
-"""What the compiler takes for a training step, by platform, where it was measured (benchmarks/NOTES.md)."""
+"""Time of the compiler for a training step, by platform, where measured (benchmarks/NOTES.md)."""
 
 _LOADED = "/jax/compilation_cache/cache_hits"
 T = TypeVar("T")
@@ -35,7 +35,7 @@ SHOWN = ("loss", "ap_macro", "f1_macro", "accuracy", "accuracy_percent", "f1")
 
 
 def quiet_libraries() -> None:
-    """Keep off the terminal what Orbax reports of its every step, and failures that are reported in one line anyway."""
+    """Keep off the terminal Orbax' reports of its steps, and failures that are reported in one line anyway."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     # Where a font is missing another draws the text; a picture has twenty such lines.
@@ -44,18 +44,18 @@ def quiet_libraries() -> None:
 
 
 def _unraisable(raised: "sys.UnraisableHookArgs") -> None:
-    # After a failed write tensorstore's threads report to an event loop that Orbax has closed by then.
+    # After a failed write, tensorstore's threads report to an event loop that Orbax has already closed.
     if not (raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"):
         sys.__unraisablehook__(raised)
 
 
 class NonFiniteLoss(Exception):
-    """The loss or the gradient norm of a step, or the loss of a validation, is not a number.
+    """The loss or the gradient norm of a step, or a validation loss, is not finite.
 
     Attributes:
-        step: the step, counted from 0; of a validation, the number of steps done.
-        records: numbers of the records of this process's part of its batch; none of a validation.
-        values: the step's metrics.
+        step: The step, counted from 0; for a validation the number of steps done.
+        records: Numbers of the records in this process's part of the batch; empty for a validation.
+        values: Metrics of the step.
     """
 
     def __init__(self, step: int, records: np.ndarray, values: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ class NonFiniteLoss(Exception):
 class Throughput:
     """Means and speed of the steps between two log lines.
 
-    The device is asked for its numbers only when a line is due.
+    The device's numbers are read only when a line is due.
     """
 
     global_batch: int
@@ -80,7 +80,7 @@ class Throughput:
     _since: float = field(default_factory=time.perf_counter)
 
     def waited(self, seconds: float) -> None:
-        """Add time spent waiting for data."""
+        """Add time of waiting for data."""
         self._waited += seconds
 
     def add(self, step: int, metrics: dict[str, Any], records: np.ndarray) -> None:
@@ -89,7 +89,7 @@ class Throughput:
 
     @property
     def in_flight(self) -> int:
-        """Steps that were started and are not finished yet; the device is not waited for."""
+        """Steps that were started but are not finished yet; does not wait for the device."""
         losses = (metrics["loss"] for _, metrics, _ in reversed(self._pending))
         return sum(1 for _ in takewhile(lambda loss: not loss.is_ready(), losses))
 
@@ -103,7 +103,7 @@ class Throughput:
         The first result of a start has no speed: its time, `compile_time`, is mostly that of the compiler.
 
         Raises:
-            NonFiniteLoss: one of them went wrong.
+            NonFiniteLoss: The loss or the gradient norm of a step is not finite.
         """
         if not self._pending:
             return {}
@@ -130,7 +130,7 @@ class Throughput:
 class RunLog:
     """JSON lines, and a progress bar on a terminal or plain lines elsewhere; silent where `quiet`.
 
-    Every line has `event` and `time` (seconds since 1970). Numbers that are not finite become text: JSON has none.
+    Every line has `event` and `time` (seconds since 1970). Numbers that are not finite become text, as JSON has none.
     """
 
     def __init__(self, workdir: Path, total_steps: int, *, quiet: bool = False, bands: Sequence[str] = ()):
@@ -138,9 +138,9 @@ class RunLog:
 
         Args:
             workdir: Folder of the run.
-            total_steps: Where it ends.
-            quiet: Write nothing, as processes other than the first.
-            bands: Names of the values of figures per band.
+            total_steps: Number of steps of the run.
+            quiet: Write nothing, as in all processes but the first.
+            bands: Names of the bands, for values per band.
         """
         self._file = None if quiet else (workdir / FILE_NAME).open("a", buffering=1)
         self._board = None if quiet else tensorboard_writer(workdir)
@@ -160,7 +160,7 @@ class RunLog:
                 output.close()
 
     def write(self, event: str, **values: Any) -> None:
-        """One JSON line; its numbers also go to TensorBoard where that is installed."""
+        """Write one JSON line; its numbers also go to TensorBoard where that is installed."""
         if self._file is not None:
             self._file.write(json.dumps({"event": event, "time": round(time.time(), 3)} | _finite(values)) + "\n")
         if self._board is not None and event in ("train", "validation", "probe"):
@@ -168,15 +168,15 @@ class RunLog:
                 self._board.add_scalar(f"{event}/{name}", value, values["step"])
 
     def show(self, *texts: str) -> None:
-        """Lines for the reader, on the standard error."""
+        """Print lines for the reader on standard error."""
         if self._file is not None:
             for text in texts:
                 progress.show(text)
 
     def advance(self, step: int, values: dict[str, Any] | None = None) -> None:
-        """Move the progress to `step`; `values` (on logged steps) are shown beside the bar, or as a line.
+        """Move the progress to `step`; `values` (of logged steps) are shown beside the bar, or as a line.
 
-        Time is counted from the first step on, without the compiler's.
+        Time is counted from the first step on, without that of the compiler.
         """
         if self._file is None:
             return
@@ -233,7 +233,7 @@ def _compiling(log: RunLog) -> Iterator[None]:
 
 
 def scalars(values: dict[str, Any], bands: Sequence[str]) -> Iterator[tuple[str, float]]:
-    """Finite numbers of a log line by name; those per band with the band's name."""
+    """Finite numbers of a log line by name; values per band are named by band."""
     for name, value in values.items():
         if name.endswith("_per_band"):
             yield from scalars({f"{name}/{band}": part for band, part in zip(bands, value, strict=True)}, bands)
@@ -251,18 +251,18 @@ def tensorboard_writer(workdir: Path) -> Any | None:
 
 
 def progress_text(values: dict[str, Any]) -> str:
-    """The few numbers that show how a run does; the first step has no speed."""
+    """The main numbers of a step as text; the first step has no speed."""
     speed = f"  {values['images_per_second']:.0f} images/s" if "images_per_second" in values else ""
     return f"epoch {values['epoch']:.2f}  loss {values['loss']:.4f}  lr {values['learning_rate']:.2e}{speed}"
 
 
 def scores_text(scores: dict[str, float]) -> str:
-    """The few scores of a validation that a line on the terminal shows; the log has all."""
+    """The main scores of a validation as text; the log has all."""
     return ", ".join(f"{name} {scores[name]:.4f}" for name in SHOWN if name in scores)
 
 
 def read_log(workdir: Path) -> list[dict[str, Any]]:
-    """All lines of a run's log; a line cut off by a crash is left out."""
+    """All lines of a run's log; a line that a crash has truncated is left out."""
     entries = []
     for line in (workdir / FILE_NAME).read_text().splitlines():
         with suppress(json.JSONDecodeError):
@@ -271,7 +271,7 @@ def read_log(workdir: Path) -> list[dict[str, Any]]:
 
 
 def training_curve(entries: list[dict[str, Any]], event: str = "train") -> list[dict[str, Any]]:
-    """Entries of one kind by step; where a restart went back, the later ones count."""
+    """Entries of one kind by step; after a restart from an earlier step, the later entries are used."""
     by_step: dict[int, dict[str, Any]] = {}
     for entry in entries:
         if entry["event"] == "start":

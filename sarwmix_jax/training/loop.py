@@ -1,4 +1,4 @@
-"""The only training loop: set up, restore or initialise, iterate. It knows no task."""
+"""The training loop of all tasks: set up, restore or initialise, iterate."""
 
 import dataclasses
 import json
@@ -37,17 +37,17 @@ Feed = LoaderFeed | ResidentFeed
 
 @dataclass
 class Progress:
-    """Where a run stands.
+    """Progress of a run.
 
     Attributes:
         state: Parameters, optimiser state, step.
-        step: Optimiser steps done, as a plain number (the state's own would have to be waited for).
+        step: Optimiser steps done, as a plain number (that of the state would have to be waited for).
         best: By selection rule, step and scores of the best validation so far.
-        stale: Validations since the first rule had a new best.
-        saved: Step of the last checkpoint of this start, or the one it came from.
-        first_loss: Loss of this start's first step.
-        last_loss: Loss of its last logged steps.
-        interrupted: Name of the signal that ended it early.
+        stale: Validations since the last improvement by the first rule.
+        saved: Step of the last checkpoint since this start, or of the one it started from.
+        first_loss: Loss of the first step since this start.
+        last_loss: Loss of the last logged steps.
+        interrupted: Name of the signal that ended the run early.
     """
 
     state: TrainState
@@ -62,7 +62,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Output:
-    """Where a run writes."""
+    """Log and checkpoints of a run."""
 
     workdir: Path
     checkpoints: Checkpoints
@@ -74,8 +74,8 @@ def train(settings: RunSettings, workdir: Path, *, override: bool = False) -> Pr
 
     Args:
         settings: Checked settings (`config.resolve`).
-        workdir: Folder of the run; created when missing. A run that has checkpoints there goes on.
-        override: Go on although settings differ from those of the checkpoint.
+        workdir: Folder of the run; created if missing. A run with checkpoints there is continued.
+        override: Continue although settings differ from those of the checkpoint.
 
     Raises:
         UserError: Settings, records, device count or checkpoints do not fit; the loss is not finite.
@@ -83,14 +83,14 @@ def train(settings: RunSettings, workdir: Path, *, override: bool = False) -> Pr
     previous = restore.previous_run(workdir / FOLDER)
     changed = restore.check_same(previous, settings, workdir, override=override)
     run = set_up(settings, previous)
-    with open_output(run, workdir, anew=previous is None or bool(changed)) as output:
+    with open_output(run, workdir, replace=previous is None or bool(changed)) as output:
         output.log.show(*(f"changed by --override: {line}" for line in changed), *run.notes)
         return iterate(run, output, begin(run, output))
 
 
 @contextmanager
-def open_output(run: Run, workdir: Path, *, anew: bool) -> Iterator[Output]:
-    """Make the work directory, write settings and the names of chosen samples into it, open log and checkpoints."""
+def open_output(run: Run, workdir: Path, *, replace: bool) -> Iterator[Output]:
+    """Create the work directory, write the names of the chosen samples to it, open log and checkpoints."""
     state = resources.tree_bytes(abstract_state(run))
     resources.check_records_fit(bytes_per_device(run) if run.settings.data.resident else 0, state, run.mesh.size)
     resources.check_disk(state, workdir)
@@ -98,7 +98,7 @@ def open_output(run: Run, workdir: Path, *, anew: bool) -> Iterator[Output]:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "settings.json").write_text(json.dumps(as_json(run.settings), indent=2) + "\n")
         if any(isinstance(source, Subset) for source in run.sources):
-            write_samples(workdir, run.settings.data.records, run.sources, run.held_out, anew=anew)
+            write_samples(workdir, run.settings.data.records, run.sources, run.held_out, replace=replace)
     except OSError as error:
         raise UserError(f"cannot write in {workdir}: {error.strerror}; choose another --workdir") from error
     keep = run.settings.checkpoint.keep
@@ -112,7 +112,7 @@ def open_output(run: Run, workdir: Path, *, anew: bool) -> Iterator[Output]:
 
 
 def begin(run: Run, output: Output) -> Progress:
-    """The progress with which this start begins: that of the newest usable checkpoint, or none."""
+    """The progress at this start: that of the newest usable checkpoint, or none."""
     state, start = first_state(run, output.checkpoints)
     if start.report is not None:
         output.log.show(start.report[0])
@@ -123,9 +123,9 @@ def begin(run: Run, output: Output) -> Progress:
 
 @contextmanager
 def noted_signals() -> Iterator[list[str]]:
-    """Names of signals so far: SIGTERM and Ctrl-C are only noted, once; a second one acts as it always did."""
+    """Names of signals so far: the first SIGTERM or Ctrl-C is only noted; a second one has its usual effect."""
     received: list[str] = []
-    if threading.current_thread() is not threading.main_thread():  # Python allows handlers nowhere else
+    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
         yield received
         return
 
@@ -146,7 +146,7 @@ def noted_signals() -> Iterator[list[str]]:
 
 
 def iterate(run: Run, output: Output, progress: Progress) -> Progress:
-    """Train to the end of the run, or to a signal; saves, validates and logs when the schedule says so."""
+    """Train to the end of the run, or to a signal; saves, validates and logs when due by the schedule."""
     start, total, log = progress.step, run.schedule.total_steps, output.log
     flops = write_start(run, output, start)
     if start >= total or out_of_patience(run, progress):
@@ -169,21 +169,21 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
             feed.close()
     output.checkpoints.wait()
     if out_of_patience(run, progress):
-        log.show(f"step {progress.step}: {progress.stale} validations without a better one; the run ends here")
+        log.show(f"step {progress.step}: {progress.stale} validations without improvement; the run ends here")
     if progress.interrupted:
-        log.show(f"{progress.interrupted}: saved at step {progress.step}; the same command goes on from there")
+        log.show(f"{progress.interrupted}: saved at step {progress.step}; the same command continues from there")
     log.write("end", step=progress.step, interrupted=progress.interrupted)
     return progress
 
 
 def out_of_patience(run: Run, progress: Progress) -> bool:
-    """Whether so many validations brought nothing better that the run is to end."""
+    """Whether the run ends because of too many validations without improvement."""
     patience = getattr(run.settings.validation, "patience", None)
     return patience is not None and progress.stale >= patience
 
 
 def write_start(run: Run, output: Output, start: int) -> float:
-    """Write down settings, devices and what the model costs; gives the operations of one image in training."""
+    """Log settings, devices and cost of the model; returns the operations per image in training."""
     parts = resources.parts_of(run.task)
     output.log.show(resources.table(parts))
     output.log.write(
@@ -210,7 +210,7 @@ def take_step(run: Run, progress: Progress, feed: Feed, throughput: Throughput) 
 
 
 def after_step(run: Run, output: Output, progress: Progress, throughput: Throughput, *, first: int) -> None:
-    """After a step: log, validate, save, as far as they are due or a signal asks for it."""
+    """After a step: log, validate and save, where due or because of a signal."""
     done, schedule = progress.step, run.schedule
     probe_due = run.probe is not None and schedule.probe_due(done)
     pause = probe_due or schedule.validation_due(done) or schedule.checkpoint_due(done) or bool(progress.interrupted)
@@ -236,7 +236,7 @@ def write_step(run: Run, output: Output, progress: Progress, throughput: Through
     """Log the means over the steps since the last line.
 
     Raises:
-        NonFiniteLoss: One of them went wrong.
+        NonFiniteLoss: The loss or the gradient norm of a step is not finite.
     """
     output.checkpoints.check()
     values, done = throughput.flush(), progress.step
@@ -248,7 +248,7 @@ def write_step(run: Run, output: Output, progress: Progress, throughput: Through
 
 
 def validate_and_save(run: Run, output: Output, progress: Progress) -> None:
-    """Validation when due; a checkpoint when due, at a signal, or when a selection rule has a new best."""
+    """Validate when due; save a checkpoint when due, at a signal, or for a new best by a selection rule."""
     better: list[str] = []
     if run.validate is not None and run.schedule.validation_due(progress.step):
         better = validate(run, output, progress, run.validate(progress.state.params, progress.state.fixed))
@@ -260,10 +260,10 @@ def validate_and_save(run: Run, output: Output, progress: Progress) -> None:
 
 
 def validate(run: Run, output: Output, progress: Progress, values: dict[str, Any]) -> list[str]:
-    """Compare the scores of a validation with the bests so far, and log them; gives the rules that have a new best.
+    """Compare the scores of a validation with the best ones, and log them; returns the rules with a new best.
 
     Raises:
-        NonFiniteLoss: The validation loss went wrong.
+        NonFiniteLoss: The validation loss is not finite.
     """
     if not np.isfinite(values["loss"]):
         raise NonFiniteLoss(progress.step, np.arange(0), values)
@@ -279,7 +279,7 @@ def validate(run: Run, output: Output, progress: Progress, values: dict[str, Any
 
 
 def save(run: Run, output: Output, progress: Progress) -> None:
-    """Write a checkpoint of the present state with everything a restart needs."""
+    """Write a checkpoint of the current state with everything that a restart needs."""
     step, best = progress.step, progress.best if run.settings.checkpoint.best else {}
     reached = {"step": step, "epoch": run.schedule.epoch(step), "mix_group": run.task.group}
     description = describe(

@@ -1,7 +1,7 @@
-"""Schedule, decay groups and AdamW, equal to the published recipes'.
+"""Schedule, decay groups and AdamW, equal to those of the published recipes.
 
 The learning rate is not part of the optax chain: the host computes it in float64 from the fractional epoch and
-hands it to the compiled step, which multiplies the chain's updates by minus that number.
+passes it to the compiled step, which multiplies the updates of the chain by its negative.
 """
 
 import math
@@ -17,11 +17,11 @@ from sarwmix_jax.settings.model import STAGES
 from sarwmix_jax.settings.sections import FinetuningOptimizerSettings, OptimizerSettings, RunSettings
 
 REFERENCE_BATCH = 256
-"""Base learning rates are quoted for this global batch."""
+"""Base learning rates refer to this global batch."""
 
 DECAYED = frozenset({"kernel", "bias_table", "mask_token"})
 NOT_DECAYED = frozenset({"bias", "scale"})
-"""Last names of parameters: a bias table and the mask token are decayed, whatever their number of dimensions."""
+"""Last names of parameters without weight decay; bias tables and the mask token do have it."""
 
 
 def absolute_rate(base_lr: float, global_batch: int) -> float:
@@ -35,13 +35,13 @@ def learning_rate(epoch: float, *, peak: float, minimum: float, warmup_epochs: f
     Linear warm-up from 0 to `peak`, then half a cosine to `minimum` at `schedule_epochs`.
 
     Args:
-        epoch: epochs done, fractions included (steps done / steps per epoch).
-        peak: absolute learning rate at the end of the warm-up.
-        minimum: absolute learning rate at the end of the schedule.
-        warmup_epochs: length of the warm-up.
-        schedule_epochs: length of the schedule, warm-up included.
+        epoch: Epochs done, fractions included (steps done / steps per epoch).
+        peak: Absolute learning rate at the end of the warm-up.
+        minimum: Absolute learning rate at the end of the schedule.
+        warmup_epochs: Length of the warm-up.
+        schedule_epochs: Length of the schedule, warm-up included.
 
-    Source: reference page section 3 (recipes of the released runs).
+    Source: the recipes of the released runs.
     """
     if epoch < warmup_epochs:
         return peak * epoch / warmup_epochs
@@ -66,7 +66,7 @@ def decay_mask(params: Any) -> Any:
     Not decayed: biases and LayerNorm scales. Decayed: kernels, relative position bias tables, the mask token.
 
     Raises:
-        KeyError: a parameter's last name is in neither list.
+        KeyError: The last name of a parameter is in neither list.
     """
 
     def decayed(path: tuple[Any, ...], _: Any) -> bool:
@@ -79,7 +79,7 @@ def decay_mask(params: Any) -> Any:
 
 
 def clip_by_norm(limit: float) -> optax.GradientTransformation:
-    """Scale gradients by min(1, limit / (norm + 1e-6)), as the published system does."""
+    """Scale gradients by min(1, limit / (norm + 1e-6)), as in the published system."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
@@ -91,7 +91,7 @@ def clip_by_norm(limit: float) -> optax.GradientTransformation:
 
 @dataclass(frozen=True)
 class Schedule:
-    """When a run does what; a step's number is the count of steps done before it."""
+    """When a run logs, validates, saves and ends; the number of a step is the number of steps done before it."""
 
     steps_per_epoch: int
     settings: RunSettings
@@ -121,11 +121,11 @@ class Schedule:
         return any(number >= 1 and self.step_at(number * epochs) == step for number in (count, count + 1))
 
     def log_due(self, step: int, first: int) -> bool:
-        """Whether to log after `step` steps: the first of this start, every so many, the last."""
+        """Whether to log after `step` steps: the first since this start, at regular intervals, the last."""
         return step in (first, self.total_steps) or step % self.settings.log.every_steps == 0
 
     def checkpoint_due(self, step: int) -> bool:
-        """Whether to save after `step` steps: periodic ones, milestones, the last."""
+        """Whether to save after `step` steps: at regular intervals, at milestones, at the end."""
         settings = self.settings.checkpoint
         return step == self.total_steps or self._every(step, settings.every_epochs) or step in self.milestones()
 
@@ -139,7 +139,7 @@ class Schedule:
         return probe is not None and (step == self.total_steps or self._every(step, probe.every_epochs))
 
     def milestones(self) -> frozenset[int]:
-        """Steps whose checkpoints stay: listed epochs, and 1, 2, 4, ... epochs."""
+        """Steps whose checkpoints are kept: those of listed epochs, and of 1, 2, 4, ... epochs."""
         epochs = list(self.settings.checkpoint.at_epochs)
         if self.settings.checkpoint.powers_of_two:
             end = self.settings.optimizer.stop_after_epochs
@@ -157,10 +157,10 @@ def make_optimizer(
     Args:
         settings: The optimiser's settings.
         depths: Blocks per stage of the encoder, for layer decay.
-        frozen_encoder: Whether the encoder stays as it is.
+        frozen_encoder: Whether the encoder is not trained.
     """
     parts = [
-        # always one part, so that a state fits whether clipping is set or not
+        # always one part, so that a state fits with and without clipping
         optax.identity() if settings.clip_grad is None else clip_by_norm(settings.clip_grad),
         optax.scale_by_adam(b1=settings.beta1, b2=settings.beta2, eps=settings.eps),
         optax.add_decayed_weights(settings.weight_decay, mask=decay_mask),
@@ -176,10 +176,10 @@ def layer_of(name: str, depths: tuple[int, ...]) -> int:
     """Layer number of a classifier's parameter: 0 for the patch embedding, k for block k counted from 1.
 
     A PatchMerging belongs to the first block of the next stage, the final norm and the head to the last block. Stacked
-    blocks (`model.scan`) have the number of their first.
+    blocks (`model.scan`) have the number of the first one.
 
     Args:
-        name: Such as `encoder/stages/0/blocks/1/norm1/scale`.
+        name: Name of the parameter, such as `encoder/stages/0/blocks/1/norm1/scale`.
         depths: Blocks per stage.
 
     Raises:
@@ -198,11 +198,10 @@ def layer_of(name: str, depths: tuple[int, ...]) -> int:
 
 
 def layer_factors(params: Any, depths: tuple[int, ...], decay: float) -> Any:
-    """Tree like `params`: what multiplies each parameter's learning rate, decay^(blocks + 1 - layer).
+    """Tree like `params` with the factor of each parameter's learning rate, decay^(blocks + 1 - layer).
 
-    Stacked blocks have an array of factors, one for each block.
-
-    Source: reference page section 3 (the head's factor is `decay`, so nothing trains at the full rate).
+    Stacked blocks have an array of factors, one per block. As in the published recipe, the head's factor is `decay`,
+    so that no parameter has the full learning rate.
     """
     layers = sum(depths) + 1
 

@@ -1,4 +1,4 @@
-"""The quality of a pretraining run's features as it goes: nearest neighbours on a small labelled record set."""
+"""Quality of the features during a pretraining run: nearest neighbours on a small labelled record set."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,7 @@ def make_probe(
     Args:
         settings: Splits, and whether classes exclude each other.
         records: Folder of the labelled record set.
-        task: The run's; its statistics standardise the images.
+        task: The task of the run; its statistics standardise the images.
         graphdef: The model without its arrays.
         mesh: The devices.
 
@@ -45,7 +45,7 @@ def make_probe(
             for source, truth in zip(sources, truths, strict=True)
         )
         numbers = (min(NEIGHBOURS, len(train.features)),)
-        found = neighbour_probe(train, held, held.features, len(classes), numbers)  # one number: nothing is chosen
+        found = neighbour_probe(train, held, held.features, len(classes), numbers)  # one number: no choice
         scores = scores_of(settings.task, found.probabilities, held.truth, classes, 0.5)
         return {"neighbours": float(numbers[0]), **scores.summary}
 

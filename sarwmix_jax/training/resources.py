@@ -1,4 +1,4 @@
-"""What a run takes: parameters and arithmetic of its model, memory, disk, and compiled programs that are kept."""
+"""Resources of a run: parameters and operations of its model, memory, disk, and cached compiled programs."""
 
 import os
 import shutil
@@ -29,12 +29,12 @@ PEAK_FLOPS = {
     "TPU v5": 459e12,
     "TPU v6 lite": 918e12,
 }
-"""Dense bfloat16 operations per second that the makers state, by the beginning of the device's name."""
+"""Dense bfloat16 operations per second as stated by the manufacturers, by the beginning of the device's name."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a model: its trained parameters, and operations of one image forward."""
+    """One part of a model: its trained parameters, and operations per image in the forward pass."""
 
     name: str
     parameters: int
@@ -42,7 +42,7 @@ class Part:
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Operations per second that the device could do at best; `None` where it is not known."""
+    """Peak operations per second of the device; `None` where it is not known."""
     known = [kind for kind in PEAK_FLOPS if device.device_kind.startswith(kind)]
     return PEAK_FLOPS[max(known, key=len)] if known else None
 
@@ -50,8 +50,8 @@ def peak_flops(device: jax.Device) -> float | None:
 def parts_of(task: Task) -> list[Part]:
     """Parts of a task's model with their cost.
 
-    Operations are two per multiplication, of matrix products and attention; both decoded sequences count whole, so
-    that shortcuts show as speed and not as less work.
+    Operations are two per multiplication, of matrix products and attention. Both decoded sequences are counted
+    completely, so that exact shortcuts show as speed and not as fewer operations.
     """
     counts: Counter[str] = Counter()
     for name, leaf in flatten_names(abstract_model(*task.model)[1]).items():
@@ -61,7 +61,7 @@ def parts_of(task: Task) -> list[Part]:
 
 
 def part_of(name: str) -> str:
-    """Part that a parameter belongs to; the encoder's last norm counts to its last stage."""
+    """Part to which a parameter belongs; the final norm of the encoder belongs to the last stage."""
     if name.startswith(("decoder/", "head/")):
         return name.split("/")[0]
     if name.startswith("encoder/patch_embed/"):
@@ -70,7 +70,7 @@ def part_of(name: str) -> str:
 
 
 def forward_flops(settings: ModelSettings) -> dict[str, float]:
-    """Operations of one image forward, by part."""
+    """Operations per image in the forward pass, by part."""
     grid = settings.grids[0]
     result = {"patches": 2.0 * PATCH**2 * len(settings.bands) * settings.embed_dim * grid**2}
     for stage, (depth, window) in enumerate(zip(settings.depths, settings.window_sides, strict=True)):
@@ -90,7 +90,7 @@ def block_flops(tokens: int, width: int, attended: int, mlp_ratio: int) -> float
 
 
 def training_flops(parts: list[Part]) -> float:
-    """Operations of one image forward and backward."""
+    """Operations per image in forward and backward pass."""
     return 3 * sum(part.flops for part in parts)
 
 
@@ -108,7 +108,7 @@ def tree_bytes(tree: Any) -> int:
 
 
 def device_memory() -> int | None:
-    """Bytes of memory that one device may use; None where it does not tell."""
+    """Bytes of memory that one device may use; None where this is not known."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -116,7 +116,7 @@ def device_memory() -> int | None:
 
 
 def check_records_fit(held: int, state: int, devices: int) -> None:
-    """Refuse to start where the records cannot lie beside the state, without the time that the compiler takes.
+    """Refuse to start where records and state do not fit in device memory, before the time of the compiler.
 
     Args:
         held: Bytes of training records on each device.
@@ -136,11 +136,11 @@ def check_records_fit(held: int, state: int, devices: int) -> None:
 
 
 def check_disk(state: int, workdir: Path) -> None:
-    """Refuse to start where the checkpoints cannot lie.
+    """Refuse to start where the checkpoints do not fit on the disk.
 
     Args:
         state: Bytes of the run's state.
-        workdir: Work directory; need not exist.
+        workdir: Work directory; it need not exist.
 
     Raises:
         UserError: There is less free space than two checkpoints need.
@@ -155,14 +155,14 @@ def check_disk(state: int, workdir: Path) -> None:
 
 
 OFF = "off"
-"""Says that nothing is to be kept."""
+"""In place of a folder: nothing is kept."""
 
 
 def default_place() -> Path | None:
     """`$XDG_CACHE_HOME/sarwmix_jax/compiled`, by default below `~/.cache`; None for a user without a home."""
     try:
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # neither HOME nor an entry among the users
+    except RuntimeError:  # there is neither HOME nor an entry for the user
         return None
     return cache / "sarwmix_jax" / "compiled"
 
@@ -171,14 +171,14 @@ def keep_compiled(place: str | None = None) -> Path | None:
     """Keeps every program that takes more than half a second to compile.
 
     Args:
-        place: A folder, or "off". Unless given: what the environment tells JAX (`JAX_COMPILATION_CACHE_DIR`), else
-            `default_place()`, or nothing where there is none or it cannot be written.
+        place: A folder, or "off". By default the folder that the environment sets for JAX
+            (`JAX_COMPILATION_CACHE_DIR`), else `default_place()`, or none where this cannot be written.
 
     Returns:
         The folder, or None where nothing is kept.
 
     Raises:
-        UserError: The folder that was asked for cannot be written.
+        UserError: The given folder cannot be written.
     """
     if place == OFF:
         return None

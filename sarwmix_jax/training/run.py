@@ -1,4 +1,4 @@
-"""Everything a run needs before its first step: records, cut batches, the task, compiled steps, first parameters."""
+"""The set-up of a run: records, batch, task, compiled steps, first parameters."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -46,21 +46,21 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a run needs that does not change while it goes on.
+    """Everything that a run needs and that does not change during the run.
 
     Attributes:
-        settings: As given.
-        task: What is trained; its settings are cut to this machine.
+        settings: The settings as given.
+        task: The task; its settings are adapted to the devices.
         mesh: The devices.
-        sources: Samples to train on, of every record set.
-        held_out: Samples to validate on, of every record set; empty where there are none.
-        schedule: When it does what.
-        optimizer: Its state belongs to the run's.
+        sources: Samples to train on, by record set.
+        held_out: Samples to validate on, by record set; empty where there are none.
+        schedule: When the run logs, validates, saves and ends.
+        optimizer: The optimiser; its state is part of the run's state.
         graphdef: The model without its arrays.
-        train_step: Compiled.
-        validate: Function (params, fixed) -> figures on the validation records, where there are some.
-        probe: Function (params, fixed) -> scores of frozen features on labelled records, where there are some.
-        notes: What the user should know of it, in lines.
+        train_step: The compiled training step.
+        validate: Function (params, fixed) -> scores on the validation records, if there are any.
+        probe: Function (params, fixed) -> scores of frozen features on labelled records, if there are any.
+        notes: Lines for the user.
     """
 
     settings: RunSettings
@@ -83,11 +83,11 @@ class Run:
 
 
 def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
-    """Open the records, cut the batch over the devices, build the steps; writes nothing.
+    """Open the records, divide the batch over the devices, build the steps; writes nothing.
 
     Args:
         settings: Checked settings.
-        previous: What the run's own checkpoints say.
+        previous: Description of the run in its own checkpoints, if any.
 
     Raises:
         UserError: Records, batch or devices do not fit, or there is no checkpoint at `init_from`.
@@ -131,12 +131,12 @@ def cut_batch(batch: Any, devices: int, frozen_mix_group: int | None = None) -> 
     """Batch settings with micro-batch and mix group set.
 
     Args:
-        batch: As the user has them.
-        devices: How many there are, over all processes.
-        frozen_mix_group: The mix group of the run's checkpoint, which stays whatever the devices.
+        batch: Batch settings of the user.
+        devices: Number of devices of all processes.
+        frozen_mix_group: The mix group of the run's checkpoint, which is kept for any devices.
 
     Raises:
-        UserError: The parts are not whole, or images would mix with themselves.
+        UserError: The batch cannot be divided evenly, or images would mix with themselves.
     """
     if batch.global_batch % devices:
         raise UserError(
@@ -172,7 +172,7 @@ def band_statistics(settings: RunSettings, sources: tuple[Any, ...]) -> BandStat
     """The statistics that standardise the run's images.
 
     Raises:
-        UserError: Those of the record set are asked for, and it has none, or there are several sets.
+        UserError: Those of the record set are requested, but it has none, or there are several sets.
     """
     if settings.data.statistics != RECORDS:
         return STATISTICS[settings.data.statistics]
@@ -192,16 +192,16 @@ def band_statistics(settings: RunSettings, sources: tuple[Any, ...]) -> BandStat
 
 def describe_sources(run: Run) -> dict[str, Any]:
     """Origin of a run's data, for its checkpoints."""
-    said = ("name", "version", "source", "quantity")
+    fields = ("name", "version", "source", "quantity")
     sets = [
-        {"folder": folder, **{name: getattr(source.contract, name) for name in said}, "records": len(source)}
+        {"folder": folder, **{name: getattr(source.contract, name) for name in fields}, "records": len(source)}
         for folder, source in zip(run.settings.data.records, run.sources, strict=True)
     ]
     return {"split": run.settings.data.split, "sets": sets}
 
 
 def abstract_state(run: Run, *, stored: bool = False) -> TrainState:
-    """Shapes, dtypes and places of a run's state; `stored`: as checkpoints have it, one entry a block."""
+    """Shapes, dtypes and shardings of a run's state; `stored`: as in checkpoints, with one entry per block."""
     _, params, fixed = abstract_model(*run.task.model)
     step: Any = jax.ShapeDtypeStruct((), np.int32)
     state = TrainState(params, fixed, jax.eval_shape(run.optimizer.init, params), step)
@@ -212,7 +212,7 @@ def abstract_state(run: Run, *, stored: bool = False) -> TrainState:
 
 
 def stored(tree: T, run: Run) -> T:
-    """A state, or a part of it, in the form that checkpoints have."""
+    """A state, or a part of it, in the form of checkpoints."""
     return jax.jit(unstack_blocks)(tree) if run.stacked else tree
 
 
@@ -222,7 +222,7 @@ def in_memory(tree: T, run: Run) -> T:
 
 
 def first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Start]:
-    """The state in which this start begins, and where it comes from.
+    """The state at this start, and where it comes from.
 
     Raises:
         UserError: See `restore.find_start`.
@@ -253,8 +253,8 @@ class DeviceBatch(NamedTuple):
     """One step's batch.
 
     Attributes:
-        arrays: What the compiled step takes, sharded over the devices.
-        records: Numbers of the records of this process's part.
+        arrays: Arrays for the compiled step, sharded over the devices.
+        records: Numbers of the records in this process's part.
     """
 
     arrays: Batch
@@ -262,10 +262,10 @@ class DeviceBatch(NamedTuple):
 
 
 class LoaderFeed(Iterator[DeviceBatch]):
-    """Batches read from the records in every step; which records a step gets depends on seed and step alone."""
+    """Batches that are read in every step; the records of a step depend on seed and step number alone."""
 
     def __init__(self, run: Run, start: int) -> None:
-        """Begin at step `start`.
+        """Start at step `start`.
 
         Raises:
             UserError: The record sets cannot be mixed.

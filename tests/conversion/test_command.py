@@ -42,6 +42,7 @@ def rewritten(path, name: str, change=lambda model: None, around=around) -> None
     handmade.write(path, around(views), storages)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(("name", "options"), [("pretrain", PRETRAIN), ("finetune", FINETUNE), ("flood", FLOOD)])
 def test_golden_files_convert_and_the_result_states_what_it_is(tmp_path, capsys, name, options):
     source = GOLDEN / f"{name}_tiny.pth"
@@ -119,7 +120,7 @@ def test_missing_tensors_are_drawn_when_allowed(tmp_path, capsys):
     assert "1 missing: norm.weight (--allow-missing NAME" in capsys.readouterr().err
     assert run(tmp_path / "a.pth", tmp_path / "out", *FINETUNE, "--allow-missing", "norm.weight") == 0
     output = capsys.readouterr().out
-    assert "missing, drawn afresh: encoder/norm/scale" in output
+    assert "missing, newly initialised: encoder/norm/scale" in output
     loaded = load_parameters(tmp_path / "out")
     np.testing.assert_array_equal(flatten_names(loaded.params)["encoder/norm/scale"], np.ones(64))
     assert loaded.description["source"]["drawn"] == ["encoder/norm/scale"]

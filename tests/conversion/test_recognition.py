@@ -140,7 +140,7 @@ def test_a_head_of_no_classes():
         recognise(empty, V1, None)
 
 
-def test_missing_tensors_that_tell_widths():
+def test_missing_tensors_that_determine_widths():
     for name in ("patch_embed.proj.weight", "absolute_pos_embed", "mask_token"):
         incomplete = {key: value for key, value in base().items() if key != name}
         with pytest.raises(UserError, match=name):

@@ -61,7 +61,7 @@ def test_good_records_pass(tmp_path, images):
         (Expectation(classes=("a",)), "labels are 0 classes, expected 1"),
     ],
 )
-def test_what_the_contract_says_is_compared(tmp_path, images, expected, message):
+def test_what_the_contract_states_is_compared(tmp_path, images, expected, message):
     assert message in refusal(source_of(tmp_path, images), expected)
 
 

@@ -118,7 +118,7 @@ def test_a_damaged_file_is_one_line_also_from_reading_threads(make_source, read)
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
-def test_evaluation_gives_every_record_once_and_says_what_is_padding(make_source, processes):
+def test_evaluation_gives_every_record_once_and_marks_padding(make_source, processes):
     source = make_source(21)
     parts = [list(EvaluationInput(source, 8, process_index=p, process_count=processes)) for p in range(processes)]
     assert [len(part) for part in parts] == [3] * processes

@@ -37,6 +37,7 @@ def test_the_same_record_gives_the_same_bytes():
     assert encode_record(record, "train", contract) == encode_record(record, "train", contract)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     "change, message",
     [

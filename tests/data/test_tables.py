@@ -100,7 +100,7 @@ def test_columns_of_the_same_meaning_are_taken(tmp_path):
         ("snow", pa.array([True, None]), "column 'snow' is null, first in row 2"),
     ],
 )
-def test_columns_that_say_something_else_are_one_line(tmp_path, name, values, message):
+def test_columns_of_other_values_are_refused_in_one_line(tmp_path, name, values, message):
     position = TABLE.column_names.index(name)
     table = TABLE.remove_column(position) if values is None else TABLE.set_column(position, name, values)
     with pytest.raises(UserError, match=message):

@@ -207,5 +207,5 @@ def test_mistakes_are_one_line(run_here, lists, tmp_path):
     assert "give the table that maps them" in refusal("--root", ROOT, "--splits", f"train={tmp_path / 's2.csv'}")
     (tmp_path / "odd.csv").write_text("S2A_1,s1_name\nS2A_2,S1A_2\n")
     assert "row 1: 's1_name' is no S1 name" in refusal("--root", ROOT, "--splits", f"train={tmp_path / 'odd.csv'}")
-    assert "say why, as in snow=" in refusal("--root", ROOT, "--splits", *lists, "--exclude", "list.csv")
+    assert "give a reason, as in snow=" in refusal("--root", ROOT, "--splits", *lists, "--exclude", "list.csv")
     assert not (tmp_path / "out").exists()

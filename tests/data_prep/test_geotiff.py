@@ -195,7 +195,7 @@ def test_labels_and_splits(run_here, refusal, tmp_path):
     assert list(records["gamma0_1_000000_000032"]["labels"]) == [1, 0]
     assert list(records["gamma0_1_000000_000000"]["labels"]) == [0, 0]
     labels.write_text("name,labels\ngamma0_9,water\n")
-    assert "names gamma0_9, which is no scene and no tile of one" in refusal(*fixed)
+    assert "names gamma0_9, which is neither a scene nor a tile" in refusal(*fixed)
     labels.write_text("scene,labels\ngamma0_9,water\n")
     assert "it needs name and labels" in refusal(*fixed)
     labels.write_text(f"name,labels\ngamma0_0,{CLASSES[4]}\n")

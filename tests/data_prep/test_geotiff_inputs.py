@@ -23,7 +23,7 @@ def pair(folder, name="gamma0", **more):
 
 
 @pytest.mark.parametrize("kind", ["nothing", "ground control points", "a system alone"])
-def test_scenes_that_do_not_say_where_they_lie_are_refused(run_here, refusal, tmp_path, kind):
+def test_scenes_without_georeference_are_refused(run_here, refusal, tmp_path, kind):
     pair(tmp_path / "in", "gamma0_a")
     for path in pair(tmp_path / "in", "gamma0_b"):
         with rasterio.open(path) as file:
@@ -64,7 +64,7 @@ def test_names_that_are_not_utf8_are_one_line_that_shows_their_bytes(run_here, r
     assert r"gamma0_\x1b[31m_VH.tif has " in refusal("--inputs", tmp_path / "coloured", "--tile=64")
 
 
-def test_linked_folders_are_read_and_cycles_are_said(run_here, refusal, tmp_path):
+def test_linked_folders_are_read_and_cycles_are_reported(run_here, refusal, tmp_path):
     pair(tmp_path / "elsewhere", "gamma0_a")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "link").symlink_to(tmp_path / "elsewhere")
@@ -83,7 +83,7 @@ def test_options_without_effect_are_refused(run_here, refusal, tmp_path):
     assert "--bands=VV,VH,ANGLE does not fit: every file has one band" in refusal(*fixed, "--bands=vv,vh,angle")
     done = run_here(SCRIPT, *fixed, "--bands=vv,vh", "--dry-run", "--out", tmp_path / "agreeing")
     assert done.returncode == 0, done.stderr
-    assert "--nodata=nan: NaN is nodata always" in refusal(*fixed, "--nodata=nan")
+    assert "--nodata=nan: NaN is always nodata" in refusal(*fixed, "--nodata=nan")
     assert "--overlap=31: no scene has room for a second tile of 48" in refusal(*fixed, "--overlap=31")
     assert "--validation=0.5: all scenes lie in one place" in refusal(*fixed, "--validation=0.5")
     assert "--validation=1: give a share of the places from 0 to below 1" in refusal(*fixed, "--validation=1")

@@ -80,8 +80,8 @@ def test_ancillary_files_are_passed_over_in_one_line_and_faults_are_not(run_here
     fixed = ["--inputs", tmp_path / "in", "--tile=32"]
     done = run_here(SCRIPT, *fixed, "--out", tmp_path / "out")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("passed over") == 1
-    assert "passed over files without backscatter: 1 DEM, 1 RGB, 1 area, 2 incidence angle, 3 mask\n" in done.stdout
+    assert done.stdout.count("skipped files") == 1
+    assert "skipped files without backscatter: 1 DEM, 1 RGB, 1 area, 2 incidence angle, 3 mask\n" in done.stdout
     assert len(records_of(tmp_path / "out")) == 2
     (folder / f"{folder.name}_VV.tif").rename(folder / f"{folder.name}_VV_incomplete.dat")
     assert "for which no VV is found" in refusal(*fixed)

@@ -53,7 +53,7 @@ def test_flags_exclude_and_reasons_are_given_once(rows, tmp_path):
     assert kept["s1_name"].to_pylist() == S1[1:] and counts == {"snow": 1, "cloud or shadow": 0, "seen": 0}
     with pytest.raises(UserError, match="the reason 'snow' is given twice"):
         read_exclusions([str(path), f"snow={again}"], rows)
-    with pytest.raises(UserError, match="the flags of a parquet say why; leave out snow="):
+    with pytest.raises(UserError, match="the flags of a parquet file state the reason; leave out snow="):
         read_exclusions([f"snow={path}"], rows)
     pyarrow.parquet.write_table(pa.table({"s1_name": S1, **flags, "contains_seasonal_snow": [1, 0, 0, 0]}), path)
     with pytest.raises(UserError, match="'contains_seasonal_snow' holds int64, expected true and false"):

@@ -140,7 +140,7 @@ def test_the_published_files_hold_the_same(run_here, raw, tmp_path):
 
 
 @pytest.mark.parametrize("key, share", [(2, 0.26), (3, 0.24)])
-def test_the_shares_of_zeros_are_what_the_miniature_says(raw, key, share):
+def test_the_shares_of_zeros_are_those_of_the_miniature(raw, key, share):
     assert (expected_power(raw, "7", key)[0] == 0).mean() == pytest.approx(share, abs=0.008)
     assert not (expected_power(raw, "7", key)[1] == 0).any()
 
@@ -288,7 +288,7 @@ def test_zips_that_claim_too_much_or_are_cut_are_refused(refusal, monkeypatch, a
     assert "is not a complete zip" in refusal("--zip", cut)
     assert "no file" in refusal("--zip", tmp_path / "nothing.zip")
     monkeypatch.setattr("sarwmix_jax.preparation.flood_files.LARGEST_BYTES", 1_000_000)
-    assert "more than any file of the data set has" in refusal("--zip", archive)
+    assert "more than any file of the data set; do not" in refusal("--zip", archive)
 
 
 def test_damage_inside_a_zip_is_named(refusal, archive, tmp_path):

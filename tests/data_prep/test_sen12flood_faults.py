@@ -119,6 +119,6 @@ def test_lists_and_options_that_do_nothing_are_refused(refusal, raw, tmp_path): 
     os.mkfifo(tmp_path / "pipe")
     assert "is not a regular file" in refusal(*lists[:-1], tmp_path / "pipe")
     fixed = ["--raw-root", raw]
-    assert "--records-per-shard=7 is of the layout records" in refusal(*fixed, "--layout=npy", "--records-per-shard=7")
+    assert "--records-per-shard=7 is for the layout records" in refusal(*fixed, "--layout=npy", "--records-per-shard=7")
     assert "--dry-run shows the plan of all parts" in refusal(*fixed, "--dry-run", "--shard=1/2")
     assert "--dry-run shows the plan of all parts" in refusal(*fixed, "--layout=npy", "--dry-run", "--merge")

@@ -40,7 +40,7 @@ def test_what_is_there_is_kept(run_here, tmp_path):
     assert digests(out) == before
 
 
-def test_a_dry_run_tells_and_writes_nothing(run_here, tmp_path):
+def test_a_dry_run_reports_and_writes_nothing(run_here, tmp_path):
     done = run_here(SCRIPT, "--out", tmp_path / "out", *COUNTS, "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "would write 9 records in 4 files" in done.stdout and "train 7, validation 2" in done.stdout
@@ -67,4 +67,4 @@ def test_a_mistake_is_one_line(run_here, tmp_path, wrong, message):
 
 def test_no_scenes_at_all(run_here, tmp_path):
     done = run_here(SCRIPT, "--out", tmp_path / "out", "--train=0", "--validation=0", "--test=0")
-    assert done.returncode == 2 and "no scene is wanted: train, validation, test are all 0" in done.stderr
+    assert done.returncode == 2 and "no scenes: train, validation, test are all 0; give" in done.stderr

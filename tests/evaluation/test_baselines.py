@@ -79,6 +79,7 @@ def test_change_threshold_with_one_class_only(label, threshold):
     assert (rule(np.array([0.0, 9.0])).argmax(1) == label).all()
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("call", "message"),
     [

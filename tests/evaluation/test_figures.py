@@ -146,6 +146,7 @@ def test_names_lose_their_middle():
     assert short_name("Pastures") == "Pastures"
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_faults(tmp_path):
     probabilities, targets = nineteen_classes()
     with pytest.raises(UserError, match="no class has a positive"):

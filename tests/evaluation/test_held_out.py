@@ -93,7 +93,7 @@ def vectors(images):
     return cells.transpose(0, 2, 4, 3, 5, 1).reshape(batch, -1, 32 * 32 * bands)
 
 
-def test_mixed_input_shows_the_partner_where_the_mask_says(held_out_scenes):
+def test_mixed_input_shows_the_partner_where_the_mask_is_one(held_out_scenes):
     model = small_model()
     group, _ = next(iter(groups(model, held_out_scenes)))
     own = np.isclose(vectors(group.mixed_db), vectors(group.original_db)).all(axis=-1)

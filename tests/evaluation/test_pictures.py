@@ -138,7 +138,7 @@ def test_long_names_are_shortened_and_never_overlap(held_out_scenes, tmp_path, m
     assert not any(long in title for title in titles)
 
 
-def test_nothing_is_said_of_the_truth_where_nothing_is_borrowed(held_out_scenes, tmp_path, texts):
+def test_no_note_on_the_truth_where_nothing_is_borrowed(held_out_scenes, tmp_path, texts):
     draw_reconstructions(
         tmp_path / "a.png", reconstruct_samples({"m": small_model()}, held_out_scenes, [0]), borrowed=False
     )
@@ -172,7 +172,7 @@ def test_loss_curve_with_and_without_validation(tmp_path, texts):
     assert "weighted loss" in texts
 
 
-def test_short_names_tell_checkpoints_apart():
+def test_short_names_distinguish_checkpoints():
     assert short_names(["runs/a", "runs/b/"]) == ["a", "b"]
     assert short_names(["x/checkpoints/4", "y/checkpoints/4"]) == ["x/checkpoints/4", "y/checkpoints/4"]
     with pytest.raises(UserError, match="the same checkpoint twice"):

@@ -76,21 +76,22 @@ def test_stopping_early_is_counted(monkeypatch):
 GOOD = clouds(0, 20)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
-    ("train", "test_features", "message"),
+    ("features", "truth", "test_features", "message"),
     [
-        (Samples(GOOD.features, GOOD.truth[1:]), GOOD.features, r"training labels have shape \(19,\) for 20 samples"),
-        (Samples(GOOD.features, GOOD.truth + 4), GOOD.features, "training labels must be from 0 to 3"),
-        (Samples(GOOD.features * np.nan, GOOD.truth), GOOD.features, "of 20 samples are NaN or infinite, the first is"),
-        (Samples(GOOD.features[:0], GOOD.truth[:0]), GOOD.features, "give at least one row"),
-        (GOOD, GOOD.features[:, 1:], r"test features have shape \(20, 11\)"),
-        (Samples(GOOD.features, np.zeros((20, 4), int)), GOOD.features, "a probe needs positives"),
+        (GOOD.features, GOOD.truth[1:], GOOD.features, r"training labels have shape \(19,\) for 20 samples"),
+        (GOOD.features, GOOD.truth + 4, GOOD.features, "training labels must be from 0 to 3"),
+        (GOOD.features * np.nan, GOOD.truth, GOOD.features, "of 20 samples are NaN or infinite, the first is"),
+        (GOOD.features[:0], GOOD.truth[:0], GOOD.features, "give at least one row"),
+        (GOOD.features, GOOD.truth, GOOD.features[:, 1:], r"test features have shape \(20, 11\)"),
+        (GOOD.features, np.zeros((20, 4), int), GOOD.features, "a probe needs positives"),
     ],
 )
 @pytest.mark.parametrize("probe", [logistic_probe, neighbour_probe])
-def test_faults(probe, train, test_features, message):
+def test_faults(probe, features, truth, test_features, message):
     with pytest.raises(UserError, match=message):
-        probe(train, GOOD, test_features, 4)
+        probe(Samples(features, truth), GOOD, test_features, 4)
 
 
 def test_empty_settings():

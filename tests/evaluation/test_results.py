@@ -123,6 +123,7 @@ def test_files_that_are_no_results(tmp_path, text):
         read_result(tmp_path / "missing.json")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_split_of_selection_is_called_as_it_was_read():
     best = {"lowest_loss": {"step": 3}, "sum": {"step": 2}}
     description = {"settings": {"validation": {"split": "if_any"}}, "progress": {"best": best}}

@@ -5,11 +5,12 @@ import pytest
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.geotiff.places import held_out_places, places_of
 from sarwmix_jax.geotiff.scenes import Scene
+from sarwmix_jax.geotiff.statements import Statements
 
 
 def scene(left: float, top: float, side: int = 100, crs: str = "EPSG:32633", metres: float = 10) -> Scene:
     transform = (metres, 0.0, left, 0.0, -metres, top)
-    return Scene(f"{crs} {left} {top}", (), side, side, crs, transform, "")
+    return Scene(f"{crs} {left} {top}", (), side, side, crs, transform, Statements())
 
 
 def test_scenes_that_overlap_or_touch_are_one_place_also_through_others():

@@ -87,6 +87,7 @@ def test_thresholds_where_probabilities_are_zero_or_neighbours():
     assert multilabel_scores(probabilities, targets, "ab", found).per_class[1].f1 == 1.0
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_faults():
     logits, targets = overconfident_multilabel(50)
     with pytest.raises(UserError, match="targets have shape"):

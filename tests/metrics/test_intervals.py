@@ -123,6 +123,7 @@ def test_no_interval_where_clusters_are_too_few():
             assert words in interval.reason
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_faults():
     probabilities, targets, cluster = clustered(np.random.default_rng(0), 10)
     statistic = MultilabelStatistic(probabilities, targets, cluster, average_precision=False)

@@ -119,6 +119,7 @@ def test_probabilities_are_float32_and_logits_finite():
 P, T, L = np.float32([[0.25, 0.75], [0.5, 0.5]]), np.eye(2, dtype=np.int8), np.array([0, 1])
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("function", "arguments", "message"),
     [

@@ -38,6 +38,7 @@ def gradients():
     return jax.jit(jax.value_and_grad(partial(loss, graphdef, fixed, task())))
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize("masked_count", [8, None], ids=["gathered", "plain"])
 def test_encoder_and_both_sequences(masked_count):
     model = merge_model(*golden_autoencoder())
@@ -48,6 +49,7 @@ def test_encoder_and_both_sequences(masked_count):
     np.testing.assert_allclose(sequences, PRETRAIN["x_rec"], rtol=0, atol=5e-5)
 
 
+@pytest.mark.smoke
 @pytest.mark.parametrize(
     ("key", "asked"),
     [
@@ -61,6 +63,7 @@ def test_loss_forms(key, asked):
     assert abs(value - PRETRAIN[key]) < 1e-5
 
 
+@pytest.mark.smoke
 def test_loss_and_every_stored_gradient():
     _, params, _ = golden_autoencoder()
     value, grads = gradients()(params, PRETRAIN["x_db"], jnp.asarray(PRETRAIN["mask"]))
@@ -102,6 +105,7 @@ def test_names_of_a_whole_model_are_those_of_the_table():
     assert set(names_of(whole)) == set(from_published(whole))
 
 
+@pytest.mark.smoke
 def test_odd_batch_with_five_cells_masked():
     graphdef, params, fixed = golden_autoencoder()
     db, mask = PRETRAIN["x_db"][:3], jnp.asarray(PRETRAIN["odd_mask"])
@@ -116,6 +120,7 @@ def test_odd_batch_with_five_cells_masked():
 TRAJECTORY = OptimizerSettings(warmup_epochs=2, schedule_epochs=10)
 
 
+@pytest.mark.smoke
 def test_eight_steps():
     _, params, _ = golden_autoencoder()
     optimizer, opt_state = make_optimizer(TRAJECTORY), make_optimizer(TRAJECTORY).init(params)
@@ -147,6 +152,7 @@ def compare_trained(params) -> None:
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.smoke
 def test_accumulation_and_clipping():
     _, params, _ = golden_autoencoder()
     recipe = OptimizerSettings(clip_grad=1.0)
@@ -166,6 +172,7 @@ def test_accumulation_and_clipping():
     assert abs(value - PRETRAIN["accum_final_loss_check"]) < 1e-4
 
 
+@pytest.mark.smoke
 def test_classifier():
     stored = golden("finetune_tiny")
     model = merge_model(*golden_classifier())

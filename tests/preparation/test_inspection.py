@@ -49,7 +49,7 @@ def test_a_broken_promise_is_found(run, make_source, tmp_path):
     write_file(folder / CONTRACT_FILE, dataclasses.replace(contract, statistics=changed).to_json())
     code, output = run(folder, f"--out={tmp_path / 'sheet.png'}")
     assert code == 1 and "2 checks" in output.err
-    assert "FAILED split train: mean_db of VH is -21.812500, the contract says -10.000000" in output.out
+    assert "FAILED split train: mean_db of VH is -21.812500, the contract states -10.000000" in output.out
 
 
 def test_swapped_bands_and_linear_values_are_found(tmp_path):

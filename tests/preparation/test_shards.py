@@ -157,7 +157,7 @@ def test_a_whole_shard_or_split_may_be_unreadable(tmp_path):
     prepare(work, Reader(missing=frozenset(test)), tmp_path / "split", on_error="skip")
     assert open_records(tmp_path / "split", "train").contract.records == {"train": 27}
     everything = frozenset(work.rows["patch_id"].to_pylist())
-    with pytest.raises(UserError, match="not one of 40 records could be read: no such file"):
+    with pytest.raises(UserError, match="none of 40 records could be read: no such file"):
         prepare(work, Reader(missing=everything), tmp_path / "none", on_error="skip")
 
 

@@ -32,7 +32,7 @@ def test_nan_in_one_band_makes_the_pixel_invalid_and_finite():
     np.testing.assert_allclose(record.image[1, 0, 0], (-10 * 13 - 20) / 14, rtol=1e-6)
 
 
-def test_zeros_are_the_floor_or_nodata_as_told():
+def test_zeros_are_the_floor_or_nodata_as_set():
     values = power(_000=0.0, _010=-0.001, _020=1e-9)
     floor = record_from_power(values, "p")
     assert floor.valid_pixels.all()

@@ -12,7 +12,7 @@ from .test_workers_sets import prepare, units
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_without_locks_it_works_and_says_so(monkeypatch, capsys, tmp_path, code):
+def test_without_locks_it_works_with_a_warning(monkeypatch, capsys, tmp_path, code):
     def refuse(*_):
         raise OSError(code, "no locks here")
 

@@ -59,9 +59,9 @@ def test_all_files_and_the_report_are_there(tmp_path, workers):
 def test_a_stopped_run_goes_on_and_other_work_is_refused(tmp_path):
     with pytest.raises(UserError, match="source 3 is damaged; repair it"):
         prepare(units(5, broken={3}), tmp_path / "out")
-    with pytest.raises(UserError, match="was begun with other"):
+    with pytest.raises(UserError, match="was started with other"):
         prepare(units(5), tmp_path / "out", settings="others")
-    with pytest.raises(UserError, match="was begun with other"):
+    with pytest.raises(UserError, match="was started with other"):
         prepare(units(6), tmp_path / "out")
     assert prepare(units(5, broken={0, 1, 2}), tmp_path / "out")["total"] == 10  # those three are done
 

@@ -33,7 +33,7 @@ def test_table_fits_a_terminal_and_shows_defaults_as_the_command_line_takes_them
         assert max(map(len, lines)) <= 120
         assert "unset one with an empty value or none: --config.batch.micro_batch=" in " ".join(lines[-2:])
     table = settings_table("pretraining")
-    assert re.search(r"model\.depths +whole numbers between +2,2,18,2 +blocks", table)
+    assert re.search(r"model\.depths +whole numbers separated +2,2,18,2 +blocks", table)
     assert re.search(r"weighting\.mode +one of per_channel, +per_channel +per_channel: each band", table)
     assert re.search(r"optimizer\.base_lr +number above 0 +0\.00015 +largest", table)
     assert re.search(r"batch\.micro_batch +whole number above 0, or +unset +images", table)

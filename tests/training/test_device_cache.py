@@ -184,7 +184,7 @@ def start(what, folder, *arguments, devices=8):
 def answer(process):
     out, errors = process.communicate(timeout=900)
     assert process.returncode == 0, errors
-    return json.loads(out.splitlines()[-1])  # before it stands what gloo says
+    return json.loads(out.splitlines()[-1])  # gloo prints lines before it
 
 
 def write_both(folder):

@@ -40,8 +40,8 @@ def test_two_steps_of_the_loader_and_two_of_records_held_equal_four_of_the_loade
     parts = train(run_settings(**unvalidated, data__resident=True), tmp_path / "parts")
     assert losses(tmp_path / "loaded") == losses(tmp_path / "parts") and len(losses(tmp_path / "parts")) == 4
     same(loaded.state, parts.state)
-    (told,) = [entry for entry in read_log(tmp_path / "parts") if entry["event"] == "resident"]
-    assert (told["records"], told["bytes_per_device"]) == (20, 20 * RECORD_BYTES)
+    (resident,) = [entry for entry in read_log(tmp_path / "parts") if entry["event"] == "resident"]
+    assert (resident["records"], resident["bytes_per_device"]) == (20, 20 * RECORD_BYTES)
 
 
 @pytest.mark.slow
@@ -106,9 +106,9 @@ def test_a_loss_that_is_not_finite_names_the_records_held(run_settings, tmp_path
     with pytest.raises(UserError, match=r"not finite at step \d; .* records of the batch: synthetic_train_") as caught:
         train(settings, tmp_path)
     step = int(str(caught.value).split("at step ")[1][0])
-    told = json.loads((tmp_path / f"not_finite_step_{step}_process_0.json").read_text())
+    report = json.loads((tmp_path / f"not_finite_step_{step}_process_0.json").read_text())
     batches = LoaderFeed(set_up(run_settings()), step)
-    assert told["records"] == [f"synthetic_train_{number:06d}" for number in next(batches).records]
+    assert report["records"] == [f"synthetic_train_{number:06d}" for number in next(batches).records]
     batches.close()
 
 

@@ -72,6 +72,7 @@ def test_a_multilabel_run_learns_goes_on_bit_for_bit_and_keeps_what_each_rule_se
     assert (best.kind, best.description["class_names"]) == ("classifier", list(CLASSES))
 
 
+@pytest.mark.smoke
 def test_a_flood_run_learns_and_goes_on_bit_for_bit(whole_and_parts, pairs, tmp_path):
     changes = RANDOM | {"task": "flood", "data__records": (str(pairs),), "batch__micro_batch": 4}
     whole = whole_and_parts(changes, signal_after=3)
@@ -114,7 +115,7 @@ def test_a_frozen_encoder_on_a_balanced_half_of_the_labels_with_acquisitions_hel
     counts = [sum(name in labelled_scene(number).labels for number in training) for name in CLASSES]
     np.testing.assert_allclose(run.task.class_weights, [(8 - count) / count for count in counts])
 
-    # written once; anew only for other settings
+    # written once; replaced only for other settings
     (tmp_path / "run" / "samples.json").write_text("kept")
     train(settings, tmp_path / "run")
     assert (tmp_path / "run" / "samples.json").read_text() == "kept"
@@ -131,6 +132,6 @@ def test_a_run_without_progress_runs_out_of_patience(finetuning_settings, tmp_pa
     assert (progress.step, progress.stale, progress.interrupted) == (3, 2, None)
     assert {best["step"] for best in progress.best.values()} == {1}
     assert complete_steps(tmp_path / "checkpoints")[-1] == 3
-    assert "step 3: 2 validations without a better one; the run ends here" in capsys.readouterr().err
+    assert "step 3: 2 validations without improvement; the run ends here" in capsys.readouterr().err
     assert train(settings, tmp_path).first_loss is None
     assert len(training_curve(read_log(tmp_path))) == 3

@@ -72,6 +72,7 @@ def assert_two_parts_equal(changes, run_settings, workdir, whole_workdir, whole)
     same(one.state, other.state)
 
 
+@pytest.mark.smoke
 def test_four_steps_equal_two_a_restart_and_two(run_settings, finished, tmp_path):
     assert_two_parts_equal({}, run_settings, tmp_path, *finished)
 
@@ -129,12 +130,12 @@ def test_loss_that_is_not_finite_stops_the_run_and_names_the_records(run_setting
     ) as caught:
         train(run_settings(optimizer__base_lr=1e30, optimizer__stop_after_epochs=5.0), workdir, override=True)
     step = int(str(caught.value).split("at step ")[1][0])
-    told = json.loads((workdir / f"not_finite_step_{step}_process_0.json").read_text())
-    assert len(told["records"]) == 8
+    report = json.loads((workdir / f"not_finite_step_{step}_process_0.json").read_text())
+    assert len(report["records"]) == 8
     assert complete_steps(workdir / "checkpoints") == [2, 4]
 
 
-def test_a_run_starts_from_another_checkpoint_and_says_what_it_took(run_settings, finished, tmp_path, capsys):
+def test_a_run_starts_from_another_checkpoint_and_reports_what_it_took(run_settings, finished, tmp_path, capsys):
     workdir, first = finished
     second = train(run_settings(init_from=str(workdir), optimizer__stop_after_steps=1), tmp_path)
     same(first.state.params, second.state.params)  # the first step's learning rate is 0

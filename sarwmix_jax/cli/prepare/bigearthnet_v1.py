@@ -4,10 +4,10 @@ r"""The command `sarwmix prepare bigearthnet-v1`.
         --splits train=train.csv validation=val.csv test=test.csv --workers 8
 
 `--root` is the folder that holds `BigEarthNet-S1-v1.0/`; instead, `--zarr` is the Zarr store of the published system
-(`sentinel1/<s1_name>/{VH,VV}`, labels as attribute). Split lists are the official ones (an S2 name a line, mapped by
+(`sentinel1/<s1_name>/{VH,VV}`, labels as attribute). Split lists are the official ones (one S2 name per line, mapped by
 `--names`) or CSVs with the S1 name in a column. Lists may be compressed. Patches with none of the 19 classes are left
 out and counted, those with snow or cloud if lists of them are given: `--exclude snow=FILE cloud=FILE`, or the metadata
-of BigEarthNet v2 (parquet), whose flags mark them. A stopped run goes on where it was.
+of BigEarthNet v2 (parquet), whose flags mark them. A stopped run continues where it was.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from sarwmix_jax.preparation.plan import Plan
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--root", type=Path, help=f"folder that holds {bigearthnet.FOLDER_V1}/")
     source.add_argument("--zarr", type=Path, help="Zarr store that holds the group sentinel1")

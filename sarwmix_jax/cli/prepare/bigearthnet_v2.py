@@ -3,7 +3,7 @@
     sarwmix prepare bigearthnet-v2 --root DIR --metadata metadata.parquet --out records/bigearthnet_v2 --workers 8
 
 `--root` is the folder that holds `BigEarthNet-S1/`. More metadata files (the one of patches with snow, cloud or
-shadow; or `train=train.csv` files in the form of the published system) may follow the first. A stopped run goes on
+shadow; or `train=train.csv` files in the form of the published system) may follow the first. A stopped run continues
 where it was. On several machines: `--shard 1/3`, `--shard 2/3`, `--shard 3/3` with the same `--out`, then `--merge`.
 """
 
@@ -17,7 +17,7 @@ from sarwmix_jax.preparation.plan import Plan
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     parser.add_argument("--root", type=Path, required=True, help="folder that holds BigEarthNet-S1/")
     parser.add_argument("--metadata", nargs="+", required=True, help="metadata.parquet, or train=train.csv ...")
     add_work_arguments(parser)

@@ -1,4 +1,4 @@
-"""The frame of the preparation commands: arguments of the work, its outcome, mistakes in one line."""
+"""Common part of the preparation commands: flags of the work, dry run, outcome."""
 
 import argparse
 import itertools
@@ -21,9 +21,9 @@ _SHOWN_PROBLEMS = 10
 
 
 def add_work_arguments(parser: argparse.ArgumentParser, *, reads_files: bool = True) -> None:
-    """Add the arguments that every large preparation takes; `--on-error` only where files can be missing."""
+    """Add the flags that every large preparation has; `--on-error` only where files can be missing."""
     parser.add_argument(
-        "--out", required=True, metavar="FOLDER", help="folder of the record set, made when all is done"
+        "--out", required=True, metavar="FOLDER", help="folder of the record set, created when all is done"
     )
     parser.add_argument("--workers")
     parser.add_argument("--dry-run")
@@ -32,7 +32,9 @@ def add_work_arguments(parser: argparse.ArgumentParser, *, reads_files: bool = T
     parser.set_defaults(on_error="stop")
     if reads_files:
         parser.add_argument("--on-error", choices=("stop", "skip"), help="at a file that is missing or damaged")
-    parser.add_argument("--records-per-shard", type=int, default=RECORDS_PER_SHARD, help="records in a file of the set")
+    parser.add_argument(
+        "--records-per-shard", type=int, default=RECORDS_PER_SHARD, help="largest number of records per file"
+    )
 
 
 def work_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -56,7 +58,7 @@ def work_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_plan(arguments: argparse.Namespace, plan: Plan, read: Read, finish: Finish | None = None) -> None:
-    """Do what the command line asks for: prepare the records of a plan, or only print what that would be.
+    """Prepare the records of a plan or, in a dry run, print what would be written.
 
     Raises:
         UserError: In a dry run, the first record of a split cannot be read or `--out` exists; else as `prepare`.
@@ -89,7 +91,7 @@ def _print_plan(plan: Plan, read: Read, out: Path) -> None:
 
 
 def print_dry_run(out: Path, what: str, *details: str) -> None:
-    """Print what would be written, and the space on the disk.
+    """Print what would be written, and the free space on the disk.
 
     Raises:
         UserError: `out` exists.
@@ -110,7 +112,7 @@ def _try_first(read: Read, row: Row) -> None:
 
 
 def print_outcome(out: Path, skipped: Reasons | None) -> None:
-    """Print what was written, and what was not."""
+    """Print what was written, and what was left out."""
     if skipped is None:
         print("this part is done; run with --merge when all parts are")
         return
@@ -121,7 +123,7 @@ def print_outcome(out: Path, skipped: Reasons | None) -> None:
         for band, mean, std in zip(
             contract.bands, contract.statistics.mean_db, contract.statistics.std_db, strict=True
         ):
-            print(f"  {band} of {contract.statistics_split}: mean {mean:.4f} dB, deviation {std:.4f} dB")
+            print(f"  {band} of {contract.statistics_split}: mean {mean:.4f} dB, standard deviation {std:.4f} dB")
     report = json.loads((out / REPORT).read_text())
     for reason, count in report["excluded"].items():
         print(f"excluded {count} records: {reason}")

@@ -6,7 +6,7 @@
 A scene is one file with VH and VV among its bands, or a file for each, distinguished by their names. Bands, unit and
 quantity are read from names, descriptions and tags where these state them (else: `--bands`, `--unit`, `--quantity`) and
 checked against the values. Scenes are cut into tiles; the rest at the right and bottom is left out.
-A stopped run goes on where it was.
+A stopped run continues where it was.
 """
 
 import argparse
@@ -29,15 +29,15 @@ from sarwmix_jax.preparation.to_db import find_units, read_labels, read_tile, ti
 
 
 def check_effects(arguments: argparse.Namespace, tiling: Tiling, scenes: Sequence[Scene]) -> None:
-    """Refuse what would change nothing: whoever gives an option expects something of it.
+    """Refuse options that would have no effect: the user expects one.
 
     Raises:
-        UserError: A share lies outside of 0 to 1, or an option has no effect on these scenes.
+        UserError: A share is outside of 0 to 1, or an option has no effect on these scenes.
     """
     if not 0 <= arguments.min_valid <= 1:
         raise UserError(f"--min-valid={arguments.min_valid}: a share is 0 to 1")
     if arguments.nodata is not None and math.isnan(arguments.nodata):
-        raise UserError("--nodata=nan: NaN is nodata always; leave it out")
+        raise UserError("--nodata=nan: NaN is always nodata; leave it out")
     step = tiling.side - tiling.overlap
     if tiling.overlap and all(max(scene.height, scene.width) < tiling.side + step for scene in scenes):
         raise UserError(
@@ -55,7 +55,7 @@ def make_plan(arguments: argparse.Namespace) -> tuple[Plan, Read]:
     order = None if arguments.bands is None else arguments.bands.upper().split(",")
     found, problems = find_scenes(arguments.inputs, order, arguments.nodata)
     if passed_over := count_ancillary(arguments.inputs):
-        print(f"passed over files without backscatter: {passed_over}")
+        print(f"skipped files without backscatter: {passed_over}")
     scenes, unusable = find_units(found, arguments.unit, tiling.side)
     reasons = [reason for _, reason in problems] + unusable
     if reasons and arguments.on_error == "stop":
@@ -73,14 +73,14 @@ def make_plan(arguments: argparse.Namespace) -> tuple[Plan, Read]:
         print("no validation split: all scenes lie in one place, and neighbouring tiles are too alike to validate on")
     unknown = labels.keys() - scenes.keys() - set(rows["patch_id"].to_pylist())
     if unknown:
-        raise UserError(f"{arguments.labels} names {min(unknown)}, which is no scene and no tile of one")
+        raise UserError(f"{arguments.labels} names {min(unknown)}, which is neither a scene nor a tile")
     return Plan(contract, rows, arguments.records_per_shard, notes), partial(
         read_tile, scenes, tiling, arguments.min_valid
     )
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     parser.add_argument("--inputs", type=Path, nargs="+", required=True, help="GeoTIFFs, or folders that hold them")
     parser.add_argument("--tile", type=int, default=128, help="rows and columns of a tile")
     parser.add_argument("--overlap", type=int, default=0, help="pixels that neighbouring tiles share")

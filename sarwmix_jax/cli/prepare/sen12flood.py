@@ -7,7 +7,7 @@ Pairs of Sentinel-1 scenes of one place, labelled by whether the second shows a 
 of its sequence in memory (nearest neighbour); the zip is read as it is. The layout `records` stores each scene once, in
 dB, and the pairs as an index; `npy` writes the published files
 `{train,test}/<folder>__<first>__<second>__<label>.npy`, (2 dates, VH and VV, 512, 512) float32 linear power.
-Exit code 1: done, but scenes were left out because of missing or odd files, without `--on-error=skip`.
+Exit code 1: done, but scenes were left out because of missing or unusable files, without `--on-error=skip`.
 """
 
 import argparse
@@ -31,7 +31,7 @@ SCENES_PER_SHARD = 128
 def write_npy(
     arguments: argparse.Namespace, raw: RawFiles, sequences: Sequence[FloodSequence]
 ) -> dict[str, Any] | None:
-    """Write (or, with --dry-run, plan) the published files; gives the report of a complete set."""
+    """Write (or, with --dry-run, plan) the published files; returns the report of a complete set."""
     options = work_arguments(arguments)
     work = flood.pair_work(raw, sequences, options.pop("on_error"))
     if not arguments.dry_run:
@@ -47,7 +47,7 @@ def write_npy(
 def write_records(
     arguments: argparse.Namespace, raw: RawFiles, sequences: Sequence[FloodSequence]
 ) -> dict[str, Any] | None:
-    """Write (or, with --dry-run, plan) the records; gives the report of a complete set."""
+    """Write (or, with --dry-run, plan) the records; returns the report of a complete set."""
     plan = flood.scene_plan(sequences, arguments.records_per_shard)
     run_plan(arguments, plan, partial(flood.read_scene, raw), partial(flood.index_pairs, sequences))
     path = arguments.out / REPORT
@@ -55,19 +55,19 @@ def write_records(
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--zip", type=Path, help="the zip as downloaded; it is not unpacked")
     source.add_argument("--raw-root", type=Path, help=f"unpacked folder that holds {flood.INDEX}")
     parser.add_argument("--layout", choices=("records", "npy"), default="records", help="what to write")
-    parser.add_argument("--train-csv", type=Path, help="folders of the train split, one a line")
-    parser.add_argument("--test-csv", type=Path, help="folders of the test split, one a line")
+    parser.add_argument("--train-csv", type=Path, help="folders of the train split, one per line")
+    parser.add_argument("--test-csv", type=Path, help="folders of the test split, one per line")
     add_work_arguments(parser)
     parser.set_defaults(records_per_shard=SCENES_PER_SHARD)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prepare and report; gives the exit code.
+    """Prepare and report; returns the exit code.
 
     Raises:
         UserError: Flags do not fit together, the files cannot be used, or as `prepare`.
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("--train-csv and --test-csv belong together: give both or none")
     if arguments.layout == "npy" and arguments.records_per_shard != SCENES_PER_SHARD:
         number = arguments.records_per_shard
-        raise UserError(f"--records-per-shard={number} is of the layout records; leave it out with --layout=npy")
+        raise UserError(f"--records-per-shard={number} is for the layout records; leave it out with --layout=npy")
     raw = open_zip(arguments.zip, flood.INDEX) if arguments.zip else open_folder(arguments.raw_root, flood.INDEX)
     lists = None if arguments.train_csv is None else {"train": arguments.train_csv, "test": arguments.test_csv}
     sequences, left_out_sequences = flood.read_index(raw, lists)

@@ -37,11 +37,11 @@ def as_text(source: RecordSource, summary: Summary) -> str:
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     parser.add_argument("records", type=Path, metavar="RECORDS", help="folder of a record set")
     parser.add_argument("--split", default="train")
     parser.add_argument("--workers")
-    parser.add_argument("--out", metavar="FILE", help="JSON file to write as well")
+    parser.add_argument("--out", metavar="FILE", help="JSON file to write, too")
     parser.add_argument("--dry-run")
 
 

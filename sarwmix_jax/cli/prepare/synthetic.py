@@ -2,7 +2,7 @@
 
     sarwmix prepare synthetic --out records/synthetic --train 2000 --validation 200 --test 200 --workers 4
 
-The same seed gives the same bytes for any number of workers. A stopped run goes on where it was.
+The same seed gives the same bytes for any number of workers. A stopped run continues where it was.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from sarwmix_jax.preparation.synthetic import synthetic_plan
 
 
 def define(parser: argparse.ArgumentParser) -> None:
-    """Its flags."""
+    """Add the flags of the command."""
     parser.add_argument("--train", type=int, default=2000, help="scenes of the training split")
     parser.add_argument("--validation", type=int, default=200, help="scenes of the validation split")
     parser.add_argument("--test", type=int, default=200, help="scenes of the test split")
