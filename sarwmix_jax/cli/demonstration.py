@@ -96,7 +96,7 @@ class Minutes(dict[str, float]):
 def use_two_devices() -> None:
     """Two CPU devices where there are two cores: products as small as the demo's do not fill both; 1.6 times as fast.
 
-    Nothing where JAX has begun already, or where the environment says how many devices there are.
+    Nothing where JAX has begun already, or where the environment states how many devices there are.
     """
     if (os.cpu_count() or 1) > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         with contextlib.suppress(RuntimeError):

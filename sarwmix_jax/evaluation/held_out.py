@@ -248,7 +248,7 @@ def _compare(
     if harmonic:
         predictions["harmonic"] = harmonic_prediction(group.target, group.mask, group.used, bands)
     if constant is not None:
-        predictions["constant"] = constant.plain
+        predictions["constant"] = np.broadcast_to(constant.plain, group.target.shape)
     for name, prediction in predictions.items():
         for band, errors in enumerate(cells.setdefault(name, tuple(CellErrors() for _ in range(bands)))):
             errors.add(*(values[..., band::bands] for values in (group.target, prediction, group.used)))

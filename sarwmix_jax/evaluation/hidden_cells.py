@@ -29,7 +29,7 @@ class CellErrors:
 
     def add(self, truth: Vectors, prediction: Vectors, used: Vectors) -> None:
         """Counts cells of one band; values where `used` is 0 count nothing."""
-        x, y, used = (values.astype(np.float64) for values in np.broadcast_arrays(truth, prediction, used))
+        x, y, used = (values.astype(np.float64) for values in (truth, prediction, used))
         self.count += used.sum()
         self.squared += (used * (y - x) ** 2).sum()
         per_cell = np.maximum(used.sum(axis=-1, keepdims=True), 1)

@@ -7,8 +7,6 @@ import scipy.sparse
 from jaxtyping import Bool, Float
 from scipy.sparse.linalg import SuperLU, splu
 
-from sarwmix_jax.errors import UserError
-
 
 def harmonic_inpainting(
     images: Float[np.ndarray, "image band height width"], hidden: Bool[np.ndarray, "image height width"]
@@ -25,12 +23,7 @@ def harmonic_inpainting(
 
     Returns:
         The images with hidden pixels filled, float32; an image without a visible pixel becomes 0.
-
-    Raises:
-        UserError: The shapes do not fit together.
     """
-    if images.ndim != 4 or hidden.shape != (len(images), *images.shape[2:]):
-        raise UserError(f"images {images.shape} and hidden pixels {hidden.shape} do not fit together")
     filled = np.where(hidden[:, None], 0.0, images).astype(np.float64)
     masks, which = np.unique(hidden.reshape(len(hidden), -1), axis=0, return_inverse=True)
     for number, mask in enumerate(masks):

@@ -82,7 +82,7 @@ def draw_reconstructions(
     Args:
         path: File to write (PNG).
         samples: What to draw.
-        borrowed: Whether the cells' mean and deviation come from the truth; the picture then says so.
+        borrowed: Whether the cells' mean and deviation come from the truth; the picture then states so.
         captions: By checkpoint what to write below its name, such as step and loss.
     """
     columns = _columns(samples[0], captions or {})

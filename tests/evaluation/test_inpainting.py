@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 
-from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.inpainting import harmonic_inpainting
 
 ROWS, COLUMNS = np.indices((24, 24)).astype(np.float64)
@@ -57,8 +56,3 @@ def test_nothing_and_everything_hidden():
     image = np.ones((1, 1, 24, 24), np.float32)
     np.testing.assert_array_equal(harmonic_inpainting(image, np.zeros((1, 24, 24), bool)), image)
     np.testing.assert_array_equal(harmonic_inpainting(image, np.ones((1, 24, 24), bool)), 0 * image)
-
-
-def test_shapes_that_do_not_fit():
-    with pytest.raises(UserError, match="do not fit together"):
-        harmonic_inpainting(np.ones((1, 1, 24, 24)), np.ones((2, 24, 24), bool))
