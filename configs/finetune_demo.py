@@ -29,12 +29,12 @@ def get_config() -> ConfigDict:
     config.model.scan = False
     config.data.statistics = "records"
     config.batch.global_batch = 16
-    config.optimizer.base_lr = 16e-3
+    config.optimizer.base_lr = 32e-3
     # no handicap for the layers of an encoder from scratch
     config.optimizer.layer_decay = 1.0
     config.optimizer.warmup_epochs = 1.0
-    config.optimizer.schedule_epochs = 15.0
-    config.optimizer.stop_after_epochs = 15.0
-    config.checkpoint.every_epochs = 15.0
+    config.optimizer.schedule_epochs = 40.0
+    config.optimizer.stop_after_epochs = 40.0
+    config.checkpoint.every_epochs = 40.0
     config.checkpoint.powers_of_two = False
     return config

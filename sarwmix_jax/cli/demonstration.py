@@ -16,7 +16,7 @@ from typing import Any
 import jax
 
 from sarwmix_jax.checkpoints.store import FOLDER
-from sarwmix_jax.cli.demonstration_labels import FINETUNED, FROM_SCRATCH, Labels, check_finished, compare_labels
+from sarwmix_jax.cli.demonstration_labels import FINETUNED, FROM_SCRATCH, HEAD, Labels, check_finished, compare_labels
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.held_out import HeldOut, best_constant, evaluate_held_out
@@ -46,7 +46,8 @@ that of harmonic in-painting."""
 DESCRIPTION, RESULT = "demo.json", "result.json"
 PICTURES = ("loss_curve", "reconstruction", "correlation")
 WRITTEN = (
-    *("records", "records.partial", FOLDER, FILE_NAME, "tensorboard", "settings.json", FINETUNED, FROM_SCRATCH),
+    *("records", "records.partial", FOLDER, FILE_NAME, "tensorboard", "settings.json"),
+    *(HEAD, FINETUNED, FROM_SCRATCH),
     *(RESULT, *(f"{name}.png" for name in PICTURES), DESCRIPTION),
 )
 """All files of a demo in its folder; the description is removed last, as it marks the folder as that of a demo."""

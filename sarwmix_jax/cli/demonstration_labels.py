@@ -25,8 +25,10 @@ from sarwmix_jax.training.loop import Progress, train
 LABELLED = 128
 """Training scenes whose labels are used."""
 SCORE = "ap_micro"
-FINETUNED, FROM_SCRATCH = "finetuned", "from_scratch"
+HEAD, FINETUNED, FROM_SCRATCH = "head", "finetuned", "from_scratch"
 """Folders of the finetuning runs."""
+HEAD_RATE = 10.0
+"""Learning rate of a head alone, relative to that of the whole model."""
 PAIRS = {
     "probe of frozen features": ("pretrained encoder, probed", "random encoder, probed"),
     "finetuning": ("pretrained encoder, finetuned", "the same from scratch"),
@@ -67,6 +69,9 @@ class Labels:
 def compare_labels(settings: PretrainingSettings, workdir: Path) -> Labels:
     """Probes and finetunes the demo's encoder with few labels, beside one from random values and a plain baseline.
 
+    The pretrained encoder is finetuned in two steps, the head alone and then everything: at once, the first steps of an
+    untrained head would undo the pretraining. From scratch everything is trained at once, which is better there.
+
     Args:
         settings: Those of the demo's pretraining.
         workdir: Its folder, which takes the finetuning runs too.
@@ -78,10 +83,12 @@ def compare_labels(settings: PretrainingSettings, workdir: Path) -> Labels:
     pretrained = load_parameters(workdir)
     encoders = {"pretrained": pretrained, "random": _from_random(pretrained)}
     guesses = {f"{name} encoder, probed": _probed(loaded, sources, truths) for name, loaded in encoders.items()}
-    for name, start in zip(PAIRS["finetuning"], (workdir, None), strict=True):
-        place = workdir / (FINETUNED if start else FROM_SCRATCH)
-        check_finished(train(_finetuning(settings, train_split, start), place))
-        candidate = load_candidate(str(place), name, best=None, patch_op=None, batch=32)
+    check_finished(train(_finetuning(settings, train_split, workdir, head_alone=True), workdir / HEAD))
+    for name, folder_name, start in zip(
+        PAIRS["finetuning"], (FINETUNED, FROM_SCRATCH), (workdir / HEAD, None), strict=True
+    ):
+        check_finished(train(_finetuning(settings, train_split, start), workdir / folder_name))
+        candidate = load_candidate(str(workdir / folder_name), name, best=None, patch_op=None, batch=32)
         guesses[name] = predict(candidate, sources[2], name).probabilities
     guesses |= baseline_predictions("multilabel", sources[0], sources[2], truths[2].shape[1])
     clusters = clusters_of(sources[2])
@@ -123,7 +130,9 @@ def _probed(loaded: Loaded, sources: list[Any], truths: list[np.ndarray]) -> np.
     return logistic_probe(samples, validation, features[2], truths[2].shape[1]).probabilities
 
 
-def _finetuning(settings: PretrainingSettings, split: str, start: Path | None) -> FinetuningSettings:
+def _finetuning(
+    settings: PretrainingSettings, split: str, start: Path | None, *, head_alone: bool = False
+) -> FinetuningSettings:
     """Settings of a short finetuning run: the same from pretraining and from scratch, no validation."""
     config = load_config("finetune_demo")
     for name, value in vars(settings.model).items():
@@ -133,6 +142,8 @@ def _finetuning(settings: PretrainingSettings, split: str, start: Path | None) -
     config.data.records, config.data.split = settings.data.records, split
     config.data.statistics = settings.data.statistics
     config.validation.split = None
+    config.head.frozen_encoder = head_alone
+    config.optimizer.base_lr *= HEAD_RATE if head_alone else 1.0
     return resolve(config, FinetuningSettings)
 
 
