@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks.plan import DEFAULTS, PEERS, TASKS, make_plan
+from benchmarks.programs import DEFAULTS, PEERS, TASKS, make_plan
 from benchmarks.report import MARKDOWN, Results
-from benchmarks.run import Bench
+from benchmarks.runner import Bench
 from sarwmix_jax.cli.main import Parser, guarded
 from sarwmix_jax.facts.sizes import SIZES
 from sarwmix_jax.huge_pages import ask_for_huge_pages

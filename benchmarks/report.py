@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.plan import Group, Program
+from benchmarks.programs import Group, Program
 from sarwmix_jax.errors import UserError
 
 JSON, MARKDOWN = "bench.json", "bench.md"

@@ -155,7 +155,7 @@ def duration(seconds: float) -> str:
     """A time as text: 45 s, 12 min, 3 h 20 min, 2 d 4 h."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
-    minutes = math.ceil(seconds / 60)
+    minutes = round(seconds / 60)
     if minutes < 100:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.checkpoints.loading import load_parameters
-from sarwmix_jax.cli.demonstration import Result, demo, report, take_folder
+from sarwmix_jax.cli.demonstration import DemoResult, demo, report, take_folder
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.held_out import HeldOut
@@ -171,7 +171,7 @@ def test_what_the_model_has_not_reached_is_named():
     def failures(constant_loss=2.0, inside=(0.5, 0.5), squared=(0.3, 0.3)):
         errors = {"model": tuple(map(cells, inside, squared)), "harmonic": (cells(0.6, 0.4), cells(0.6, 0.4))}
         held_out = HeldOut(4, 1.0, (1.0, 1.0), constant_loss, (), np.ones(4), 4, errors)
-        return Result(1, (1.0, 1.0), held_out, None, {}, None, {}).failures
+        return DemoResult(1, (1.0, 1.0), held_out, None, {}, None, {}).failures
 
     assert failures() == []
     assert failures(constant_loss=1.1) == ["the margin is below 10%"]

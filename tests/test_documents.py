@@ -5,7 +5,7 @@ import re
 import pytest
 
 from benchmarks.__main__ import FLAGS
-from benchmarks.plan import make_plan
+from benchmarks.programs import make_plan
 from sarwmix_jax.cli.main import Parser, main, parser_of
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings.recipes import read_config

@@ -118,7 +118,7 @@ def test_version_and_settings_from_the_wheel(installed):
 
 @pytest.mark.slow
 def test_demo_from_the_wheel(installed):
-    """Two steps teach too little: it runs to its end and fails its margin."""
+    """Two steps are too few: it runs to its end and fails its margin."""
     printed = installed.sarwmix(
         "demo", "--workdir=demo", "--config.optimizer.stop_after_steps=2", "--compiled=off", *SMALL, code=1
     )

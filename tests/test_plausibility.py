@@ -1,4 +1,4 @@
-"""One answer to "is this VH, VV in dB?": preparation, a run and inference give the same verdict on the same images."""
+"""The check "can this be VH, VV in dB?": preparation, a run and inference give the same result for the same images."""
 
 import numpy as np
 import pyarrow as pa
@@ -143,7 +143,7 @@ def test_all_places_refuse_for_the_same_reason(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", [kind for kind in REFUSED if REFUSED[kind][1] != "not finite"])
 def test_power_is_judged_as_the_decibels_it_becomes(kind):
-    """What a run would refuse of dB records, the check of linear power refuses before they are made."""
+    """The check of linear power refuses the same images that a run would refuse in dB."""
     images_db = np.clip(np.asarray(REFUSED[kind][0](), np.float32), -60, 300)
     refused = plausibility.judge_db(images_db, BANDS)
     found = plausibility.judge_power(10.0 ** (images_db.astype(np.float64) / 10), BANDS)

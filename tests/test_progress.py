@@ -46,7 +46,7 @@ def test_what_was_done_before_counts_but_not_for_the_rate(clock, capsys):
     with progress("training", 300, "steps", done=100) as advance:
         clock[0] += 20
         advance(10)
-    assert capsys.readouterr().err == "training: 110/300 steps, 0.5 steps/s, about 7 min left\n"
+    assert capsys.readouterr().err == "training: 110/300 steps, 0.5 steps/s, about 6 min left\n"
 
 
 def test_work_without_a_known_end_states_its_time(clock, capsys):

@@ -58,6 +58,6 @@ def test_base_pretrains_on_real_patches_and_goes_on_after_a_restart(tree, tmp_pa
     assert len(whole) == 20
     assert whole[:10] == first
     assert np.isfinite(whole).all()
-    assert abs(whole[10] - first[-1]) < 0.5  # it went on, not back to the start
+    assert abs(whole[10] - first[-1]) < 0.5  # it continued and did not start again
     assert np.mean(whole[-5:]) < np.mean(whole[:5])
     assert (workdir / "checkpoints" / "20").is_dir()

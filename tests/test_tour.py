@@ -1,4 +1,4 @@
-"""The tour names the files that do the work: measured, not believed."""
+"""The tour names the files that are executed, as measured."""
 
 import json
 import os
@@ -37,7 +37,7 @@ print(json.dumps(sorted(files)))
 
 
 def executed(*command: object) -> set[str]:
-    """Files of the package of which a process of its own executed a function, in any thread."""
+    """Files of the package of which a separate process executed a function, in any thread."""
     done = subprocess.run(
         [sys.executable, "-c", COMMAND, *map(str, command)],
         cwd=ROOT,

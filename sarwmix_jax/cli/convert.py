@@ -100,13 +100,13 @@ def import_file(options: argparse.Namespace) -> None:
     """Convert a `.pth` file to a checkpoint folder."""
     if options.step is not None or options.destination.suffix in _SUFFIXES:
         raise UserError(f"{options.source} is not a folder; --step, .safetensors and .pth belong to exports of folders")
-    from sarwmix_jax.conversion.convert import Request, check_free, convert, write
+    from sarwmix_jax.conversion.convert import ConversionRequest, check_free, convert, write
     from sarwmix_jax.conversion.hints import Hints
 
     check_free(options.destination)
     options.kind = _KINDS.get(options.kind)
     options.norm_pix = {"yes": True, "no": False}.get(options.norm_pix)
-    request = Request(hints=Hints(**_chosen(Hints, options)), **_chosen(Request, options))
+    request = ConversionRequest(hints=Hints(**_chosen(Hints, options)), **_chosen(ConversionRequest, options))
     converted = convert(request)
     print("\n".join(report(converted)))
     step = write(converted, options.destination)

@@ -54,7 +54,7 @@ WRITTEN = (
 
 
 @dataclass(frozen=True)
-class Result:
+class DemoResult:
     """What the demo found and where it lies; `losses` are those of the first and of the last steps.
 
     `minutes` are by what they were spent on.
@@ -104,7 +104,7 @@ def use_two_devices() -> None:
             jax.config.update("jax_num_cpu_devices", 2)
 
 
-def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> Result:
+def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> DemoResult:
     """Write scenes, pretrain, evaluate on held-out ones and draw; see `take_folder` for what may lie there already.
 
     Args:
@@ -129,7 +129,7 @@ def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> Re
     with minutes.spent_on("few labels"):
         labels = compare_labels(settings, workdir)
     checkpoint = workdir / FOLDER / str(progress.saved)
-    result = Result(progress.step, losses, held_out, labels, pictures, checkpoint, minutes)
+    result = DemoResult(progress.step, losses, held_out, labels, pictures, checkpoint, minutes)
     write_file(workdir / RESULT, json.dumps(figures(result), indent=2) + "\n")  # last: it marks a finished demo
     return result
 
@@ -197,14 +197,14 @@ def evaluate(settings: PretrainingSettings, workdir: Path) -> tuple[HeldOut, tup
     return result, (curve[0]["loss"], curve[-1]["loss"]), pictures
 
 
-def figures(result: Result) -> dict[str, Any]:
+def figures(result: DemoResult) -> dict[str, Any]:
     """Everything that was measured, for JSON."""
     losses = dict(zip(("first_loss", "last_loss"), result.losses, strict=True))
     parts = {"labels": result.labels.figures, "minutes": dict(result.minutes)}
     return losses | figures_of(result.held_out) | parts
 
 
-def report(result: Result) -> str:
+def report(result: DemoResult) -> str:
     """What the demo prints at its end."""
     held_out, places = result.held_out, {"checkpoint": result.checkpoint} | result.pictures
     correlations = ", ".join(f"{name} {value:.3f}" for name, value in zip(BANDS, held_out.correlations, strict=True))

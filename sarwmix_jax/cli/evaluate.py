@@ -39,14 +39,14 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: A checkpoint, the records or a split cannot be used.
     """
-    from sarwmix_jax.evaluation.evaluate import Request, evaluate
+    from sarwmix_jax.evaluation.evaluate import EvaluationRequest, evaluate
     from sarwmix_jax.training.logs import quiet_libraries
     from sarwmix_jax.training.resources import keep_compiled
 
     quiet_libraries()
     keep_compiled()
     given = ("records", "fit", "tune_thresholds", "best", "patch_op", "batch", "replicates")
-    request = Request(
+    request = EvaluationRequest(
         checkpoints=options.checkpoint,
         splits=options.split,
         calibrate=None if options.calibrate == "none" else options.calibrate,

@@ -26,7 +26,7 @@ _LARGEST_SIDE = 4096
 
 
 @dataclass(frozen=True)
-class Request:
+class ConversionRequest:
     """What to convert, and with which options."""
 
     source: Path
@@ -66,7 +66,7 @@ class Converted:
     moments: Moments | None
 
 
-def convert(request: Request) -> Converted:
+def convert(request: ConversionRequest) -> Converted:
     """Read a file, recognise it and account for every tensor; nothing is written.
 
     Raises:
@@ -111,7 +111,7 @@ def convert(request: Request) -> Converted:
     return Converted(source, released, found, settings, tensors, published, rounded, moments)
 
 
-def _resized(settings: ModelSettings, request: Request) -> ModelSettings:
+def _resized(settings: ModelSettings, request: ConversionRequest) -> ModelSettings:
     """Settings with the requested image side and windows, if any."""
     if request.image_size is None and request.windows is None:
         return settings
@@ -162,7 +162,7 @@ def write(converted: Converted, directory: Path) -> int:
     """
     from sarwmix_jax.checkpoints.converted import write_checkpoint
     from sarwmix_jax.checkpoints.store import describe
-    from sarwmix_jax.conversion.run import run_description, run_state  # Orbax and optax take a second to import
+    from sarwmix_jax.conversion.resumable import run_description, run_state  # Orbax and optax take a second to import
 
     check_free(directory)
     found = converted.found

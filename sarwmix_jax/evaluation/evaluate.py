@@ -34,7 +34,7 @@ NO_FLOOD_SCORE = "no score of the released flood checkpoint is known"
 
 
 @dataclass(frozen=True)
-class Request:
+class EvaluationRequest:
     """What to evaluate.
 
     Attributes:
@@ -71,7 +71,7 @@ class Fitted:
     notes: list[str] = field(default_factory=list)
 
 
-def evaluate(request: Request, out: Path) -> dict[str, str]:
+def evaluate(request: EvaluationRequest, out: Path) -> dict[str, str]:
     """Evaluate checkpoints on splits and write tables, JSON, CSV and pictures.
 
     Returns:
@@ -110,7 +110,7 @@ def _slug(text: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in text)
 
 
-def _fit(candidate: Candidate, request: Request) -> Fitted:
+def _fit(candidate: Candidate, request: EvaluationRequest) -> Fitted:
     """Temperature and thresholds, where the calibration split exists."""
     if request.calibrate is None:
         return Fitted()
@@ -140,7 +140,7 @@ def _evaluate_split(
     source: Any,
     split: str,
     fit_source: Any,
-    request: Request,
+    request: EvaluationRequest,
     out: Path,
 ) -> tuple[list[Result], dict[str, Any]]:
     """Results of all candidates and baselines on one split, each written at once, and differences of candidates."""
@@ -167,7 +167,13 @@ def _evaluate_split(
 
 
 def _result(
-    candidate: Candidate, found: Predictions, own: Fitted, source: Any, split: str, statistic: Any, request: Request
+    candidate: Candidate,
+    found: Predictions,
+    own: Fitted,
+    source: Any,
+    split: str,
+    statistic: Any,
+    request: EvaluationRequest,
 ) -> Result:
     task = candidate.task
     scores = scores_of(task.name, found.probabilities, found.truth, task.classes, own.thresholds)

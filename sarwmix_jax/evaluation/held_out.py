@@ -39,7 +39,7 @@ class Pretrained:
     step: int = 0
 
 
-class Group(NamedTuple):
+class EvaluatedGroup(NamedTuple):
     """Reconstruction of one mix group, on the device or, as NumPy arrays, on the host.
 
     Every cell is predicted from the sequence that did not contain it, so every cell was masked. The first four arrays
@@ -81,17 +81,17 @@ class Constant(NamedTuple):
 
 
 @functools.lru_cache(maxsize=8)
-def make_forward(task: Pretraining, graphdef: nnx.GraphDef) -> Callable[..., Group]:
-    """The compiled function (params, fixed, batch of one mix group, group number) -> `Group`.
+def make_forward(task: Pretraining, graphdef: nnx.GraphDef) -> Callable[..., EvaluatedGroup]:
+    """The compiled function (params, fixed, batch of one mix group, group number) -> `EvaluatedGroup`.
 
     Without flips and dropout; the mask is that of the validation loss for the same group number. The last functions
     are cached, as compilation takes longer than the evaluation of a small model.
     """
 
-    def forward(params: Tree, fixed: Tree, batch: dict[str, Array], number: Array) -> Group:
+    def forward(params: Tree, fixed: Tree, batch: dict[str, Array], number: Array) -> EvaluatedGroup:
         prepared, mask, found = task.evaluated_group(merge_model(graphdef, params, fixed), batch, number)
         norm_pix = task.settings.loss.norm_pix
-        return Group(
+        return EvaluatedGroup(
             found.prediction.astype(jnp.float32),
             found.target,
             found.weights,
@@ -108,7 +108,7 @@ def make_forward(task: Pretraining, graphdef: nnx.GraphDef) -> Callable[..., Gro
 
 def groups(
     model: Pretrained, source: RecordSource, *, chosen: Collection[int] | None = None, threads: int = 2
-) -> Iterator[tuple[Group, np.ndarray]]:
+) -> Iterator[tuple[EvaluatedGroup, np.ndarray]]:
     """Mix groups of `source` in stored order, on the host, with a flag per image that is False for padding.
 
     Args:
@@ -221,7 +221,7 @@ def evaluate_held_out(model: Pretrained, source: RecordSource, constant: Constan
     cells: dict[str, tuple[CellErrors, ...]] = {}
     losses, counted, seen, per_record = np.zeros((2, bands)), np.zeros(bands), 0, []
     for group, valid in groups(model, source):
-        kept = Group(*(np.asarray(part)[valid] for part in group))
+        kept = EvaluatedGroup(*(np.asarray(part)[valid] for part in group))
         by_record = _errors(kept, kept.prediction, bands)
         losses[0] += by_record.sum(axis=0)
         losses[1] += 0.0 if constant is None else _errors(kept, constant.weighted, bands).sum(axis=0)
@@ -241,7 +241,12 @@ def evaluate_held_out(model: Pretrained, source: RecordSource, constant: Constan
 
 
 def _compare(
-    cells: dict[str, tuple[CellErrors, ...]], group: Group, constant: Constant | None, bands: int, *, harmonic: bool
+    cells: dict[str, tuple[CellErrors, ...]],
+    group: EvaluatedGroup,
+    constant: Constant | None,
+    bands: int,
+    *,
+    harmonic: bool,
 ) -> None:
     """Adds a group's hidden cells as the model, in-painting and the best constant predict them."""
     predictions = {"model": group.prediction}
@@ -254,7 +259,7 @@ def _compare(
             errors.add(*(values[..., band::bands] for values in (group.target, prediction, group.used)))
 
 
-def _errors(group: Group, prediction: np.ndarray, bands: int) -> np.ndarray:
+def _errors(group: EvaluatedGroup, prediction: np.ndarray, bands: int) -> np.ndarray:
     """Sum of weighted squared errors per record and band."""
     errors = group.weights * group.used * (prediction - group.target) ** 2
     return errors.reshape(len(errors), -1, bands).sum(axis=1, dtype=np.float64)

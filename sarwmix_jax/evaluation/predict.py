@@ -19,7 +19,7 @@ from sarwmix_jax.tasks.gradients import make_mesh, named_split, replicate
 from sarwmix_jax.tasks.labelled import LabelledTask, make_predict
 from sarwmix_jax.tasks.multilabel import Multilabel, SingleLabel, class_numbers
 
-KINDS: dict[str, Any] = {kind.name: kind for kind in (Multilabel, SingleLabel, Flood)}
+TASK_TYPES: dict[str, Any] = {kind.name: kind for kind in (Multilabel, SingleLabel, Flood)}
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def load_candidate(path: str, name: str, *, best: str | None, patch_op: PatchOp 
             "--config.init_from=...), or use sarwmix probe"
         )
     described = loaded.description
-    kind = KINDS[described.get("task") or ("flood" if loaded.kind == "flood" else "multilabel")]
+    kind = TASK_TYPES[described.get("task") or ("flood" if loaded.kind == "flood" else "multilabel")]
     flood = FloodSettings(described.get("tiling") or "two_band", patch_op or described.get("patch_op") or "avg")
     data = dataclasses.replace(FinetuningSettings().data, **_reading(described))
     settings = FinetuningSettings(

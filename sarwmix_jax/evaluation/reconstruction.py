@@ -12,7 +12,14 @@ import numpy as np
 from sarwmix_jax.checkpoints.loading import load_parameters
 from sarwmix_jax.data.sources import RecordSource, check_contract, open_records
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.held_out import Group, HeldOut, Pretrained, best_constant, evaluate_held_out, groups
+from sarwmix_jax.evaluation.held_out import (
+    EvaluatedGroup,
+    HeldOut,
+    Pretrained,
+    best_constant,
+    evaluate_held_out,
+    groups,
+)
 from sarwmix_jax.evaluation.inpainting import harmonic_inpainting
 from sarwmix_jax.evaluation.pictures import Sample, draw_correlation, draw_reconstructions
 from sarwmix_jax.facts.bands import BANDS
@@ -67,7 +74,7 @@ def reconstruct_samples(
         inpainted: Whether to add what harmonic in-painting makes of the same visible cells.
     """
     chosen = {number // EVALUATION_GROUP for number in numbers}
-    found: dict[str, dict[int, Group]] = {
+    found: dict[str, dict[int, EvaluatedGroup]] = {
         name: dict(zip(sorted(chosen), (group for group, _ in groups(model, source, chosen=chosen)), strict=True))
         for name, model in models.items()
     }

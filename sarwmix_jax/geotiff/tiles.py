@@ -14,7 +14,7 @@ from sarwmix_jax.geotiff.values import Zeros
 
 
 @dataclass(frozen=True)
-class Tiling:
+class TileGrid:
     """How scenes are cut into tiles; pixels that remain at the right and bottom are not used.
 
     Attributes:

@@ -21,7 +21,7 @@ from sarwmix_jax.models.layers import (
     linear,
     numbered,
 )
-from sarwmix_jax.models.state import FORBIDDEN, Execution, Fixed, keep, row, run_blocks
+from sarwmix_jax.models.state import FORBIDDEN, Execution, Fixed, keep, make_blocks, run_blocks
 from sarwmix_jax.models.tokens import (
     PatchEmbed,
     StageLayout,
@@ -33,7 +33,7 @@ from sarwmix_jax.models.tokens import (
 from sarwmix_jax.settings.model import STAGES, ModelSettings
 
 
-class Pairs(NamedTuple):
+class TokenPairs(NamedTuple):
     """The (query, key) pairs in the windows of a stage: the same for all its blocks.
 
     Attributes:
@@ -54,7 +54,7 @@ class WindowAttention(Attention):
         draw = jax.random.truncated_normal(rngs.params(), -100, 100, ((2 * window - 1) ** 2, heads))
         self.bias_table = nnx.Param(0.02 * draw)
 
-    def bias(self, pairs: Pairs) -> Float[Array, "*windows heads n n"]:
+    def bias(self, pairs: TokenPairs) -> Float[Array, "*windows heads n n"]:
         """The bias of this block, the same for a whole step: relative position and mask."""
         relative = rearrange(self.bias_table[...][pairs.rows], "... q k head -> ... head q k")
         return relative if pairs.forbidden is None else relative + pairs.forbidden
@@ -91,7 +91,7 @@ class Block(nnx.Module):
         self.mlp = Mlp(width, settings, rngs=rngs)
 
     def __call__(
-        self, x: Float[Array, "batch windows n width"], pairs: Pairs, key: Key | None, rate: Rate
+        self, x: Float[Array, "batch windows n width"], pairs: TokenPairs, key: Key | None, rate: Rate
     ) -> Float[Array, "batch windows n width"]:
         """Transforms tokens that are already sorted into windows; `rate` is that of drop path."""
         keys = [numbered(key, part) for part in range(4)]
@@ -118,7 +118,7 @@ class Stage(nnx.Module):
 
     def __init__(self, stage: int, rates: list[float], settings: ModelSettings, *, rngs: nnx.Rngs):
         self.execution = Execution(settings.recompute, bool(settings.scan))
-        self.blocks = row(lambda rngs: Block(stage, settings, rngs=rngs), len(rates), self.execution, rngs=rngs)
+        self.blocks = make_blocks(lambda rngs: Block(stage, settings, rngs=rngs), len(rates), self.execution, rngs=rngs)
         self.rates: tuple[float | None, ...] = tuple(rates) if any(rates) else (None,) * len(rates)
         last = stage == STAGES - 1
         self.merge = None if last else PatchMerging(settings.widths[stage], settings, rngs=rngs)
@@ -149,19 +149,19 @@ class Stage(nnx.Module):
         x = x.reshape(shape)
         return x if reorder is None else x[:, inverse(reorder)]
 
-    def _pairs(self, mask: CellMask | None) -> Pairs:
+    def _pairs(self, mask: CellMask | None) -> TokenPairs:
         """Bias-table rows and forbidden pairs, once for all blocks of the stage."""
         index = jnp.asarray(self.layout.index, jnp.int32)
         if mask is None or (self.shortcuts and self.cell_side % self.window == 0):
-            return Pairs(index, None)  # every window lies within one cell, so there is nothing to separate
+            return TokenPairs(index, None)  # every window lies within one cell, so there is nothing to separate
         if self.gathers(mask) and mask.groups is not None:
             tokens = expand_cells(mask.groups, self.cell_side**2)
-            return Pairs(index[tokens[:, :, None], tokens[:, None, :]], None)
+            return TokenPairs(index[tokens[:, :, None], tokens[:, None, :]], None)
         bits = jnp.repeat(mask.bits, self.cell_side**2)
         bits = (bits if self.layout.to_windows is None else bits[self.layout.to_windows]).reshape(
             self.layout.windows, 1, -1
         )
-        return Pairs(index, jnp.where(bits[..., :, None] == bits[..., None, :], 0.0, FORBIDDEN))
+        return TokenPairs(index, jnp.where(bits[..., :, None] == bits[..., None, :], 0.0, FORBIDDEN))
 
 
 def expand_cells(cells: Int[Array, "... cells"], tokens: int) -> Int[Array, "... all_tokens"]:

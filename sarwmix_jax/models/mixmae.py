@@ -26,7 +26,7 @@ from sarwmix_jax.models.layers import (
     numbered,
     split_heads,
 )
-from sarwmix_jax.models.state import Execution, Fixed, Row, keep, row, run_blocks, split_last
+from sarwmix_jax.models.state import Blocks, Execution, Fixed, keep, make_blocks, run_blocks, split_last
 from sarwmix_jax.models.tokens import image_to_vectors, sine_cosine_positions
 from sarwmix_jax.settings.model import CELL, ModelSettings
 
@@ -43,7 +43,7 @@ def draw_mask(key: Key, cells: int, ratio: float, range_mask_ratio: float = 0.0)
     count_key, order_key = jax.random.split(key)
     count: int | Array | None = fixed_masked_count(cells, ratio, range_mask_ratio)
     if count is None:
-        count = jnp.floor(cells * (ratio + range_mask_ratio * jax.random.uniform(count_key)))
+        count = jnp.floor(cells * (ratio + range_mask_ratio * jax.random.uniform(count_key))).astype(jnp.int32)
     return (jax.random.permutation(order_key, cells) < count).astype(jnp.float32)
 
 
@@ -115,7 +115,7 @@ class Decoder(nnx.Module):
         self.position = Fixed(jnp.asarray(sine_cosine_positions(settings.image_size // CELL, width)))
         self.execution = Execution(settings.recompute, bool(settings.scan))
         self.depth = settings.decoder_depth
-        self.blocks = row(lambda rngs: DecoderBlock(settings, rngs=rngs), self.depth, self.execution, rngs=rngs)
+        self.blocks = make_blocks(lambda rngs: DecoderBlock(settings, rngs=rngs), self.depth, self.execution, rngs=rngs)
         self.norm = layer_norm(width, settings, rngs=rngs)
         self.predict = linear(width, settings.cell_values, settings, rngs=rngs)
 
@@ -139,7 +139,7 @@ class Decoder(nnx.Module):
         x = last.half(x.reshape(shape), mask, numbered(key, self.depth - 1))
         return dense(self.predict, self.norm(x))
 
-    def _run(self, blocks: Row, x: Tokens, count: int, key: Key | None) -> Tokens:
+    def _run(self, blocks: Blocks, x: Tokens, count: int, key: Key | None) -> Tokens:
         return run_blocks(blocks, x, (), [(numbered(key, number),) for number in range(count)], self.execution)
 
     def _sequences(

@@ -124,11 +124,11 @@ def keep(name: str, x: Float[Array, "..."]) -> Float[Array, "..."]:
     return checkpoint_name(x, name)
 
 
-Row = Any
+Blocks = Any
 """A sequence of equal blocks: a list of modules, or one module whose arrays hold the blocks stacked on a first axis."""
 
 
-def row(make: Callable[[nnx.Rngs], nnx.Module], count: int, execution: Execution, *, rngs: nnx.Rngs) -> Row:
+def make_blocks(make: Callable[[nnx.Rngs], nnx.Module], count: int, execution: Execution, *, rngs: nnx.Rngs) -> Blocks:
     """Makes equal blocks in the form that `run_blocks` takes.
 
     They are initialised in one vectorised program, which compiles much faster than one program per block.
@@ -148,7 +148,7 @@ def row(make: Callable[[nnx.Rngs], nnx.Module], count: int, execution: Execution
     return nnx.List([nnx.merge(structure, part) for part in parts])
 
 
-def split_last(blocks: Row, execution: Execution) -> tuple[Row, Any]:
+def split_last(blocks: Blocks, execution: Execution) -> tuple[Blocks, Any]:
     """All blocks but the last, and the last one."""
     if not execution.scan:
         *others, last = blocks
@@ -159,12 +159,16 @@ def split_last(blocks: Row, execution: Execution) -> tuple[Row, Any]:
 
 
 def run_blocks(
-    blocks: Row, x: Float[Array, "..."], shared: tuple[Any, ...], own: Sequence[tuple[Any, ...]], execution: Execution
+    blocks: Blocks,
+    x: Float[Array, "..."],
+    shared: tuple[Any, ...],
+    own: Sequence[tuple[Any, ...]],
+    execution: Execution,
 ) -> Float[Array, "..."]:
     """Runs `x = block(x, *shared, *own[number])` for all blocks.
 
     Args:
-        blocks: The blocks from `row`.
+        blocks: The blocks from `make_blocks`.
         x: Input of the first block; its shape stays.
         shared: Further arguments, the same for all blocks.
         own: Further arguments of each block: arrays, numbers or None.

@@ -28,8 +28,8 @@ from sarwmix_jax.preparation.flood_files import (
     AlignedScene,
     FloodScene,
     FloodSequence,
-    Pair,
     RawFiles,
+    ScenePair,
     aligned_scene,
 )
 from sarwmix_jax.preparation.plan import Plan, Row
@@ -158,7 +158,7 @@ def _count_pairs(sequences: Sequence[FloodSequence], split: str, left_out: LeftO
     return counts | {"published": PUBLISHED_PAIRS[split]}
 
 
-def _scenes_of(sequence: FloodSequence, pair: Pair) -> tuple[str, str]:
+def _scenes_of(sequence: FloodSequence, pair: ScenePair) -> tuple[str, str]:
     return scene_id(sequence, pair.first), scene_id(sequence, pair.second)
 
 

@@ -247,7 +247,7 @@ class FloodScene(NamedTuple):
     flooding: bool
 
 
-class Pair(NamedTuple):
+class ScenePair(NamedTuple):
     """Two scenes of a sequence, by their file names.
 
     Attributes:
@@ -276,12 +276,12 @@ class FloodSequence:
         """Number of scenes that are part of a pair."""
         return len(self.scenes_in_pairs())
 
-    def pairs(self) -> Iterator[Pair]:
+    def pairs(self) -> Iterator[ScenePair]:
         """Every scene without flood, by number, with every other scene; each pair of scenes once."""
         for (a, first, flooded), (b, second, flooding) in itertools.product(self.scenes, repeat=2):
             if not flooded and (flooding or a < b):
                 label = int(flooding)
-                yield Pair(f"{self.name}__{first}__{second}__{label}", first, second, label)
+                yield ScenePair(f"{self.name}__{first}__{second}__{label}", first, second, label)
 
     def scenes_in_pairs(self) -> list[FloodScene]:
         """Scenes that are part of a pair, by number."""

@@ -142,7 +142,7 @@ def find_landscape(name: str) -> Landscape:
 
 
 @dataclass(frozen=True)
-class Scene:
+class SyntheticScene:
     """One synthetic scene: backscatter in dB, class number (into `_ALL`) of every pixel, and dB without speckle."""
 
     image_db: Float[np.ndarray, "2 side side"]
@@ -156,7 +156,7 @@ class Scene:
         return tuple(_ALL[number].name for number in np.flatnonzero(counts >= 0.01 * self.cover.size))
 
 
-def make_scene(rng: np.random.Generator, side: int = SIDE, landscape: str = "small_parcels") -> Scene:
+def make_scene(rng: np.random.Generator, side: int = SIDE, landscape: str = "small_parcels") -> SyntheticScene:
     """Draws one scene.
 
     Args:
@@ -177,7 +177,7 @@ def make_scene(rng: np.random.Generator, side: int = SIDE, landscape: str = "sma
     power = 10 ** (np.stack([vh_db, vv_db]).astype(np.float32) / 10) + np.float32(_NOISE_FLOOR)
     speckle = rng.standard_gamma(LOOKS, power.shape, np.float32) / np.float32(LOOKS)
     points = _point_targets(rng, cover)
-    return Scene(_db(power * speckle + points), cover, _db(power + points))
+    return SyntheticScene(_db(power * speckle + points), cover, _db(power + points))
 
 
 def _db(power: np.ndarray) -> np.ndarray:

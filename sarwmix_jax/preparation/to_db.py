@@ -14,7 +14,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.labels import CLASSES
 from sarwmix_jax.geotiff.places import grid_name, held_out_places, places_of
 from sarwmix_jax.geotiff.scenes import Scene
-from sarwmix_jax.geotiff.tiles import Tiling
+from sarwmix_jax.geotiff.tiles import TileGrid
 from sarwmix_jax.geotiff.units import check_range, find_unit
 from sarwmix_jax.plausibility import FLOOR_POWER, first_outside, power_to_db
 from sarwmix_jax.preparation.plan import Row
@@ -98,7 +98,7 @@ def record_from_db(
     return Record(filled, patch_id, valid_pixels=valid, **names)
 
 
-def read_tile(scenes: Units, tiling: Tiling, min_valid: float, row: Row) -> Record:
+def read_tile(scenes: Units, tiling: TileGrid, min_valid: float, row: Row) -> Record:
     """The record of a row of the plan: a tile of a scene.
 
     Args:
@@ -172,7 +172,7 @@ def class_names(labels: Labels) -> tuple[str, ...]:
     return CLASSES if found and found <= set(CLASSES) else tuple(sorted(found))
 
 
-def tile_rows(scenes: Units, tiling: Tiling, labels: Labels, validation: float | None) -> pa.Table:
+def tile_rows(scenes: Units, tiling: TileGrid, labels: Labels, validation: float | None) -> pa.Table:
     """The rows of the plan: every tile of every scene; all scenes of a place are in the same split.
 
     Args:
@@ -192,7 +192,7 @@ def tile_rows(scenes: Units, tiling: Tiling, labels: Labels, validation: float |
     return pa.Table.from_pylist(rows, _SCHEMA)
 
 
-def _rows(scene: Scene, tiling: Tiling, labels: Labels, split: str) -> Iterator[Row]:
+def _rows(scene: Scene, tiling: TileGrid, labels: Labels, split: str) -> Iterator[Row]:
     for row, column in tiling.places(scene):
         name = f"{scene.name}_{row:06d}_{column:06d}"
         yield {

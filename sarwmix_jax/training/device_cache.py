@@ -248,5 +248,5 @@ def allocate(shape: tuple[int, int], device: jax.Device) -> Rows:
 
 
 @functools.partial(jax.jit, donate_argnums=0)
-def _put(block: Rows, rows: Rows, first: Int32[Array, ""]) -> Rows:
+def _put(block: Rows, rows: UInt32[Array, "new words"], first: Int32[Array, ""]) -> Rows:
     return jax.lax.dynamic_update_slice_in_dim(block, rows, first, axis=0)

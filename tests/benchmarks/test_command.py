@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import run
+from benchmarks import runner
 from benchmarks.__main__ import main
-from benchmarks.plan import VARIANTS, make_plan, parse_variant
+from benchmarks.programs import VARIANTS, make_plan, parse_variant
 from sarwmix_jax.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +116,7 @@ def rows_of(out):
 
 
 def test_a_child_that_fails_answers_with_its_reason(tmp_path):
-    child = run.Child(tmp_path / "log", {"JAX_PLATFORMS": "cpu"})
+    child = runner.Child(tmp_path / "log", {"JAX_PLATFORMS": "cpu"})
     assert child.answer(120, kind="jax", task="knit") == {"failed": "KeyError: 'feed'"}
     ended = child.answer(120, steps=1)
     assert ended["failed"].startswith("the process ended with code 0")
@@ -124,7 +124,7 @@ def test_a_child_that_fails_answers_with_its_reason(tmp_path):
 
 
 def test_a_killed_or_silent_child_is_an_answer(tmp_path):
-    child = run.Child(tmp_path / "log", {"JAX_PLATFORMS": "cpu"})
+    child = runner.Child(tmp_path / "log", {"JAX_PLATFORMS": "cpu"})
     os.kill(child.process.pid, signal.SIGSTOP)
     assert child.answer(0.2, kind="jax")["failed"] == "no answer within 0 s"
     child.process.kill()
@@ -205,12 +205,12 @@ def test_a_kill_leaves_readable_results_and_no_children(start, tmp_path):
 
 
 def timed(out):
-    """Whether a round has been written down."""
+    """Whether a round has been saved."""
     return (out / "bench.json").exists() and any(row["rounds"] for row in rows_of(out)[0]["programs"])
 
 
 def gone(pid):
-    """Whether a process has ended, though nobody may have asked for its end yet."""
+    """Whether a process has ended, even if its parent has not waited for it yet."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except OSError:

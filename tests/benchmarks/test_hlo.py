@@ -1,4 +1,4 @@
-"""The account of a compiled program: one written by hand, and one of a compiler."""
+"""Counts of compiled programs: of one written by hand, and of one from the compiler."""
 
 import jax
 import jax.numpy as jnp

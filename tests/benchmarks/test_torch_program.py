@@ -1,4 +1,4 @@
-"""What is timed of PyTorch: input, optimiser and whole steps of both peers."""
+"""The PyTorch programs: input, optimiser and whole steps of both peers."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Our PyTorch model against the golden numbers, and our JAX model against it, layer by layer."""
+"""The PyTorch reference against the golden numbers, and the JAX model against it, layer by layer."""
 
 from dataclasses import replace
 from functools import cache
@@ -64,7 +64,7 @@ def drawn(model, seed: int):
 
 
 def converted(kind, settings: ModelSettings, model, *arguments):
-    """Our model with the weights of a PyTorch model."""
+    """The JAX model with the weights of a PyTorch model."""
     weights = from_published({name: value.detach().numpy() for name, value in model.state_dict().items()})
     return model_arrays(kind, settings, *arguments, weights=weights)
 
@@ -123,7 +123,7 @@ def test_layer_by_layer(settings, cells):
 
 
 def layers(model, traced, images, mask):
-    """(name, our output for the PyTorch layer's input, its output) for every layer."""
+    """(name, JAX output for the PyTorch layer's input, PyTorch output) for every layer."""
 
     def in_z_order(layer, x):
         grid = round(x.shape[1] ** 0.5)

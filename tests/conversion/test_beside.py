@@ -1,4 +1,4 @@
-"""Files of other trainers: the model is found, and harmless objects beside it are passed over, never called."""
+"""Files of other training programs: the model is found, harmless objects beside it are ignored and never called."""
 
 import argparse
 import random
@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pytest
 
-from sarwmix_jax.conversion.convert import Request, convert
+from sarwmix_jax.conversion.convert import ConversionRequest, convert
 from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from sarwmix_jax.errors import UserError
@@ -113,7 +113,7 @@ def test_a_file_of_another_trainer_converts_bit_by_bit_and_nothing_is_called(tmp
     sys.addaudithook(test_fuzz._audit)
     test_fuzz._events = []
     try:
-        converted = convert(Request(tmp_path / "a.pth", Hints(statistics="bigearthnet_v2")))
+        converted = convert(ConversionRequest(tmp_path / "a.pth", Hints(statistics="bigearthnet_v2")))
         assert test_fuzz._events == []
     finally:
         test_fuzz._events = None
@@ -206,6 +206,6 @@ def test_the_same_as_pytorch_writes_it(tmp_path):
     for what, content in contents.items():
         for protocol in (2, 4):
             torch.save(content, tmp_path / "a.pth", pickle_protocol=protocol)
-            found = convert(Request(tmp_path / "a.pth", Hints(statistics="bigearthnet_v2"))).tensors
+            found = convert(ConversionRequest(tmp_path / "a.pth", Hints(statistics="bigearthnet_v2"))).tensors
             same = [found[key].tobytes() == np.ascontiguousarray(expected[key]).tobytes() for key in expected]
             assert set(found) == set(expected) and all(same), what

@@ -1,4 +1,4 @@
-"""Our checkpoints for PyTorch users."""
+"""Export of checkpoints for PyTorch users."""
 
 import argparse
 import json
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from convert_torch_ckpt import main
-from sarwmix_jax.conversion.convert import Request, convert, write
+from sarwmix_jax.conversion.convert import ConversionRequest, convert, write
 from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.conversion.torch_file import read_checkpoint
 from tests.conversion.test_command import FINETUNE, FLOOD, PRETRAIN, run
@@ -68,7 +68,7 @@ def test_existing_files_stay(tmp_path, capsys):
     [("norm/bias", None), ("norm/bias", np.zeros(63, np.float32)), ("more", np.zeros(1, np.float32))],
 )
 def test_a_checkpoint_that_does_not_fit_its_description(tmp_path, capsys, name, array):
-    request = Request(GOLDEN / "finetune_tiny.pth", Hints(statistics="bigearthnet_v2"))
+    request = ConversionRequest(GOLDEN / "finetune_tiny.pth", Hints(statistics="bigearthnet_v2"))
     converted = convert(request)
     tensors = converted.tensors | {f"encoder/{name}": array}
     kept = {key: value for key, value in tensors.items() if value is not None}

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sarwmix_jax.conversion.convert import Request, convert
+from sarwmix_jax.conversion.convert import ConversionRequest, convert
 from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.errors import UserError
 from tests.support import GOLDEN
@@ -84,7 +84,7 @@ def fuzz(path: Path, region: str, seed: int, cases: int, source: Path = SOURCE) 
     """Number of cases that still converted."""
     global _events
     content = source.read_bytes()
-    good = convert(Request(source, HINTS)).tensors
+    good = convert(ConversionRequest(source, HINTS)).tensors
     sys.addaudithook(_audit)
     converted = 0
     limits = resource.getrlimit(resource.RLIMIT_AS)
@@ -97,7 +97,7 @@ def fuzz(path: Path, region: str, seed: int, cases: int, source: Path = SOURCE) 
             began = time.process_time()
             _events = []
             try:
-                tensors = convert(Request(path, HINTS)).tensors
+                tensors = convert(ConversionRequest(path, HINTS)).tensors
                 converted += 1
             except UserError as error:
                 assert "\n" not in str(error) and len(str(error)) < 2000, case

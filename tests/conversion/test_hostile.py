@@ -1,4 +1,4 @@
-"""Files that are damaged or mean harm: refused in one line with exit code 2, executed never."""
+"""Damaged and hostile files: refused in one line with exit code 2, never executed."""
 
 import struct
 import subprocess

@@ -1,4 +1,4 @@
-"""What the converter asks, what it does not take for an answer, and where it is named."""
+"""What the converter asks for, which answers it refuses, and where it is mentioned."""
 
 from pathlib import Path
 

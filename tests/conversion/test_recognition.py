@@ -1,4 +1,4 @@
-"""Recognition, and the account of every tensor."""
+"""Recognition, and the check of every tensor."""
 
 import hashlib
 from dataclasses import replace

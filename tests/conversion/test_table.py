@@ -1,4 +1,4 @@
-"""The table of names and layouts, against the published names and our model's."""
+"""The table of names and layouts, against the published names and those of the models."""
 
 import json
 

@@ -25,7 +25,7 @@ def command_line(name: str, *arguments) -> list[str]:
 
 
 def run_script(name: str, *arguments, **options) -> subprocess.CompletedProcess[str]:
-    """Run a script of data_prep/ in a process of its own."""
+    """Run a script of data_prep/ in a separate process."""
     return subprocess.run(
         command_line(name, *arguments), capture_output=True, text=True, timeout=300, env=ENVIRONMENT, **options
     )

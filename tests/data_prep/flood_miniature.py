@@ -1,4 +1,4 @@
-"""A miniature of SEN12-FLOOD in its raw layout, with everything that can be odd about it."""
+"""A miniature of SEN12-FLOOD in its raw layout, with every irregularity of the real set."""
 
 import json
 import zipfile

@@ -1,4 +1,4 @@
-"""Draws pairs of GeoTIFFs with all that files state of themselves, and knows what must become of each.
+"""Draws pairs of GeoTIFFs with all statements that files can make, and the expected result of each.
 
 What a pair states, what is valid in it and its values in dB are decided here, from how it is drawn; nothing is asked of
 the code under test.
@@ -56,7 +56,7 @@ FAULTS = (
 
 @dataclass
 class Pair:
-    """A drawn pair: its files, the options to give, and what must become of it."""
+    """A drawn pair: its files, the options to give, and the expected result."""
 
     fault: str | None
     quantity: str

@@ -153,7 +153,7 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 def test_a_full_disk_is_one_line_and_the_run_can_go_on(run_here, tree, tmp_path):
-    """A file-size limit stands in for the full disk."""
+    """A file-size limit simulates the full disk."""
     command = arguments(tree, tmp_path / "out", "--workers=2", "--records-per-shard=8")
     # Set by a process in between: one with JAX must not fork to set it.
     limited = [sys.executable, "-c", LIMIT, *command_line(SCRIPT, *command)]

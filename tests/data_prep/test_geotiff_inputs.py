@@ -1,4 +1,4 @@
-"""What `--inputs` may name, and what is refused of it."""
+"""Inputs of `--inputs`: which are found, and which are refused."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Hundreds of drawn pairs of GeoTIFFs: what states enough is read rightly, what contradicts itself is refused."""
+"""Hundreds of drawn pairs of GeoTIFFs: sufficient statements are read correctly, contradictory ones are refused."""
 
 import re
 from collections import Counter

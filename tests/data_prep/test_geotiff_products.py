@@ -1,4 +1,4 @@
-"""Products as their makers name and tag them: prepared without any option, or refused."""
+"""Products with the names and tags of their producers: prepared without any option, or refused."""
 
 import numpy as np
 import pytest

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from sarwmix_jax.evaluation.held_out import BandMoments, Constant, Group, best_constant, evaluate_held_out, groups
+from sarwmix_jax.evaluation.held_out import (
+    BandMoments,
+    Constant,
+    EvaluatedGroup,
+    best_constant,
+    evaluate_held_out,
+    groups,
+)
 from sarwmix_jax.tasks.gradients import make_mesh
 from tests.evaluation.conftest import small_model
 from tests.support import V2
@@ -9,7 +16,7 @@ from tests.support import V2
 
 def kept_groups(model, source):
     for group, valid in groups(model, source):
-        yield Group(*(np.asarray(part)[valid] for part in group))
+        yield EvaluatedGroup(*(np.asarray(part)[valid] for part in group))
 
 
 @pytest.mark.parametrize("norm_pix", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sarwmix_jax.evaluation.held_out import Group, best_constant, evaluate_held_out, groups
+from sarwmix_jax.evaluation.held_out import EvaluatedGroup, best_constant, evaluate_held_out, groups
 from sarwmix_jax.evaluation.hidden_cells import CellErrors, harmonic_prediction
 from sarwmix_jax.models.tokens import image_to_vectors
 from tests.evaluation.conftest import small_model
@@ -76,7 +76,9 @@ def test_held_out_figures_are_those_of_all_hidden_cells(training_scenes, held_ou
     result = evaluate_held_out(model, held_out_scenes, constant)
     assert result.compared == 6
     assert set(result.cells) == ({"model", "constant"} if norm_pix else {"model", "harmonic", "constant"})
-    kept = [Group(*(np.asarray(part)[valid] for part in group)) for group, valid in groups(model, held_out_scenes)]
+    kept = [
+        EvaluatedGroup(*(np.asarray(part)[valid] for part in group)) for group, valid in groups(model, held_out_scenes)
+    ]
     target, guess = (np.concatenate([getattr(group, name) for group in kept]) for name in ("target", "prediction"))
     for band in range(2):
         x, y = target[..., band::2], guess[..., band::2]

@@ -7,7 +7,7 @@ from rasterio.enums import ColorInterp
 
 from sarwmix_jax.data.records import RecordError
 from sarwmix_jax.geotiff.scenes import find_scenes
-from sarwmix_jax.geotiff.tiles import Tiling
+from sarwmix_jax.geotiff.tiles import TileGrid
 from sarwmix_jax.geotiff.units import find_quantity, find_unit
 from sarwmix_jax.geotiff.values import holds
 from sarwmix_jax.preparation.to_db import read_tile
@@ -171,7 +171,7 @@ def tile_of(folder, unit, row, side=80, **more):
     assert find_quantity([scene], None) == "gamma0"
     units = {scene.name: (scene, unit)}
     return read_tile(
-        units, Tiling(side), 0.5, {"s1_name": scene.name, "row": row, "column": 0, "labels": []} | {"patch_id": "p"}
+        units, TileGrid(side), 0.5, {"s1_name": scene.name, "row": row, "column": 0, "labels": []} | {"patch_id": "p"}
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import sarwmix_jax
-from sarwmix_jax.conversion.convert import Request, convert, write
+from sarwmix_jax.conversion.convert import ConversionRequest, convert, write
 from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.inference import model as model_module
@@ -18,7 +18,7 @@ X_DB = golden("pretrain_tiny")["x_db"]
 
 
 def converted(folder, name: str, image_size=None, windows=None, **hints):
-    request = Request(GOLDEN / f"{name}_tiny.pth", Hints(**hints), image_size=image_size, windows=windows)
+    request = ConversionRequest(GOLDEN / f"{name}_tiny.pth", Hints(**hints), image_size=image_size, windows=windows)
     write(convert(request), folder)
     return sarwmix_jax.load(folder)
 
@@ -155,7 +155,7 @@ def test_sizes_of_batches():
 
 
 def test_other_statistics(tmp_path):
-    request = Request(GOLDEN / "finetune_tiny.pth", Hints(statistics="-19.1966,-12.5144,5.4501,5.0019"))
+    request = ConversionRequest(GOLDEN / "finetune_tiny.pth", Hints(statistics="-19.1966,-12.5144,5.4501,5.0019"))
     write(convert(request), tmp_path / "out")
     own, other = sarwmix_jax.load(tmp_path / "out"), sarwmix_jax.load(tmp_path / "out", statistics="bigearthnet_v1")
     assert own.statistics.std_db == (5.4501, 5.0019) and other.statistics.std_db == (3.1672, 2.9644)

@@ -12,7 +12,7 @@ import pytest
 import sarwmix_jax
 from sarwmix_jax.checkpoints.loading import Loaded, load_parameters, model_of
 from sarwmix_jax.checkpoints.store import describe
-from sarwmix_jax.conversion.convert import Request, convert, write
+from sarwmix_jax.conversion.convert import ConversionRequest, convert, write
 from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.inference.model import LoadedModel
@@ -26,7 +26,7 @@ from tests.support import GOLDEN, V2
 def folder(tmp_path_factory):
     """A folder with the golden classifier, converted, as `runs/benv2_finetuned`."""
     folder = tmp_path_factory.mktemp("work")
-    request = Request(GOLDEN / "finetune_tiny.pth", Hints(statistics="bigearthnet_v2"))
+    request = ConversionRequest(GOLDEN / "finetune_tiny.pth", Hints(statistics="bigearthnet_v2"))
     write(convert(request), folder / "runs" / "benv2_finetuned")
     return folder
 

@@ -70,7 +70,7 @@ def test_golden_logits():
 
 @pytest.mark.usefixtures("unchecked")
 def test_errors():
-    with pytest.raises(UserError, match="no tile of 4"):
+    with pytest.raises(UserError, match="smaller than a tile of 4"):
         cut_tiles(numbered(1, 1)[..., :3], 4, "two_band")
     with pytest.raises(UserError, match="unknown"):
         cut_tiles(numbered(1, 1), 4, "other")

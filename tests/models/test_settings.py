@@ -50,7 +50,7 @@ def test_windows_for_a_side(side, windows):
             {"windows": (8, 8, 7, 4)},
             "window 7 of stage 3 does not divide its grid of 8 tokens at 128 px; use 4 in model.windows",
         ),
-        ({"depths": (1, 2)}, "model.depths is (1, 2); give 4 positive numbers, one a stage"),
+        ({"depths": (1, 2)}, "model.depths is (1, 2); give 4 positive numbers, one per stage"),
         (
             {"num_heads": (3, 2, 4, 8)},
             "3 heads do not divide the width 8 of stage 1; change model.num_heads or model.embed_dim",

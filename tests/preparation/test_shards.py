@@ -218,7 +218,7 @@ def test_stopped_while_files_are_put_together_it_goes_on(tmp_path, monkeypatch, 
 
 def test_other_work_in_the_same_place_is_refused(tmp_path):
     prepare(plan(), Reader(), tmp_path / "out", part=(1, 2))
-    with pytest.raises(UserError, match=r"begun with other metadata.*\(40 records in 8 files, now 41 in 8\)"):
+    with pytest.raises(UserError, match=r"was started with other metadata.*\(40 records in 8 files, now 41 in 8\)"):
         prepare(plan(41), Reader(), tmp_path / "out", part=(2, 2))
 
 

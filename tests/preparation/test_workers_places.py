@@ -43,7 +43,7 @@ def test_what_was_made_or_begun_by_others_stays(tmp_path):
     with pytest.raises(UserError, match="source 2 is damaged"):
         prepare(units(3, broken=[2]), tmp_path / "out")
     assert (tmp_path / "out.partial" / "progress" / "u1.json").is_file()
-    with pytest.raises(UserError, match="begun with other metadata"):
+    with pytest.raises(UserError, match="was started with other metadata"):
         prepare(units(4), tmp_path / "out")
     assert (tmp_path / "out.partial" / "progress" / "u1.json").is_file()
     assert prepare(units(3), tmp_path / "out")["total"] == 3

@@ -1,4 +1,4 @@
-"""Run by test_devices.py in a process of its own, which has eight devices on the CPU; prints one JSON line."""
+"""Run by test_devices.py in a separate process, which has eight devices on the CPU; prints one JSON line."""
 
 import json
 import sys

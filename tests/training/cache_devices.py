@@ -1,4 +1,4 @@
-"""Run by test_device_cache.py in processes of their own with several devices on the CPU; prints one JSON line."""
+"""Run by test_device_cache.py in separate processes with several devices on the CPU; prints one JSON line."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A run is the same whatever feeds it."""
+"""A run gives the same results with every feed."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Labelled tasks through the one loop."""
+"""Labelled tasks in the training loop."""
 
 import json
 import signal

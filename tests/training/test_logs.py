@@ -44,7 +44,7 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, clock, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert lines[:2] == [
         "step 1/1000  epoch 0.50  loss 2.5000  lr 1.00e-03",
-        "step 21/1000  epoch 0.50  loss 2.5000  lr 1.00e-03  120 images/s  about 9 min left",
+        "step 21/1000  epoch 0.50  loss 2.5000  lr 1.00e-03  120 images/s  about 8 min left",
     ]
     assert lines[-1] == "step 1000/1000  epoch 0.50  loss 2.5000  lr 1.00e-03  120 images/s"
     assert len(lines) == 51

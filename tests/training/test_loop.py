@@ -37,7 +37,7 @@ def finished(run_settings, tmp_path_factory):
 
 @pytest.fixture
 def workdir(finished, tmp_path):
-    """A copy of its workdir to go on in."""
+    """A copy of its workdir to continue in."""
     return shutil.copytree(finished[0], tmp_path / "run")
 
 
@@ -64,7 +64,7 @@ def assert_two_parts_equal(changes, run_settings, workdir, whole_workdir, whole)
     parts = train(run_settings(**changes), workdir)
     assert losses(whole_workdir) == losses(workdir)
     same(whole.state, parts.state)
-    # and the checkpoint of step 2, written while training went on, is that of the run that stopped there
+    # and the checkpoint of step 2, written while training continued, is that of the run that stopped there
     target = jax.tree.map(np.asarray, unstack_blocks(whole.state)._asdict())
     one, other = (
         Checkpoints(place / "checkpoints", read_only=True).restore(target, 2) for place in (whole_workdir, workdir)

@@ -20,7 +20,7 @@ from sarwmix_jax.cli.prepare.frame import add_work_arguments, run_plan
 from sarwmix_jax.data.records import QUANTITIES, UNITS
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.geotiff.scenes import Scene, count_ancillary, find_scenes
-from sarwmix_jax.geotiff.tiles import Tiling
+from sarwmix_jax.geotiff.tiles import TileGrid
 from sarwmix_jax.geotiff.units import find_quantity
 from sarwmix_jax.geotiff.values import Zeros
 from sarwmix_jax.preparation.plan import Plan
@@ -28,7 +28,7 @@ from sarwmix_jax.preparation.shards import Read
 from sarwmix_jax.preparation.to_db import find_units, read_labels, read_tile, tile_contract, tile_rows
 
 
-def check_effects(arguments: argparse.Namespace, tiling: Tiling, scenes: Sequence[Scene]) -> None:
+def check_effects(arguments: argparse.Namespace, tiling: TileGrid, scenes: Sequence[Scene]) -> None:
     """Refuse options that would have no effect: the user expects one.
 
     Raises:
@@ -51,7 +51,7 @@ def make_plan(arguments: argparse.Namespace) -> tuple[Plan, Read]:
     Raises:
         UserError: The settings or the scenes cannot be used.
     """
-    tiling = Tiling(arguments.tile, arguments.overlap, arguments.zeros)
+    tiling = TileGrid(arguments.tile, arguments.overlap, arguments.zeros)
     order = None if arguments.bands is None else arguments.bands.upper().split(",")
     found, problems = find_scenes(arguments.inputs, order, arguments.nodata)
     if passed_over := count_ancillary(arguments.inputs):

@@ -15,7 +15,7 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
 
-from benchmarks.plan import Group, Program
+from benchmarks.programs import Group, Program
 from benchmarks.report import ROOT, Results
 
 COMMAND = (sys.executable, "-m", "benchmarks.child")

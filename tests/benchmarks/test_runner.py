@@ -13,9 +13,9 @@ from typing import ClassVar
 
 import pytest
 
-from benchmarks import run
+from benchmarks import runner
 from benchmarks.__main__ import FLAGS
-from benchmarks.plan import Program
+from benchmarks.programs import Program
 from benchmarks.report import Results, speed_ratio
 from sarwmix_jax.cli.main import Parser
 
@@ -57,7 +57,7 @@ class ScriptedChild:
 
 @pytest.fixture
 def measure(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "Child", ScriptedChild)
+    monkeypatch.setattr(runner, "Child", ScriptedChild)
     ScriptedChild.alive.clear()
     ScriptedChild.rounds.clear()
     parser = Parser()
@@ -68,7 +68,7 @@ def measure(tmp_path, monkeypatch):
         programs = list(group)
         arguments = [f"--budget={seconds / 60}", "--rounds=2", "--round-seconds=1", "--device=gpu", "--out=x"]
         results = Results(tmp_path / "out", arguments, [programs])
-        run.Bench(parser.parse_args(arguments), results).run([programs])
+        runner.Bench(parser.parse_args(arguments), results).run([programs])
         assert not ScriptedChild.alive
         written = json.loads((tmp_path / "out" / "bench.json").read_text())
         assert written["programs"] == [asdict(each) for each in results.programs]
@@ -134,8 +134,8 @@ def test_a_variant_that_computes_something_else_is_not_timed(measure):
 def test_a_first_step_that_is_not_a_number_disagrees():
     reference, odd = program("default"), program("odd")
     reference.setup = {"first": {"loss": 1.0}}
-    assert run.disagreement(odd, {"first": {"loss": float("nan")}}, [reference, odd])
-    assert run.disagreement(odd, {"first": {"loss": 1.009}}, [reference, odd]) is None
+    assert runner.disagreement(odd, {"first": {"loss": float("nan")}}, [reference, odd])
+    assert runner.disagreement(odd, {"first": {"loss": 1.009}}, [reference, odd]) is None
 
 
 def test_a_set_up_leaves_the_others_their_rounds(measure):
@@ -171,7 +171,7 @@ def test_both_files_are_whole_after_each_measurement(measure, tmp_path, monkeypa
 
 def test_flags_and_memory_of_a_child(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--a=1")
-    environment = run.Bench(Namespace(budget=1.0), None).environment(Program(*WORKLOAD, xla_flags="--b=2"))
+    environment = runner.Bench(Namespace(budget=1.0), None).environment(Program(*WORKLOAD, xla_flags="--b=2"))
     assert environment["XLA_FLAGS"] == "--a=1 --b=2"
     assert environment["XLA_PYTHON_CLIENT_PREALLOCATE"] == "false"
     assert "JAX_PLATFORMS" not in environment

@@ -1,4 +1,4 @@
-"""A converted pretraining file goes on as a run: optimiser state by our names, restored by the training code."""
+"""A converted pretraining file is continued as a run: optimiser state by name, restored by the training code."""
 
 import json
 from dataclasses import replace
