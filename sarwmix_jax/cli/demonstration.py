@@ -16,7 +16,14 @@ from typing import Any
 import jax
 
 from sarwmix_jax.checkpoints.store import FOLDER
-from sarwmix_jax.cli.demonstration_labels import FINETUNED, FROM_SCRATCH, HEAD, Labels, check_finished, compare_labels
+from sarwmix_jax.cli.demonstration_labels import (
+    FINETUNED,
+    FROM_SCRATCH,
+    HEAD,
+    FewLabels,
+    check_finished,
+    compare_labels,
+)
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.held_out import HeldOut, best_constant, evaluate_held_out
@@ -63,7 +70,7 @@ class DemoResult:
     steps: int
     losses: tuple[float, float]
     held_out: HeldOut
-    labels: Labels
+    labels: FewLabels
     pictures: dict[str, Path]
     checkpoint: Path
     minutes: Mapping[str, float]

@@ -37,7 +37,7 @@ PAIRS = {
 
 
 @dataclass(frozen=True)
-class Labels:
+class FewLabels:
     """What few labels gave.
 
     Attributes:
@@ -66,7 +66,7 @@ class Labels:
         return [f"{head}: micro AP [95 % interval]", *(f"{name:48} {_text(value)}" for name, value in named.items())]
 
 
-def compare_labels(settings: PretrainingSettings, workdir: Path) -> Labels:
+def compare_labels(settings: PretrainingSettings, workdir: Path) -> FewLabels:
     """Probes and finetunes the demo's encoder with few labels, beside one from random values and a plain baseline.
 
     The pretrained encoder is finetuned in two steps, the head alone and then everything: at once, the first steps of an
@@ -93,7 +93,7 @@ def compare_labels(settings: PretrainingSettings, workdir: Path) -> Labels:
     guesses |= baseline_predictions("multilabel", sources[0], sources[2], truths[2].shape[1])
     clusters = clusters_of(sources[2])
     statistics = {name: statistic_of("multilabel", guess, truths[2], clusters, 0.5) for name, guess in guesses.items()}
-    return Labels(
+    return FewLabels(
         len(sources[0]),
         len(sources[2]),
         {name: score_intervals(statistic)[SCORE] for name, statistic in statistics.items()},
