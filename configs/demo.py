@@ -33,8 +33,8 @@ def get_config() -> ConfigDict:
     config.batch.mix_group = 8
     config.optimizer.base_lr = 25.6e-3
     config.optimizer.warmup_epochs = 0.5
-    config.optimizer.schedule_epochs = 13.0
-    config.optimizer.stop_after_epochs = 13.0
-    config.checkpoint.every_epochs = 6.5
+    config.optimizer.schedule_epochs = 17.0
+    config.optimizer.stop_after_epochs = 17.0
+    config.checkpoint.every_epochs = 8.5
     config.checkpoint.powers_of_two = False
     return config
