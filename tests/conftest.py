@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 # Before JAX is imported, in the process that starts the others; all of them share one folder of programs.
 if "SARWMIX_TESTS" not in os.environ:
@@ -48,3 +49,21 @@ def optimised(monkeypatch):
 def unchecked(monkeypatch):
     """Annotations are not checked, as for users: for tests of the line that answers a wrong shape or type."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+STRICT = ("models", "tasks", "test_sar.py", "test_weighting.py")
+"""Tests, beside this file, of what computes on arrays of one type."""
+
+
+@pytest.fixture(autouse=True)
+def explicit_types(request):
+    """There arrays of different types never meet unnoticed: an operation that would promote one of them raises.
+
+    Tests marked `promotes` are exempt, with the reason.
+    """
+    place = request.path.relative_to(Path(__file__).parent).parts[0]
+    if place in STRICT and request.node.get_closest_marker("promotes") is None:
+        with jax.numpy_dtype_promotion("strict"):
+            yield
+    else:
+        yield

@@ -25,7 +25,9 @@ def ctrl_c_counts():
 LONG = ("--config.optimizer.stop_after_epochs=8", "--config.checkpoint.every_epochs=8")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow), (signal.SIGINT, 130)]
+)
 def test_a_signal_saves_a_run_and_shows_in_the_exit_code(number, code, records, tmp_path, capsys, monkeypatch):  # noqa: F811
     take_step = loop.take_step
 

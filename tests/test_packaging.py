@@ -136,7 +136,7 @@ def test_own_scenes_from_the_wheel(installed):
     installed.sarwmix("prepare", "geotiff", "--inputs", "scenes", "--out", "records", "--tile", "64")
     changes = ("--config.data.records=records", "--config.batch.global_batch=8", "--config.validation.split=")
     plan = installed.sarwmix("dry-run", "--config=demo", *changes, "--compiled=off", *SMALL)
-    assert "16 of records, split train" in plan and "validation:  none" in plan and "2 an epoch" in plan
+    assert "16 of records, split train" in plan and "validation:  none" in plan and "2 per epoch" in plan
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sarwmix_jax.data.records import read_contract
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.training.logs import read_log
@@ -69,6 +71,7 @@ def test_from_geotiffs_to_records(tmp_path):
     assert len(files) <= PREPARATION_FILES
 
 
+@pytest.mark.slow
 def test_from_the_command_to_the_gradient(tmp_path):
     write_synthetic_records(tmp_path / "records", train=8, side=64)
     settings = TINY_RUN | {"validation.split": "", "optimizer.stop_after_steps": 1}

@@ -83,6 +83,8 @@ class _Stack:
         return [self.items.pop() for _ in range(count)][::-1]
 
     def mark(self) -> None:
+        if len(self.below) > 5 * _MAX_DEPTH:  # very many open groups take Python's garbage collector seconds
+            raise Refused("its pickle is nested too deeply")
         self.below.append(self.items)
         self.items = []
 
@@ -264,11 +266,11 @@ _ACTIONS: dict[str, Callable[[_Stack, Any], None]] = {
     "MARK": lambda stack, argument: stack.mark(),
     "POP": lambda stack, argument: stack.take(1).clear(),
     "POP_MARK": lambda stack, argument: stack.take_marked().clear(),
-    "NONE": lambda stack, argument: stack.push(None),
     "NEWTRUE": lambda stack, argument: stack.push(True),
     "NEWFALSE": lambda stack, argument: stack.push(False),
     **dict.fromkeys(
-        ("BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Stack.push
+        ("NONE", "BININT", "BININT1", "BININT2", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+        _Stack.push,
     ),
     **dict.fromkeys(("LONG1", "LONG4"), _push_number),
     **dict.fromkeys(
@@ -292,8 +294,7 @@ _ACTIONS: dict[str, Callable[[_Stack, Any], None]] = {
     "SETITEMS": lambda stack, argument: _insert(stack, stack.take_marked()),
     "GLOBAL": lambda stack, argument: _push_name(stack, *argument.partition(" ")[::2]),
     "STACK_GLOBAL": lambda stack, argument: _push_name(stack, *stack.take(2)),
-    "REDUCE": _call,
-    "NEWOBJ": _call,
+    **dict.fromkeys(("REDUCE", "NEWOBJ"), _call),
     "BUILD": _build,
     "BINPERSID": _persistent,
 }

@@ -77,11 +77,6 @@ class Type(typing.NamedTuple):
         return RANGES[self.range][1] if self.range else ""
 
 
-def setting_names(kind: Any) -> list[str]:
-    """Dotted names of all settings of a kind of run."""
-    return list(setting_types(kind))
-
-
 def setting_types(kind: Any, where: str = "") -> dict[str, Type]:
     """Types of all settings of a kind of run by their dotted names."""
     types_of: dict[str, Type] = {}

@@ -90,7 +90,7 @@ def train(settings: RunSettings, workdir: Path, *, override: bool = False) -> Pr
 
 @contextmanager
 def open_output(run: Run, workdir: Path, *, replace: bool) -> Iterator[Output]:
-    """Create the work directory, write the names of the chosen samples to it, open log and checkpoints."""
+    """Create the work directory, write settings and names of chosen samples to it, open log and checkpoints."""
     state = resources.tree_bytes(abstract_state(run))
     resources.check_records_fit(bytes_per_device(run) if run.settings.data.resident else 0, state, run.mesh.size)
     resources.check_disk(state, workdir)

@@ -2,6 +2,7 @@
 
 import warnings
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,7 +27,7 @@ def test_real_patches_are_finetuned_on_and_evaluated(converted, tmp_path):
     source = open_records(records, "test")
     assert len(source) == 6
     batch = source.read_batch(range(6))
-    images = np.asarray(resize(batch["image"].astype(np.float32), 128))
+    images = np.asarray(resize(jnp.asarray(batch["image"], jnp.float32), 128))
     for checkpoint in (converted["finetune"], run):
         check_written(tmp_path / "out", checkpoint)
         with warnings.catch_warnings():

@@ -120,6 +120,7 @@ def test_odd_batch_with_five_cells_masked():
 TRAJECTORY = OptimizerSettings(warmup_epochs=2, schedule_epochs=10)
 
 
+@pytest.mark.promotes("optax raises a float to the power of the whole number of steps")
 @pytest.mark.smoke
 def test_eight_steps():
     _, params, _ = golden_autoencoder()
@@ -152,6 +153,7 @@ def compare_trained(params) -> None:
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.promotes("optax raises a float to the power of the whole number of steps")
 @pytest.mark.smoke
 def test_accumulation_and_clipping():
     _, params, _ = golden_autoencoder()

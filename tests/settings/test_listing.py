@@ -5,7 +5,7 @@ import re
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.settings.declarations import setting_names
+from sarwmix_jax.settings.declarations import setting_types
 from sarwmix_jax.settings.listing import declared, settings_table
 from sarwmix_jax.settings.sections import TASKS
 
@@ -15,7 +15,7 @@ ROW = r"^(name|seed|task|init_from|[a-z_]+\.[a-z_0-9]+) +\S"
 @pytest.mark.parametrize("task", TASKS)
 def test_every_setting_has_a_meaning_and_a_row(task):
     found = declared(TASKS[task]())
-    assert list(found) == setting_names(TASKS[task])
+    assert list(found) == list(setting_types(TASKS[task]))
     assert [name for name, setting in found.items() if len(setting.meaning.split()) < 2] == []
     rows = re.findall(ROW, settings_table(task), re.MULTILINE)
     assert sorted(rows) == sorted(["name", *found])
@@ -23,7 +23,7 @@ def test_every_setting_has_a_meaning_and_a_row(task):
 
 def test_both_tasks_in_one_table_without_repetition():
     rows = re.findall(ROW, settings_table(), re.MULTILINE)
-    assert sorted(set(rows) - {"name"}) == sorted({name for kind in TASKS.values() for name in setting_names(kind)})
+    assert sorted(set(rows) - {"name"}) == sorted({name for kind in TASKS.values() for name in setting_types(kind)})
     assert len(rows) == len(set(rows)) + 2  # the heads of three blocks
 
 

@@ -59,6 +59,7 @@ def account(changes):
     }
 
 
+@pytest.mark.promotes("optax raises a float to the power of the whole number of steps")
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["default", "scan", "plain"])
 def test_the_step_moves_no_more_than_it_did(way):

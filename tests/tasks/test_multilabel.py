@@ -48,6 +48,7 @@ def recipe():
     return make_optimizer(FinetuningOptimizerSettings(), TINY.depths)
 
 
+@pytest.mark.promotes("optax raises a float to the power of the whole number of steps")
 @pytest.mark.smoke
 @pytest.mark.slow
 def test_eight_steps_have_the_published_losses():

@@ -6,7 +6,7 @@ import pytest
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import abstract_model
-from sarwmix_jax.settings.declarations import setting_names
+from sarwmix_jax.settings.declarations import setting_types
 from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings
 from sarwmix_jax.training.loop import train
 from sarwmix_jax.training.run import set_up
@@ -66,8 +66,8 @@ CONTEXT = {
 
 
 def test_the_table_of_finetuning_has_what_pretraining_lacks():
-    own = set(setting_names(FinetuningSettings)) - set(setting_names(PretrainingSettings))
-    assert own <= set(TABLE) <= set(setting_names(FinetuningSettings))
+    own = set(setting_types(FinetuningSettings)) - set(setting_types(PretrainingSettings))
+    assert own <= set(TABLE) <= set(setting_types(FinetuningSettings))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import merge_model, split_model
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.settings.config import pretraining_config, resolve
-from sarwmix_jax.settings.declarations import setting_names
+from sarwmix_jax.settings.declarations import setting_types
 from sarwmix_jax.settings.recipes import load_config
 from sarwmix_jax.settings.sections import PretrainingSettings
 from sarwmix_jax.tasks.gradients import TrainState, open_all
@@ -300,14 +300,14 @@ def config_arguments():
 
 
 def test_the_table_is_complete():
-    assert sorted(TABLE) == sorted(setting_names(PretrainingSettings))
+    assert sorted(TABLE) == sorted(setting_types(PretrainingSettings))
 
 
 @pytest.mark.parametrize("config", config_arguments())
 def test_every_config_has_all_settings_and_the_table_another_value(config):
     loaded = load_config(config)
     leaves = config_dict.FrozenConfigDict(loaded)
-    for name in setting_names(PretrainingSettings):
+    for name in setting_types(PretrainingSettings):
         assert any(value != get(leaves, name) for value in TABLE[name][0]), name
 
 
