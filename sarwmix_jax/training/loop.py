@@ -193,6 +193,7 @@ def write_start(run: Run, output: Output, start: int) -> float:
         versions={"sarwmix_jax": __version__, "jax": jax.__version__},
         mix_group=run.task.group,
         parts=[dataclasses.asdict(part) for part in parts],
+        source=describe_sources(run),
         settings=as_json(run.settings),
     )
     return resources.training_flops(parts)
