@@ -38,7 +38,12 @@ def test_one_report_has_real_runs_and_a_published_log(tmp_path):
         ("tuned", "multilabel", 1.0),
         ("published", "finetuning (published log)", 3.0),
     ]
-    assert (runs[0].starts, runs[0].steps, runs[0].status, runs[0].datasets) == (2, 4, "finished", ("synthetic_scenes",))
+    assert (runs[0].starts, runs[0].steps, runs[0].status, runs[0].datasets) == (
+        2,
+        4,
+        "finished",
+        ("synthetic_scenes",),
+    )
     assert runs[0].device_hours > 0
     assert (runs[1].pretraining_epoch, runs[1].selected) == (1.0, "weighted")
     assert not any("not placed" in note for note in runs[1].notes)
