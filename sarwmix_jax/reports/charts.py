@@ -105,13 +105,13 @@ def loss_figure(runs: Sequence[LoggedRun]) -> Figure | None:
         return None
     style = styles(runs)
     figure, panels = _panels([f"loss in {stage}" for stage in stages], len(runs) + 3)
+    panels[0].plot([], [], color="0.3", alpha=0.55, label="lines: training")
+    panels[0].plot([], [], color="0.3", marker="o", markersize=3.5, linewidth=1.0, label="points: validation")
     for axes, found in zip(panels, stages.values(), strict=True):
         for run in found:
             _draw(axes, run.train, "loss", style[run.name], label=run.name, alpha=0.55)
             _draw(axes, run.validation, "loss", style[run.name], marker="o", markersize=3.5, linewidth=1.0)
         axes.set(xlabel="epochs", ylabel="loss")
-    panels[0].plot([], [], color="0.3", alpha=0.55, label="lines: training")
-    panels[0].plot([], [], color="0.3", marker="o", markersize=3.5, linewidth=1.0, label="points: validation")
     return _legend(figure, panels)
 
 

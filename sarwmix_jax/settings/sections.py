@@ -6,7 +6,6 @@ The same objects are used from the command line to the compiled step. `None` mea
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings.declarations import BelowOne, NotNegative, Positive, Probability, Share, setting
 from sarwmix_jax.settings.model import ModelSettings, Section
 
@@ -167,24 +166,13 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class LogSettings:
-    """How often values are logged, and where besides the JSON lines.
-
-    Raises:
-        UserError: There is no such tracker, or one is named twice.
-    """
+    """How often values are logged, and where besides the JSON lines."""
 
     every_steps: Positive[int] = setting(20, "steps between two entries of the log")
     trackers: tuple[str, ...] = setting(
         (),
         "tensorboard, wandb (Weights & Biases): write numbers and pictures there, too; unset: JSON lines alone",
     )
-
-    def __post_init__(self) -> None:
-        for number, name in enumerate(self.trackers):
-            if name not in TRACKERS:
-                raise UserError(f"log.trackers has {name!r}; use {' or '.join(TRACKERS)}")
-            if name in self.trackers[:number]:
-                raise UserError(f"log.trackers has {name} twice; name each once")
 
 
 @dataclass(frozen=True)

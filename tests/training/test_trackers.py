@@ -77,9 +77,9 @@ def test_a_tracker_that_is_not_installed_is_one_line_before_anything_is_read(tmp
 
 
 @pytest.mark.parametrize(("names", "message"), [(("board",), "use tensorboard or wandb"), (("wandb",) * 2, "twice")])
-def test_unknown_trackers_are_refused(names, message):
+def test_unknown_trackers_are_refused(names, message, run_settings):
     with pytest.raises(UserError, match=message):
-        LogSettings(trackers=names)
+        run_settings(log__trackers=names)
 
 
 @pytest.mark.slow

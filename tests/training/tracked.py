@@ -63,4 +63,4 @@ def wandb_rows(folder: Path) -> list[dict[str, Any]]:
                 for item in record.history.item:
                     row["/".join(item.nested_key) or item.key] = json.loads(item.value_json)
                 rows.append(row)
-    return rows
+    return sorted(rows, key=lambda row: row["_timestamp"])
