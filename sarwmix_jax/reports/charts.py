@@ -4,7 +4,9 @@ import io
 import math
 import re
 from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -25,20 +27,14 @@ MARKED = (40, 600)
 """Epochs of the published study that are no powers of two."""
 DPI = 180
 
-Style = dict[str, object]
+Style = dict[str, Any]
 Series = tuple[str, Sequence[Point], str]
 """Label, points, and the name of the value to draw."""
 
 
 def pictures(runs: Sequence[LoggedRun]) -> dict[str, bytes]:
     """PNG files by name; those that would be empty are left out."""
-    drawn = {
-        "loss.png": loss_figure(runs),
-        "learning_rate.png": rate_figure(runs),
-        "validation.png": validation_figure(runs),
-        "pretraining_epochs.png": epochs_figure(runs),
-        "throughput.png": throughput_figure(runs),
-    }
+    drawn = {name: draw(runs) for name, draw in PICTURES.items()}
     return {name: png(figure) for name, figure in drawn.items() if figure is not None}
 
 
@@ -76,19 +72,20 @@ def _panels(titles: Sequence[str], entries: int, width: float = 4.6) -> tuple[Fi
 
 def _legend(figure: Figure, panels: Sequence[Axes], columns: int | None = None) -> Figure:
     """One legend beside all panels, or below them in columns; each label once."""
-    found = {}
+    found: dict[str, Artist] = {}
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         found |= {label: handle for label, handle in zip(labels, handles, strict=True) if label not in found}
+    place: Literal["outside right upper", "outside lower left"]
     place = "outside right upper" if columns is None else "outside lower left"
     figure.legend(found.values(), found.keys(), loc=place, ncols=columns or 1, fontsize=8, frameon=False)
     return figure
 
 
-def _draw(axes: Axes, points: Sequence[Point], name: str, style: Style, **more: object) -> None:
+def _draw(axes: Axes, points: Sequence[Point], name: str, style: Style, **more: Any) -> None:
     kept = [(point["epoch"], point[name]) for point in points if name in point]
     if kept:
-        options: dict[str, object] = {"linewidth": 1.4, "marker": "o" if len(kept) == 1 else None, "markersize": 4}
+        options: Style = {"linewidth": 1.4, "marker": "o" if len(kept) == 1 else None, "markersize": 4}
         axes.plot(*zip(*kept, strict=True), **(options | style | more))
 
 
@@ -263,3 +260,13 @@ def _log2_axis(axes: Axes, epochs: Sequence[float]) -> None:
                 fontsize=7,
                 color="0.4",
             )
+
+
+PICTURES: dict[str, Callable[[Sequence[LoggedRun]], Figure | None]] = {
+    "loss.png": loss_figure,
+    "learning_rate.png": rate_figure,
+    "validation.png": validation_figure,
+    "pretraining_epochs.png": epochs_figure,
+    "throughput.png": throughput_figure,
+}
+"""What draws each picture."""

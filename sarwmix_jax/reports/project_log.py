@@ -35,7 +35,9 @@ def read_project_log(path: Path, entries: Sequence[Entry], notes: Sequence[str])
     return LoggedRun(
         path,
         task,
-        **curves,
+        train=curves["train"],
+        validation=curves["validation"],
+        probe=curves["probe"],
         best=best,
         selected=rule,
         status=_status(known),
@@ -85,7 +87,8 @@ def _status(entries: Sequence[Entry]) -> str:
 
 def _devices(starts: Sequence[Entry]) -> str:
     """Devices of all starts, as `2 x cpu`."""
-    kinds = [" + ".join(f"{n} x {kind}" for kind, n in Counter(start.get("devices", ())).items()) for start in starts]
+    counts: list[Counter[str]] = [Counter(start.get("devices", ())) for start in starts]
+    kinds = [" + ".join(f"{number_of} x {kind}" for kind, number_of in count.items()) for count in counts]
     return ", then ".join(kind for kind, _ in itertools.groupby(kinds) if kind)
 
 

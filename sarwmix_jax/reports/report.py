@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sarwmix_jax.evaluation.results import write_files
-from sarwmix_jax.reports.charts import pictures
+from sarwmix_jax.reports.charts import PICTURES, pictures
 from sarwmix_jax.reports.runs import read_runs
 from sarwmix_jax.reports.table import table_csv, table_json, table_markdown, table_rows
 
@@ -28,6 +28,8 @@ def report(places: Sequence[str], out: Path | None, sort: str = "run") -> tuple[
     drawn = pictures(runs)
     shown = "".join(f"\n![{name.removesuffix('.png').replace('_', ' ')}]({name})\n" for name in drawn)
     files: dict[str, str | bytes] = {"runs.md": f"# Runs\n\n{table}{shown}"}
-    files |= {"runs.csv": table_csv(rows), "runs.json": table_json(rows, runs)} | drawn
+    files |= {"runs.csv": table_csv(rows), "runs.json": table_json(rows, runs), **drawn}
     write_files(out, files)
+    for name in PICTURES.keys() - drawn.keys():  # of an earlier report of other runs
+        (out / name).unlink(missing_ok=True)
     return table, list(files)

@@ -41,7 +41,7 @@ def table_rows(runs: Sequence[LoggedRun], sort: str) -> list[Row]:
     columns = [*before[:middle], *scores, *before[middle:]]
     if sort not in columns:
         raise UserError(f"--sort {sort}: no run has it; use one of {', '.join(columns)}")
-    filled = [{name: row.get(name) for name in columns} for row in rows]
+    filled: list[Row] = [{name: row.get(name) for name in columns} for row in rows]
     falls = sort in scores and not sort.endswith("loss") and "loss_per_band" not in sort
     known = [row for row in filled if row[sort] is not None]
     return sorted(known, key=lambda row: row[sort], reverse=falls) + [row for row in filled if row[sort] is None]

@@ -157,7 +157,8 @@ def test_what_is_incomplete_is_read_and_noted(tmp_path):
     table, files = report(places, tmp_path / "out")
     assert "nothing: the log is empty." in table and "loss.png" in files
     json.loads((tmp_path / "out" / "runs.json").read_text(), parse_constant=lambda name: 1 / 0)
-    assert report([places[1]], tmp_path / "empty")[1] == ["runs.md", "runs.csv", "runs.json"]
+    assert report([places[1]], tmp_path / "out")[1] == ["runs.md", "runs.csv", "runs.json"]
+    assert len(list((tmp_path / "out").iterdir())) == 3  # no picture of the report before
 
 
 @pytest.mark.parametrize(
