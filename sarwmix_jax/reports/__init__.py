@@ -1,1 +1,1 @@
-"""Reports on one or many runs."""
+"""What many runs gave together: studies, their tables and figures."""

@@ -231,7 +231,7 @@ def _baselines(axes: Axes, runs: Sequence[LoggedRun], name: str) -> None:
             label = f"random initialisation: {run.name}"
             axes.axhline((run.best or {})[name], color="0.35", linestyle=":", linewidth=1.2, label=label)
     shares = {run.label_fraction for run in runs if run.stage == FINETUNING}
-    lines: list[PublishedScores] = [e for e in published_of(runs) if e.label_fraction in shares and name in e.scores]
+    lines: list[PublishedScores] = [e for e in published_of(runs) if e.fraction in shares and name in e.scores]
     for number, each in enumerate(lines):
         style: Style = {"color": "0.6", "linestyle": LEVELS[number % len(LEVELS)], "linewidth": 1.0}
         axes.axhline(each.scores[name], label=f"published: {each.model} ({each.dataset})", zorder=1, **style)
