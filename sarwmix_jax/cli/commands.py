@@ -43,8 +43,8 @@ GROUPS = {
         "evaluate": Command("evaluate", "Score classifiers and flood models, with intervals and baselines."),
         "probe": Command("probe", "Score frozen features by logistic regression and nearest neighbours."),
         "embed": Command("embed", "Write features as Parquet."),
-        "report": Command("report", "Tabulate and draw one or many runs from their logs."),
         "reconstruct": Command("reconstruct", "Draw reconstructions of one or several checkpoints side by side."),
+        "report": Command("report", "Tabulate and draw one or many runs from their logs."),
     },
     "Data": {
         "prepare": Command("prepare", "Write a data set as records, or measure records."),
