@@ -53,7 +53,7 @@ that of harmonic in-painting."""
 DESCRIPTION, RESULT = "demo.json", "result.json"
 PICTURES = ("loss_curve", "reconstruction", "correlation")
 WRITTEN = (
-    *("records", "records.partial", FOLDER, FILE_NAME, "tensorboard", "settings.json"),
+    *("records", "records.partial", FOLDER, FILE_NAME, "tensorboard", "wandb", "wandb.json", "settings.json"),
     *(HEAD, FINETUNED, FROM_SCRATCH),
     *(RESULT, *(f"{name}.png" for name in PICTURES), DESCRIPTION),
 )

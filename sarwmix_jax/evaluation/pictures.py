@@ -77,10 +77,16 @@ def draw_loss(
 def draw_reconstructions(
     path: Path, samples: Sequence[Sample], *, borrowed: bool, captions: Mapping[str, str] | None = None
 ) -> None:
+    """Write `reconstruction_figure` as PNG."""
+    write(reconstruction_figure(samples, borrowed=borrowed, captions=captions), path)
+
+
+def reconstruction_figure(
+    samples: Sequence[Sample], *, borrowed: bool, captions: Mapping[str, str] | None = None
+) -> Figure:
     """Rows: samples and bands. Columns: what was given, what each checkpoint makes of it, its error, the weights.
 
     Args:
-        path: File to write (PNG).
         samples: What to draw.
         borrowed: Whether the cells' mean and deviation come from the truth; the picture then states so.
         captions: By checkpoint what to write below its name, such as step and loss.
@@ -103,7 +109,7 @@ def draw_reconstructions(
         axis.set_title(title, fontsize=8)
     note = f"\n{BORROWED}" if borrowed else ""
     figure.suptitle(f"Outlined cells are hidden; every cell is reconstructed from the mix without it{note}", fontsize=9)
-    write(figure, path)
+    return figure
 
 
 def _columns(sample: Sample, captions: Mapping[str, str]) -> list[str]:

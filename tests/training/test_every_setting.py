@@ -202,6 +202,14 @@ def probed(settings, place):
     return run.probe(*jax.jit(lambda: split_model(make(*arguments, rngs=nnx.Rngs(0)))[1:])())
 
 
+def tracked(settings, place):
+    """What a log writes beside its JSON lines."""
+    place.folder.mkdir()
+    with RunLog(place.folder, 1) as log:
+        log.track(settings, place.folder, 0)
+    return sorted(path.name for path in place.folder.iterdir())
+
+
 TABLE = {
     "seed": ((1, 2), reading),
     "model.bands": ((("VV", "VH"), ("VH",)), sources),
@@ -269,6 +277,7 @@ TABLE = {
     "checkpoint.at_epochs": (((1.5,), (2.5,)), schedule),
     "checkpoint.best": ((False, True), kept),
     "log.every_steps": ((7, 5), schedule),
+    "log.trackers": ((("tensorboard",), ()), tracked),
     "validation.every_epochs": ((0.5, 3.0), schedule),
 }
 """Alternative values and the observable that must differ."""
