@@ -18,6 +18,7 @@ from sarwmix_jax.facts.released import RELEASED
 from tests.data_prep.conftest import write_tree
 from tests.data_prep.flood_miniature import write_miniature, zip_of
 from tests.data_prep.test_geotiff import scene_db, write_raster
+from tests.reports import logs
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -117,6 +118,7 @@ def write_inputs(folder: Path) -> None:
     (flood / "S1list.json").write_text(json.dumps({name: index[name] for name in ("0063", "7")}))
     zip_of(flood, folder / "FILE")
     shutil.copytree(flood, raw, dirs_exist_ok=True)
+    logs.write(folder / "published" / "log.txt", logs.published(macro_AP=0.3))
     for number in range(3):
         values = 10 ** (scene_db(512, number)[:, :256] / 10)
         path = folder / "FOLDER" / f"gamma0_{number}.tif"

@@ -12,7 +12,8 @@ import pytest
 
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.data.records import Contract, Record
-from sarwmix_jax.preparation.synthetic import make_scene, write_synthetic_records
+from sarwmix_jax.preparation.landscapes import make_scene
+from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.settings.recipes import load_config
 from tests.record_sets import write_records
 from tests.training.conftest import TINY_RUN
@@ -173,7 +174,9 @@ def test_a_run_from_the_command_line_and_its_pictures(records, tmp_path, capsys)
     out = tmp_path / "pictures"
     arguments = ["reconstruct", "--checkpoint", f"{tmp_path}/one", f"{tmp_path}/two", "--records", str(records)]
     assert main([*arguments, f"--out={out}", "--samples=2", "--fit=train"]) == 0
-    assert "one: held-out loss" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "one: held-out loss" in printed
+    assert printed.count("correlation inside cells and squared error:\n  model  ") == 2
     names = {path.name for path in out.iterdir()}
     assert names == {"reconstruction.png", "reconstruction.json", "correlation_one.png", "correlation_two.png"}
     figures = json.loads((out / "reconstruction.json").read_text())

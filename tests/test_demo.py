@@ -1,13 +1,17 @@
 import json
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from sarwmix_jax.checkpoints.loading import load_parameters
-from sarwmix_jax.cli.demonstration import demo, report, take_folder
+from sarwmix_jax.cli.demonstration import DemoResult, demo, report, take_folder
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.evaluation.held_out import HeldOut
+from sarwmix_jax.evaluation.hidden_cells import CellErrors
 from sarwmix_jax.settings.recipes import load_config
 from tests.test_cli import ROOT
 from tests.training.conftest import TINY_RUN
@@ -18,7 +22,7 @@ CONFIG = f"{ROOT}/configs/demo.py"
 def tiny_demo(workdir):
     config = load_config(CONFIG)
     config.update_from_flattened_dict(TINY_RUN | {"optimizer.stop_after_steps": 3})
-    return demo(workdir, config, scenes={"train": 16, "validation": 6})
+    return demo(workdir, config, scenes={"train": 16, "validation": 6, "test": 12})
 
 
 @pytest.mark.slow
@@ -34,6 +38,16 @@ def test_demo_leaves_checkpoint_pictures_and_figures(tmp_path):
     assert load_parameters(result.checkpoint).step == 3
     figures = json.loads((tmp_path / "demo/result.json").read_text())
     assert figures["margin"] == pytest.approx(1 - figures["held_out_loss"] / figures["constant_prediction_loss"])
+    for name in ("model", "harmonic", "constant"):
+        for band in ("VH", "VV"):
+            assert f"{band} {figures['hidden_cells'][name]['squared_error'][band]:.4f}" in text
+            assert f"{band} {figures['hidden_cells'][name]['inside_correlation'][band]:.3f}" in text
+    assert set(figures["labels"]["differences"]) == {"probe of frozen features", "finetuning"}
+    assert (figures["labels"]["labelled"], figures["labels"]["scored"]) == (16, 12)
+    assert set(figures["minutes"]) == {"scenes", "pretraining", "evaluation and pictures", "few labels"}
+    assert f"finished in {sum(figures['minutes'].values()):.1f} minutes (scenes " in text
+    assert load_parameters(tmp_path / "demo/finetuned").description["settings"]["init_from"]
+    assert load_parameters(tmp_path / "demo/from_scratch").description["settings"]["init_from"] is None
 
 
 @pytest.mark.slow
@@ -126,7 +140,9 @@ def test_demo_that_learns_nothing_fails(tmp_path, capsys):
         ["demo", f"--config={CONFIG}", f"--workdir={tmp_path}/demo", *changes, "--config.batch.global_batch=64"]
     )
     assert code == 1
-    assert "error: the margin is below 10%" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "error: the margin is below 10%" in err
+    assert "error: the correlation inside hidden cells is below 0.4" in err
 
 
 @pytest.mark.slow
@@ -136,5 +152,43 @@ def test_demo_beats_the_best_constant_prediction(tmp_path, optimised):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     figures = json.loads((tmp_path / "demo/result.json").read_text())
-    assert figures["margin"] > 0.15
-    assert min(figures["correlation"].values()) > 0.4
+    assert figures["margin"] > 0.5
+    model, harmonic = (figures["hidden_cells"][name] for name in ("model", "harmonic"))
+    for band in ("VH", "VV"):
+        assert model["inside_correlation"][band] >= 0.4
+        assert model["squared_error"][band] < harmonic["squared_error"][band]
+        assert figures["correlation"][band] > 0.7
+    probe = figures["labels"]["differences"]["probe of frozen features"]
+    assert probe["low"] > 0  # pretrained features hold more than those of the same encoder before training
+
+
+def test_what_the_model_has_not_reached_is_named():
+    def cells(inside, squared):
+        found = CellErrors()
+        found.count, found.squared, found.inside = 1.0, squared, np.array([1.0, 1.0, inside])
+        return found
+
+    def failures(constant_loss=2.0, inside=(0.5, 0.5), squared=(0.3, 0.3)):
+        errors = {"model": tuple(map(cells, inside, squared)), "harmonic": (cells(0.6, 0.4), cells(0.6, 0.4))}
+        held_out = HeldOut(4, 1.0, (1.0, 1.0), constant_loss, (), np.ones(4), 4, errors)
+        return DemoResult(1, (1.0, 1.0), held_out, None, {}, None, {}).failures
+
+    assert failures() == []
+    assert failures(constant_loss=1.1) == ["the margin is below 10%"]
+    assert failures(inside=(0.5, 0.39)) == ["the correlation inside hidden cells is below 0.4"]
+    worse = "the squared error in hidden cells is not below that of harmonic in-painting"
+    assert failures(squared=(0.4, 0.3)) == [worse]
+    assert len(failures(1.0, (0.1, 0.1), (0.5, 0.5))) == 3
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
+@pytest.mark.parametrize("given, devices", [("", 2), ("--xla_force_host_platform_device_count=3", 3)])
+def test_two_devices_unless_the_environment_states_how_many(given, devices):
+    code = (
+        "from sarwmix_jax.cli.demonstration import use_two_devices\nimport jax\nuse_two_devices()\n"
+        "print(len(jax.devices('cpu')))\nuse_two_devices()"
+    )
+    environment = os.environ | {"XLA_FLAGS": given}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{devices}\n"

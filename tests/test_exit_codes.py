@@ -54,7 +54,7 @@ def test_a_second_ctrl_c_ends_a_run_at_once_in_one_line(records, tmp_path, capsy
     assert complete_steps(tmp_path / "run" / "checkpoints") == []
 
 
-def interrupt(command, seconds, until=lambda: True, limit_seconds=60):
+def interrupt(command, seconds, until=lambda: True, limit_seconds=300):
     """Exit code and standard error of a command that gets Ctrl-C so long after `until` holds."""
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],

@@ -24,11 +24,11 @@ def test_held_out_places_are_reconstructed_far_better_than_by_a_constant(tmp_pat
     settings = {
         "data.records": records,
         "data.quantity": "gamma0",
-        "optimizer.warmup_epochs": 5,
-        "optimizer.schedule_epochs": 60,  # five steps each
-        "optimizer.stop_after_epochs": 60,
-        "validation.every_epochs": 60,
-        "checkpoint.every_epochs": 60,
+        "optimizer.warmup_epochs": 3,
+        "optimizer.schedule_epochs": 30,  # ten steps each
+        "optimizer.stop_after_epochs": 30,
+        "validation.every_epochs": 30,
+        "checkpoint.every_epochs": 30,
     }
     command = [
         sys.executable,

@@ -12,9 +12,9 @@ from sarwmix_jax.data.sources import check_contract, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.inference.checks import checked_db
+from sarwmix_jax.preparation.landscapes import make_scene
 from sarwmix_jax.preparation.plan import Plan
 from sarwmix_jax.preparation.shards import prepare
-from sarwmix_jax.preparation.synthetic import make_scene
 from tests.data.conftest import toy_contract
 from tests.record_sets import write_records
 

@@ -156,6 +156,8 @@ class Taken:
     Attributes:
         checkpoint: Value of `init_from`.
         at_step: Step of the checkpoint.
+        at_epoch: Epochs of training behind the checkpoint; None where it does not state them.
+        kind: Kind of the checkpoint.
         taken: Names of the parameters that were taken.
         kept: Names of the others, each with the reason.
         unused: Names that only the checkpoint has.
@@ -163,6 +165,8 @@ class Taken:
 
     checkpoint: str
     at_step: int
+    at_epoch: float | None
+    kind: str
     taken: list[str]
     kept: dict[str, str]
     unused: list[str]
@@ -211,7 +215,8 @@ def take_parameters(
             f"{kept[lost[0]]}); use a checkpoint of the same model size and image side"
         )
     names = [name for name in wanted if name not in kept]
-    taken = Taken(path, loaded.step, names, kept, sorted(set(offered) - set(wanted)))
+    reached = loaded.description.get("progress") or {"epoch": loaded.description["source"].get("epochs")}
+    taken = Taken(path, loaded.step, reached.get("epoch"), loaded.kind, names, kept, sorted(set(offered) - set(wanted)))
     return _with_offered(params, offered), _with_offered(fixed, flatten_names(loaded.fixed)), taken
 
 

@@ -47,6 +47,7 @@ GROUPS = {
         "probe": Command("probe", "Score frozen features by logistic regression and nearest neighbours."),
         "embed": Command("embed", "Write features as Parquet."),
         "reconstruct": Command("reconstruct", "Draw reconstructions of one or several checkpoints side by side."),
+        "report": Command("report", "Tabulate and draw one or many runs from their logs."),
     },
     "Data": {
         "prepare": Command("prepare", "Write a data set as records, or measure records."),

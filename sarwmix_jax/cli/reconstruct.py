@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: A checkpoint, the records or a split cannot be used.
     """
-    from sarwmix_jax.evaluation.reconstruction import reconstruct
+    from sarwmix_jax.evaluation.reconstruction import cells_lines, reconstruct
     from sarwmix_jax.training.logs import quiet_libraries
 
     quiet_libraries()
@@ -35,4 +35,5 @@ def run(options: argparse.Namespace) -> None:
         correlations = ", ".join(f"{band} {value:.3f}" for band, value in result["correlation"].items())
         margin = f", {result['margin']:.1%} below the best constant prediction" if "margin" in result else ""
         print(f"{name}: held-out loss {result['held_out_loss']:.4f}{margin}; correlation {correlations}")
+        print("\n".join(cells_lines(result)))
     print(f"pictures: {options.out}")

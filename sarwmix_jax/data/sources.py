@@ -32,6 +32,10 @@ _BOUND = r"(-?\d+(?:\.\d+)?)?(%)?"
 _PRODUCT = re.compile(r"^(S1[A-D]_\w\w_\w{4}_\w{4}_\d{8}T\d{6})_.*$")
 _PART = re.compile(rf"([\w-]+)(?:\[{_BOUND}:{_BOUND}\])?")
 
+# Two reading threads that import at once can wait for each other for ever: while tensorflow_datasets is imported, it
+# replaces Python's import function for all threads.
+_IMPORTING = threading.Lock()
+
 SAMPLES = 64
 Batch = dict[str, np.ndarray]
 
@@ -156,7 +160,9 @@ class RecordSource:
             if number not in self._readers:
                 path = str(self._files[number].path)
                 options = {"file_reader_buffer_size": _FILE_BUFFER_BYTES}
-                from array_record.python import array_record_module
+                with _IMPORTING:
+                    from array_record.python import array_record_module
+                    from tensorflow_datasets.proto import tf_example_pb2  # noqa: F401 (decoding needs it)
 
                 self._readers[number] = array_record_module.ArrayRecordReader(path, _READER_OPTIONS, **options)
             return self._readers[number]

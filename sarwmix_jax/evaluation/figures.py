@@ -13,6 +13,7 @@ from matplotlib.gridspec import GridSpecFromSubplotSpec
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.evaluation.pictures import short_name
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.metrics.calibration import Reliability
 from sarwmix_jax.metrics.scores import (
@@ -25,7 +26,6 @@ from sarwmix_jax.metrics.scores import (
     class_thresholds,
 )
 
-NAME_LENGTH = 34
 DPI = 200
 HIGHLIGHTED = 3
 CURVE_POINTS = 2000
@@ -66,14 +66,6 @@ def mistake(
         return tuple((names[k], float(probabilities[k])) for k in order if chosen[k])
 
     return Mistake(name, image_db, pick(true & ~predicted), pick(~true & predicted), pick(true & predicted))
-
-
-def short_name(name: str, length: int = NAME_LENGTH) -> str:
-    """A name of at most `length` characters; longer names are shortened in the middle, as names differ at the end."""
-    if len(name) <= length:
-        return name
-    tail = (length - 1) // 2
-    return f"{name[: length - 1 - tail].rstrip(' ,')}…{name[len(name) - tail :].lstrip(' ,')}"
 
 
 def draw_precision_recall(path: Path, probabilities: Probabilities, targets: Targets, names: Sequence[str]) -> None:

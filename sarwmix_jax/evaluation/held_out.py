@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from sarwmix_jax.data.held_out import EvaluationInput
 from sarwmix_jax.data.sources import RecordSource
+from sarwmix_jax.evaluation.hidden_cells import CellErrors, harmonic_prediction
 from sarwmix_jax.models.mixmae import mix
 from sarwmix_jax.models.state import Tree, merge_model
 from sarwmix_jax.models.tokens import vectors_to_image
@@ -22,17 +23,20 @@ from sarwmix_jax.tasks.pretraining import EVALUATION_GROUP, Pretraining, predict
 
 BATCH = 64
 HISTOGRAM_EDGES = np.linspace(-3.0, 3.0, 121)
-"""Edges of the bins of truth and reconstruction, in units of the target."""
+"""Bins of truth and reconstruction, in units of the target."""
+COMPARED = 1024
+"""Records on which predictions are compared inside cells; in-painting solves equations for every mix group."""
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A pretraining model with its arrays and its task."""
+    """A pretraining model with its arrays, its task, and the steps of its training."""
 
     task: Pretraining
     graphdef: nnx.GraphDef
     params: Tree
     fixed: Tree
+    step: int = 0
 
 
 class EvaluatedGroup(NamedTuple):
@@ -50,6 +54,7 @@ class EvaluatedGroup(NamedTuple):
         mixed_db: Input of the encoder in dB: each image mixed with its partner.
         prediction_db: The prediction in dB; with `norm_pix` by mean and standard deviation of the target's cell.
         weight_map: The weights as images.
+        mask: (batch, cells), the same for all: cells with 1 are predicted from those with 0, and the reverse.
     """
 
     prediction: Any
@@ -60,6 +65,19 @@ class EvaluatedGroup(NamedTuple):
     mixed_db: Any
     prediction_db: Any
     weight_map: Any
+    mask: Any
+
+
+class Constant(NamedTuple):
+    """The best constant predictions, one value per band and pixel position within a cell.
+
+    Attributes:
+        weighted: Minimises the weighted loss.
+        plain: Minimises the squared error without weights.
+    """
+
+    weighted: Float[np.ndarray, " values"]
+    plain: Float[np.ndarray, " values"]
 
 
 @functools.lru_cache(maxsize=8)
@@ -82,51 +100,52 @@ def make_forward(task: Pretraining, graphdef: nnx.GraphDef) -> Callable[..., Eva
             mix(prepared.db, mask),
             prediction_db(found.prediction, prepared, task.statistics, norm_pix=norm_pix),
             vectors_to_image(found.weights, prepared.db.shape[1]),
+            jnp.broadcast_to(mask, found.target.shape[:2]),
         )
 
     return jax.jit(forward)
 
 
 def groups(
-    model: Pretrained, source: RecordSource, *, limit: int | None = None, threads: int = 2
+    model: Pretrained, source: RecordSource, *, chosen: Collection[int] | None = None, threads: int = 2
 ) -> Iterator[tuple[EvaluatedGroup, np.ndarray]]:
-    """Every mix group of `source` in stored order, on the host, with a flag per image that is False for padding.
+    """Mix groups of `source` in stored order, on the host, with a flag per image that is False for padding.
 
     Args:
         model: The model.
         source: Held-out records.
-        limit: Largest number of groups; by default all.
+        chosen: Numbers of the groups; by default all.
         threads: Reading threads.
     """
     forward = make_forward(model.task, model.graphdef)
     columns, size = model.task.columns, EVALUATION_GROUP
     batches = EvaluationInput(source, size, columns=columns, group=size, threads=threads)
-    count = len(batches) if limit is None else min(limit, len(batches))
-    for number, batch in enumerate(track(itertools.islice(batches, limit), "reconstructing", count, "mix groups")):
-        arrays = {name: batch[name] for name in columns}
-        yield jax.device_get(forward(model.params, model.fixed, arrays, jnp.int32(number))), batch["valid"]
+    count = len(batches) if chosen is None else max(chosen) + 1
+    for number, batch in enumerate(track(itertools.islice(batches, count), "reconstructing", count, "mix groups")):
+        if chosen is None or number in chosen:
+            arrays = {name: batch[name] for name in columns}
+            yield jax.device_get(forward(model.params, model.fixed, arrays, jnp.int32(number))), batch["valid"]
 
 
-def best_constant(task: Pretraining, source: RecordSource, *, threads: int = 2) -> Float[np.ndarray, " values"]:
+def best_constant(task: Pretraining, source: RecordSource, *, threads: int = 2) -> Constant:
     """The best constant prediction, which ignores the image.
 
-    One value per band and pixel position within a cell, the same for every cell of every image, which minimises the
-    same weighted loss: the weighted mean of the targets. Unlike the mean of a cell, it contains the offset between VH
-    and VV. In nodata-aware mode invalid pixels have weight 0.
+    The same for every cell of every image: the mean of the targets, with and without the loss's weights. Unlike the
+    mean of a cell, it contains the offset between VH and VV. In nodata-aware mode invalid pixels have weight 0.
     """
 
     @jax.jit
     def sums(batch: dict[str, Array], counts: Array) -> tuple[Array, Array]:
         target, weights = task.targets(batch)
-        weights = weights * counts[:, None, None]
-        return jnp.sum(weights * target, axis=(0, 1)), jnp.sum(weights, axis=(0, 1))
+        weights = jnp.stack((weights, weights > 0)) * counts[:, None, None]
+        return jnp.sum(weights * target, axis=(1, 2)), jnp.sum(weights, axis=(1, 2))
 
-    values, total = np.zeros((2, task.settings.model.cell_values))
+    values, total = np.zeros((2, 2, task.settings.model.cell_values))
     batches = EvaluationInput(source, BATCH, columns=task.columns, threads=threads)
     for batch in track(batches, "fitting the best constant prediction", len(batches), "batches"):
         part, weight = sums({name: batch[name] for name in task.columns}, batch["valid"])
         values, total = values + np.asarray(part), total + np.asarray(weight)
-    return np.where(total > 0, values / np.maximum(total, 1e-12), 0.0).astype(np.float32)
+    return Constant(*np.where(total > 0, values / np.maximum(total, 1e-12), 0.0).astype(np.float32))
 
 
 @dataclass
@@ -160,9 +179,13 @@ class HeldOut:
         records: Number of records.
         loss: Weighted loss of the model with fixed masks.
         loss_per_band: The same per band.
-        constant_loss: Weighted loss of the best constant prediction on the same values, if there is one.
-        bands: Moments of reconstruction and truth per band, over all (that is, masked) cells, in the units that the
-            model predicts: with `norm_pix` standardised per cell, so that the brightness of a cell has no influence.
+        constant_loss: Weighted loss of the best constant prediction on the same values, where there is one.
+        bands: Moments of reconstruction and truth per band, over all (hence masked) cells, in the units that the model
+            predicts: with `norm_pix` standardised per cell, so the cell's own brightness does not help.
+        record_losses: Weighted loss of every record, in stored order.
+        compared: Number of records, from the first, whose cells were compared.
+        cells: Errors over these records' hidden cells per band, in units of the target, by what predicts: `model`,
+            `constant` where there is one, and `harmonic` in-painting unless the target is standardised per cell.
     """
 
     records: int
@@ -170,6 +193,9 @@ class HeldOut:
     loss_per_band: tuple[float, ...]
     constant_loss: float | None
     bands: tuple[BandMoments, ...]
+    record_losses: Float[np.ndarray, " record"]
+    compared: int
+    cells: Mapping[str, tuple[CellErrors, ...]]
 
     @property
     def margin(self) -> float:
@@ -177,33 +203,63 @@ class HeldOut:
         assert self.constant_loss is not None
         return 1.0 - self.loss / self.constant_loss
 
+    def nearest_to_median(self, count: int) -> list[int]:
+        """The records whose loss is nearest to the median loss: a rule to show some by, not a choice."""
+        distance = np.abs(self.record_losses - np.median(self.record_losses))
+        return [int(number) for number in np.argsort(distance, kind="stable")[:count]]
+
     @property
     def correlations(self) -> tuple[float, ...]:
         """Correlation of reconstruction and truth per band."""
         return tuple(band.correlation for band in self.bands)
 
 
-def evaluate_held_out(
-    model: Pretrained, source: RecordSource, constant: Float[np.ndarray, " values"] | None
-) -> HeldOut:
+def evaluate_held_out(model: Pretrained, source: RecordSource, constant: Constant | None) -> HeldOut:
     """Losses of the model and of the constant prediction, and correlations, over all records of `source`."""
     bands = len(model.task.settings.model.bands)
     moments = tuple(BandMoments() for _ in range(bands))
-    losses, counted = np.zeros((2, bands)), np.zeros(bands)
+    cells: dict[str, tuple[CellErrors, ...]] = {}
+    losses, counted, seen, per_record = np.zeros((2, bands)), np.zeros(bands), 0, []
     for group, valid in groups(model, source):
         kept = EvaluatedGroup(*(np.asarray(part)[valid] for part in group))
-        losses[0] += _errors(kept, kept.prediction, bands)
-        losses[1] += 0.0 if constant is None else _errors(kept, constant, bands)
+        by_record = _errors(kept, kept.prediction, bands)
+        losses[0] += by_record.sum(axis=0)
+        losses[1] += 0.0 if constant is None else _errors(kept, constant.weighted, bands).sum(axis=0)
         counted += kept.used.reshape(-1, bands).sum(axis=0)
+        per_record.append(by_record.sum(axis=1) / np.maximum(kept.used.sum(axis=(1, 2)), 1))
         for band, moment in enumerate(moments):
             used = kept.used[..., band::bands] > 0
             moment.add(kept.target[..., band::bands][used], kept.prediction[..., band::bands][used])
+        if seen < COMPARED:
+            seen += len(kept.target)
+            _compare(cells, kept, constant, bands, harmonic=not model.task.settings.loss.norm_pix)
     by_model, by_constant = losses / np.maximum(counted, 1)
     constant_loss = None if constant is None else float(by_constant.mean())
-    return HeldOut(len(source), float(by_model.mean()), tuple(by_model.tolist()), constant_loss, moments)
+    per_band = tuple(by_model.tolist())
+    in_order = np.concatenate(per_record)
+    return HeldOut(len(source), float(by_model.mean()), per_band, constant_loss, moments, in_order, seen, cells)
+
+
+def _compare(
+    cells: dict[str, tuple[CellErrors, ...]],
+    group: EvaluatedGroup,
+    constant: Constant | None,
+    bands: int,
+    *,
+    harmonic: bool,
+) -> None:
+    """Adds a group's hidden cells as the model, in-painting and the best constant predict them."""
+    predictions = {"model": group.prediction}
+    if harmonic:
+        predictions["harmonic"] = harmonic_prediction(group.target, group.mask, group.used, bands)
+    if constant is not None:
+        predictions["constant"] = np.broadcast_to(constant.plain, group.target.shape)
+    for name, prediction in predictions.items():
+        for band, errors in enumerate(cells.setdefault(name, tuple(CellErrors() for _ in range(bands)))):
+            errors.add(*(values[..., band::bands] for values in (group.target, prediction, group.used)))
 
 
 def _errors(group: EvaluatedGroup, prediction: np.ndarray, bands: int) -> np.ndarray:
-    """Sum of weighted squared errors per band."""
+    """Sum of weighted squared errors per record and band."""
     errors = group.weights * group.used * (prediction - group.target) ** 2
-    return errors.reshape(-1, bands).sum(axis=0, dtype=np.float64)
+    return errors.reshape(len(errors), -1, bands).sum(axis=1, dtype=np.float64)

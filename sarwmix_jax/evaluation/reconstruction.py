@@ -12,12 +12,24 @@ import numpy as np
 from sarwmix_jax.checkpoints.loading import load_parameters
 from sarwmix_jax.data.sources import RecordSource, check_contract, open_records
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.held_out import HeldOut, Pretrained, best_constant, evaluate_held_out, groups
+from sarwmix_jax.evaluation.held_out import (
+    EvaluatedGroup,
+    HeldOut,
+    Pretrained,
+    best_constant,
+    evaluate_held_out,
+    groups,
+)
+from sarwmix_jax.evaluation.inpainting import harmonic_inpainting
 from sarwmix_jax.evaluation.pictures import Sample, draw_correlation, draw_reconstructions
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.settings.config import stored_settings
+from sarwmix_jax.settings.model import CELL
 from sarwmix_jax.settings.sections import LossSettings, MixedBatchSettings, PretrainingSettings
 from sarwmix_jax.tasks.pretraining import EVALUATION_GROUP, Pretraining
+
+PREDICTIONS = {"model": "model", "harmonic": "harmonic in-painting", "constant": "best constant"}
+"""What predicts hidden cells, in words."""
 
 
 def load_pretrained(path: str | Path) -> Pretrained:
@@ -47,25 +59,44 @@ def load_pretrained(path: str | Path) -> Pretrained:
         batch=MixedBatchSettings(EVALUATION_GROUP, EVALUATION_GROUP, EVALUATION_GROUP),
     )
     params, fixed = jax.device_put((loaded.params, loaded.fixed))
-    return Pretrained(Pretraining(settings, loaded.statistics), loaded.structure, params, fixed)
+    return Pretrained(Pretraining(settings, loaded.statistics), loaded.structure, params, fixed, loaded.step)
 
 
-def reconstruct_samples(models: Mapping[str, Pretrained], source: RecordSource, count: int) -> list[Sample]:
-    """The first `count` records of `source` with each model's reconstruction; weights are those of the first model."""
-    drawn: dict[str, list[tuple[np.ndarray, ...]]] = {}
-    for name, model in models.items():
-        parts: list[tuple[np.ndarray, ...]] = []
-        for group, valid in groups(model, source, limit=-(-count // EVALUATION_GROUP)):
-            images = (group.original_db, group.mixed_db, group.weight_map, group.prediction_db)
-            parts += zip(*(np.asarray(part)[valid] for part in images), strict=True)
-        drawn[name] = parts[:count]
-    first = next(iter(drawn.values()))
-    return [
-        Sample(
-            source.name_of(number), original, mixed, weights, {name: parts[number][3] for name, parts in drawn.items()}
+def reconstruct_samples(
+    models: Mapping[str, Pretrained], source: RecordSource, numbers: Sequence[int], *, inpainted: bool = False
+) -> list[Sample]:
+    """Some records of `source` as each model reconstructs them; weights and mask are those of the first model.
+
+    Args:
+        models: By name.
+        source: Held-out records.
+        numbers: Which records; their partners and masks are those of the evaluation.
+        inpainted: Whether to add what harmonic in-painting makes of the same visible cells.
+    """
+    chosen = {number // EVALUATION_GROUP for number in numbers}
+    found: dict[str, dict[int, EvaluatedGroup]] = {
+        name: dict(zip(sorted(chosen), (group for group, _ in groups(model, source, chosen=chosen)), strict=True))
+        for name, model in models.items()
+    }
+    first = next(iter(found.values()))
+    samples = []
+    for number in numbers:
+        place, row = divmod(number, EVALUATION_GROUP)
+        group, side = first[place], round(first[place].mask.shape[1] ** 0.5)
+        hidden = group.mask[row].reshape(side, side) == 1
+        pixels = np.kron(hidden, np.ones((CELL, CELL))) == 1
+        samples.append(
+            Sample(
+                source.name_of(number),
+                group.original_db[row],
+                group.mixed_db[row],
+                hidden,
+                group.weight_map[row],
+                {name: own[place].prediction_db[row] for name, own in found.items()},
+                harmonic_inpainting(group.original_db[row][None], pixels[None])[0] if inpainted else None,
+            )
         )
-        for number, (original, mixed, weights, _) in enumerate(first)
-    ]
+    return samples
 
 
 def reconstruct(
@@ -78,7 +109,7 @@ def reconstruct(
         records: Folder of the record set.
         split: Held-out records.
         out: Folder for the pictures; created if missing.
-        samples: Number of images to draw.
+        samples: Images to draw: those whose loss is nearest to the median loss of the first checkpoint.
         fit: Split on which the best constant prediction is fitted; by default none is fitted.
 
     Returns:
@@ -94,17 +125,27 @@ def reconstruct(
     names = short_names(checkpoints)
     models = {name: load_pretrained(path) for name, path in zip(names, checkpoints, strict=True)}
     out.mkdir(parents=True, exist_ok=True)
-    borrowed = any(model.task.settings.loss.norm_pix for model in models.values())
-    draw_reconstructions(out / "reconstruction.png", reconstruct_samples(models, source, samples), borrowed=borrowed)
-    figures = {}
+    results = {}
     for name, model in models.items():
         constant = None if fit is None else best_constant(model.task, open_records(records, fit))
-        result = evaluate_held_out(model, source, constant)
-        per_cell = model.task.settings.loss.norm_pix
-        draw_correlation(out / f"correlation_{name.replace('/', '_')}.png", result, standardised_per_cell=per_cell)
-        figures[name] = figures_of(result)
+        results[name] = evaluate_held_out(model, source, constant)
+        statistics = None if model.task.settings.loss.norm_pix else model.task.statistics
+        draw_correlation(out / f"correlation_{name.replace('/', '_')}.png", results[name], statistics)
+    draw_samples(out / "reconstruction.png", models, source, results, samples)
+    figures = {name: figures_of(result) for name, result in results.items()}
     (out / "reconstruction.json").write_text(json.dumps(figures, indent=2) + "\n")
     return figures
+
+
+def draw_samples(
+    path: Path, models: Mapping[str, Pretrained], source: RecordSource, results: Mapping[str, HeldOut], count: int
+) -> None:
+    """Draw the `count` records whose loss is nearest to the median loss of the first model, with steps and losses."""
+    numbers = next(iter(results.values())).nearest_to_median(count)
+    borrowed = any(model.task.settings.loss.norm_pix for model in models.values())
+    captions = {name: f"step {models[name].step:,}, loss {result.loss:.3f}" for name, result in results.items()}
+    samples = reconstruct_samples(models, source, numbers, inpainted=not borrowed)
+    draw_reconstructions(path, samples, borrowed=borrowed, captions=captions)
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
@@ -124,6 +165,27 @@ def figures_of(result: HeldOut) -> dict[str, Any]:
         "loss_per_band": dict(zip(BANDS, result.loss_per_band, strict=True)),
         "correlation": dict(zip(BANDS, result.correlations, strict=True)),
     }
+    figures["hidden_cells"] = {"records": result.compared} | {
+        name: {
+            "inside_correlation": {band: e.inside_correlation for band, e in zip(BANDS, errors, strict=True)},
+            "squared_error": {band: e.mean_squared_error for band, e in zip(BANDS, errors, strict=True)},
+        }
+        for name, errors in result.cells.items()
+    }
     if result.constant_loss is not None:
         figures |= {"constant_prediction_loss": result.constant_loss, "margin": result.margin}
     return figures
+
+
+def cells_lines(figures: Mapping[str, Any]) -> list[str]:
+    """Errors in hidden cells by what predicts, as lines to print; `figures` are those of `figures_of`."""
+    cells = figures["hidden_cells"]
+    lines = [f"hidden cells of {cells['records']:,} held-out records, correlation inside cells and squared error:"]
+    for name in PREDICTIONS:
+        if name in cells:
+            inside, squared = (
+                ", ".join(f"{band} {value:.{digits}f}" for band, value in cells[name][score].items())
+                for score, digits in (("inside_correlation", 3), ("squared_error", 4))
+            )
+            lines.append(f"  {PREDICTIONS[name]:22} {inside}; {squared}")
+    return lines

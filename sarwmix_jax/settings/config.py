@@ -11,7 +11,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.settings.declarations import RANGES, Type, hints
 from sarwmix_jax.settings.model import published
-from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings, RunSettings
+from sarwmix_jax.settings.sections import TRACKERS, FinetuningSettings, PretrainingSettings, RunSettings
 
 if TYPE_CHECKING:
     from ml_collections import config_dict
@@ -150,6 +150,7 @@ def resolve(config: Any, kind: type[Run]) -> Run:
     _check_batch(settings)
     _check_schedule(settings)
     _check_data(settings)
+    _check_trackers(settings.log.trackers)
     return settings
 
 
@@ -217,3 +218,12 @@ def _check_data(settings: RunSettings) -> None:
             f"--config.data.mix_weights has {len(weights or ())} numbers for {sets} record sets; "
             f"{'give one for each' if sets > 1 else 'unset it, --config.data.mix_weights='}"
         )
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    """Trackers are known, each named once."""
+    for number, name in enumerate(names):
+        if name not in TRACKERS:
+            raise UserError(f"--config.log.trackers has {name!r}; use {' or '.join(TRACKERS)}")
+        if name in names[:number]:
+            raise UserError(f"--config.log.trackers has {name} twice; name each once")

@@ -11,6 +11,7 @@ from sarwmix_jax.settings.model import ModelSettings, Section
 
 Tiling = Literal["released", "two_band"]
 PatchOp = Literal["avg", "max"]
+TRACKERS = ("tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
@@ -165,9 +166,13 @@ class CheckpointSettings:
 
 @dataclass(frozen=True)
 class LogSettings:
-    """How often values are logged."""
+    """How often values are logged, and where besides the JSON lines."""
 
     every_steps: Positive[int] = setting(20, "steps between two entries of the log")
+    trackers: tuple[str, ...] = setting(
+        (),
+        "tensorboard, wandb (Weights & Biases): write numbers and pictures there, too; unset: JSON lines alone",
+    )
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ import numpy as np
 
 from sarwmix_jax import progress
 from sarwmix_jax.progress import Advance, duration, shown
+from sarwmix_jax.settings.sections import RunSettings
 
 FILE_NAME = "log.jsonl"
 
@@ -143,7 +144,7 @@ class RunLog:
             bands: Names of the bands, for values per band.
         """
         self._file = None if quiet else (workdir / FILE_NAME).open("a", buffering=1)
-        self._board = None if quiet else tensorboard_writer(workdir)
+        self._trackers: list[Any] = []
         self._bands, self._total = bands, total_steps
         self._work, self._steps = ExitStack(), Advance("training", total_steps, "steps", announced=True)
         self._begun, self._last_line = False, -math.inf
@@ -155,17 +156,36 @@ class RunLog:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._work.close()
-        for output in (self._file, self._board):
-            if output is not None:
-                output.close()
+        if self._file is not None:
+            self._file.close()
+        for tracker in self._trackers:
+            tracker.close(failed=kind is not None)
+
+    def track(self, settings: RunSettings, workdir: Path, step: int) -> None:
+        """Also write numbers and pictures from `step` on to the trackers that are asked for.
+
+        Raises:
+            UserError: One of them cannot start.
+        """
+        if self._file is not None and settings.log.trackers:
+            from sarwmix_jax.training.trackers import open_trackers
+
+            self._trackers = open_trackers(settings, workdir, step)
+
+    def picture(self, name: str, step: int, draw: Callable[[], Any | None]) -> None:
+        """A picture for the trackers, which is not drawn where there are none; `draw` gives None for no picture."""
+        if self._trackers and (image := draw()) is not None:
+            for tracker in self._trackers:
+                tracker.picture(name, step, image)
 
     def write(self, event: str, **values: Any) -> None:
-        """Write one JSON line; its numbers also go to TensorBoard where that is installed."""
+        """Write one JSON line; numbers of steps, validations and probes also go to the trackers."""
         if self._file is not None:
             self._file.write(json.dumps({"event": event, "time": round(time.time(), 3)} | _finite(values)) + "\n")
-        if self._board is not None and event in ("train", "validation", "probe"):
-            for name, value in scalars(values, self._bands):
-                self._board.add_scalar(f"{event}/{name}", value, values["step"])
+        if self._trackers and event in ("train", "validation", "probe"):
+            numbers = dict(scalars(values, self._bands))
+            for tracker in self._trackers:
+                tracker.scalars(event, values["step"], numbers)
 
     def show(self, *texts: str) -> None:
         """Print lines for the reader on standard error."""
@@ -239,15 +259,6 @@ def scalars(values: dict[str, Any], bands: Sequence[str]) -> Iterator[tuple[str,
             yield from scalars({f"{name}/{band}": part for band, part in zip(bands, value, strict=True)}, bands)
         elif isinstance(value, int | float) and name != "step" and math.isfinite(value):
             yield name, value
-
-
-def tensorboard_writer(workdir: Path) -> Any | None:
-    """A TensorBoard writer, where tensorboardX is installed (the extra `tensorboard`)."""
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(workdir / "tensorboard"))
 
 
 def progress_text(values: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ from sarwmix_jax.training.labelled import write_samples
 from sarwmix_jax.training.lock import only_run
 from sarwmix_jax.training.logs import NonFiniteLoss, RunLog, Throughput, announced, scores_text
 from sarwmix_jax.training.run import LoaderFeed, Run, abstract_state, describe_sources, first_state, set_up, stored
+from sarwmix_jax.training.snapshots import reconstruction_picture
 from sarwmix_jax.version import __version__
 
 Feed = LoaderFeed | ResidentFeed
@@ -194,8 +195,10 @@ def write_start(run: Run, output: Output, start: int) -> float:
         versions={"sarwmix_jax": __version__, "jax": jax.__version__},
         mix_group=run.task.group,
         parts=[dataclasses.asdict(part) for part in parts],
+        source=describe_sources(run),
         settings=as_json(run.settings),
     )
+    output.log.track(run.settings, output.workdir, start)
     return resources.training_flops(parts)
 
 
@@ -227,10 +230,9 @@ def after_step(run: Run, output: Output, progress: Progress, throughput: Through
 
 def write_probe(run: Run, output: Output, progress: Progress, scores: dict[str, float]) -> None:
     """Log the scores of frozen features."""
-    output.log.write("probe", step=progress.step, epoch=run.schedule.epoch(progress.step), **scores)
-    output.log.show(
-        f"step {progress.step}: probe, {scores['neighbours']:.0f} nearest neighbours: {scores_text(scores)}"
-    )
+    step, nearest = progress.step, scores["neighbours"]
+    output.log.write("probe", step=step, epoch=run.schedule.epoch(step), **scores)
+    output.log.show(f"step {step}: probe, {nearest:.0f} nearest neighbours: {scores_text(scores)}")
 
 
 def write_step(run: Run, output: Output, progress: Progress, throughput: Throughput) -> None:
@@ -253,9 +255,8 @@ def validate_and_save(run: Run, output: Output, progress: Progress) -> None:
     better: list[str] = []
     if run.validate is not None and run.schedule.validation_due(progress.step):
         better = validate(run, output, progress, run.validate(progress.state.params, progress.state.fixed))
-    keep_best = better and run.settings.checkpoint.best
     due = run.schedule.checkpoint_due(progress.step) or out_of_patience(run, progress)
-    if progress.interrupted or due or keep_best:
+    if progress.interrupted or due or (better and run.settings.checkpoint.best):
         save(run, output, progress)
         output.log.write("checkpoint", step=progress.step)
 
@@ -274,6 +275,7 @@ def validate(run: Run, output: Output, progress: Progress, values: dict[str, Any
     progress.best = best | {rule: best[rule] | {"step": done} for rule in better}
     progress.stale = 0 if run.task.rules[0] in better else progress.stale + 1
     output.log.write("validation", step=done, epoch=epoch, best=better, **values)
+    output.log.picture("reconstruction", done, lambda: reconstruction_picture(run, progress.state, done))
     mark = f" (best: {', '.join(better)})" if better else ""
     output.log.show(f"step {done}: validation {scores_text(scores)}{mark}")
     return better

@@ -90,8 +90,13 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
         previous: Description of the run in its own checkpoints, if any.
 
     Raises:
-        UserError: Records, batch or devices do not fit, or there is no checkpoint at `init_from`.
+        UserError: Records, batch or devices do not fit, a tracker is not installed, or there is no checkpoint at
+            `init_from`.
     """
+    if settings.log.trackers:
+        from sarwmix_jax.training.trackers import check_installed
+
+        check_installed(settings.log.trackers)
     if settings.init_from is not None and previous is None:
         locate(Path(settings.init_from))
     mesh = make_mesh()

@@ -9,7 +9,7 @@ from sarwmix_jax.data.records import Expectation, Record
 from sarwmix_jax.data.sources import check_contract, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
-from sarwmix_jax.preparation.synthetic import make_scene
+from sarwmix_jax.preparation.landscapes import make_scene
 from tests.record_sets import write_records
 
 from .conftest import toy_contract

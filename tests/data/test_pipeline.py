@@ -164,7 +164,7 @@ def test_the_package_initialises_no_backend_on_import():
         from jax._src import xla_bridge
         assert not xla_bridge.backends_are_initialized()
     """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=300)
 
 
 def test_worker_processes_give_the_same_batches_and_initialise_no_backend(make_source, tmp_path):

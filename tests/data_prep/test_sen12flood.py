@@ -163,7 +163,7 @@ def test_the_warp_equals_gdalwarp(raw, tmp_path):
         bounds = map(str, (600_000, 5_400_000 - 5120, 605_120, 5_400_000))
         target = tmp_path / f"{folder}_{key}.tif"
         command = ["gdalwarp", "-q", "-t_srs", UTM, "-tr", "10", "10", "-te", *bounds, "-r", "near", path, target]
-        subprocess.run(command, check=True, timeout=60)
+        subprocess.run(command, check=True, timeout=300)
         with rasterio.open(target) as file:
             expected = file.read(1)
         found = warp(path.read_bytes(), GRID, "")

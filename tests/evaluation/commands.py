@@ -27,6 +27,8 @@ FINETUNE = f"--config={ROOT}/configs/finetune_demo.py"
 SIZES = {"embed_dim": 8, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 8), "decoder_dim": 16}
 STEPS = {
     **{f"model.{name}": value for name, value in SIZES.items()},
+    "model.windows": "",
+    "model.mlp_ratio": 4,
     "batch.global_batch": 8,
     "data.threads": 1,
     "optimizer.base_lr": 1e-3,

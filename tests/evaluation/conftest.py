@@ -1,6 +1,7 @@
 """A tiny pretraining model and records to evaluate it on."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -26,7 +27,9 @@ SMALL = ModelSettings(
 def small_model(norm_pix=False, seed=0):
     graphdef, params, fixed = model_arrays(MixMAE, SMALL)
     noise = np.random.default_rng(0)
-    params = jax.tree.map(lambda leaf: leaf + 0.05 * noise.normal(size=leaf.shape).astype(np.float32), params)
+    params = jax.tree.map(
+        lambda leaf: jnp.asarray(np.asarray(leaf) + 0.05 * noise.normal(size=leaf.shape).astype(np.float32)), params
+    )
     return Pretrained(pretraining_task(SMALL, norm_pix=norm_pix, seed=seed), graphdef, params, fixed)
 
 

@@ -28,7 +28,7 @@ def test_scores_and_counts_are_the_same_on_any_devices(converted, labelled, pair
             checkpoint, records, tmp_path / f"{name}_eight", "--batch=1"
         )
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", BOTH, *words]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 
-from sarwmix_jax.evaluation.held_out import BandMoments, EvaluatedGroup, best_constant, evaluate_held_out, groups
+from sarwmix_jax.evaluation.held_out import (
+    BandMoments,
+    Constant,
+    EvaluatedGroup,
+    best_constant,
+    evaluate_held_out,
+    groups,
+)
 from sarwmix_jax.tasks.gradients import make_mesh
 from tests.evaluation.conftest import small_model
 from tests.support import V2
@@ -26,13 +33,14 @@ def test_held_out_loss_is_the_validation_loss(held_out_scenes, norm_pix):
 @pytest.mark.parametrize("norm_pix", [False, True])
 def test_no_other_constant_is_better_on_the_records_it_was_fitted_on(training_scenes, norm_pix):
     model = small_model(norm_pix=norm_pix)
-    constant = best_constant(model.task, training_scenes)
+    constant = best_constant(model.task, training_scenes).weighted
     assert constant.shape == (2048,)
-    loss = evaluate_held_out(model, training_scenes, constant).constant_loss
+    loss = evaluate_held_out(model, training_scenes, Constant(constant, constant)).constant_loss
     rng = np.random.default_rng(0)
     others = [np.zeros(2048), constant + 0.01, constant * 0.98, constant + 0.05 * rng.normal(size=2048)]
     for other in others:
-        assert evaluate_held_out(model, training_scenes, other.astype(np.float32)).constant_loss > loss
+        other = other.astype(np.float32)
+        assert evaluate_held_out(model, training_scenes, Constant(other, other)).constant_loss > loss
 
 
 def test_constant_is_the_weighted_mean_of_every_entry(training_scenes):
@@ -40,7 +48,9 @@ def test_constant_is_the_weighted_mean_of_every_entry(training_scenes):
     stacked = list(kept_groups(model, training_scenes))
     target, weights = (np.concatenate([getattr(group, name) for group in stacked]) for name in ("target", "weights"))
     expected = (weights * target).sum(axis=(0, 1)) / weights.sum(axis=(0, 1))
-    np.testing.assert_allclose(best_constant(model.task, training_scenes), expected, atol=1e-5)
+    found = best_constant(model.task, training_scenes)
+    np.testing.assert_allclose(found.weighted, expected, atol=1e-5)
+    np.testing.assert_allclose(found.plain, target.mean(axis=(0, 1)), atol=1e-5)
 
 
 def test_margin_is_the_share_below_the_constant(training_scenes, held_out_scenes):

@@ -49,11 +49,11 @@ def test_a_loop_over_stacked_blocks_computes_the_same(one_by_one, changes):
 
 
 def test_stacking_is_undone_by_unstacking_also_inside_other_trees():
-    params = model_arrays(MixMAE, DEEP)[1]
+    params = jax.tree.map(np.asarray, model_arrays(MixMAE, DEEP)[1])
     both = (params, {"count": np.float32(3), "mu": params})
-    stacked = stack_blocks(both)
+    stacked = jax.jit(stack_blocks)(both)
     assert stacked[1]["mu"]["encoder"]["stages"][2]["blocks"]["norm1"]["scale"].shape == (3, 32)
-    again = unstack_blocks(stacked)
+    again = jax.jit(unstack_blocks)(stacked)
     assert list(flatten_names(again[0])) == list(flatten_names(params))
     jax.tree.map(np.testing.assert_array_equal, again, both)
     assert jax.tree.structure(unstack_blocks(both)) == jax.tree.structure(both)

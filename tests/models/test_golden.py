@@ -1,6 +1,9 @@
 """The model against numbers computed with the published system, float32 on a CPU."""
 
+import subprocess
+import sys
 from functools import cache, partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -50,17 +53,17 @@ def test_encoder_and_both_sequences(masked_count):
 
 
 @pytest.mark.smoke
-@pytest.mark.parametrize(
-    ("key", "asked"),
-    [
-        ("loss_no_norm_pix", task(norm_pix=False)),
-        ("loss_unweighted", task(weighting=WeightSettings(mode="off"))),
-    ],
-)
-def test_loss_forms(key, asked):
+def test_loss_forms():
     graphdef, params, fixed = golden_autoencoder()
-    value = jax.jit(partial(loss, graphdef, fixed, asked))(params, PRETRAIN["x_db"], jnp.asarray(PRETRAIN["mask"]))
-    assert abs(value - PRETRAIN[key]) < 1e-5
+    forms = {"loss_no_norm_pix": task(norm_pix=False), "loss_unweighted": task(weighting=WeightSettings(mode="off"))}
+
+    @jax.jit  # together, as the reconstruction is then compiled once
+    def losses(params, db, mask):
+        return {key: loss(graphdef, fixed, asked, params, db, mask) for key, asked in forms.items()}
+
+    found = losses(params, PRETRAIN["x_db"], jnp.asarray(PRETRAIN["mask"]))
+    for key, value in found.items():
+        assert abs(value - PRETRAIN[key]) < 1e-5, key
 
 
 @pytest.mark.smoke
@@ -110,21 +113,39 @@ def test_odd_batch_with_five_cells_masked():
     graphdef, params, fixed = golden_autoencoder()
     db, mask = PRETRAIN["x_db"][:3], jnp.asarray(PRETRAIN["odd_mask"])
     assert mask.sum() == 5
-    model = merge_model(graphdef, params, fixed)
-    sequences = jax.jit(partial(model.sequences, masked_count=5))(standardised(db), mask).reshape(6, 16, 2048)
-    np.testing.assert_allclose(sequences[..., ::32], PRETRAIN["odd_x_rec_slice"], rtol=0, atol=5e-5)
-    value = jax.jit(partial(loss, graphdef, fixed, task(ratio=5 / 16)))(params, db, mask)
+
+    @jax.jit  # together, as the encoder is then compiled once
+    def both(params, db, mask):
+        model = merge_model(graphdef, params, fixed)
+        sequences = model.sequences(standardised(db), mask, masked_count=5)
+        return sequences, loss(graphdef, fixed, task(ratio=5 / 16), params, db, mask)
+
+    sequences, value = both(params, db, mask)
+    np.testing.assert_allclose(
+        sequences.reshape(6, 16, 2048)[..., ::32], PRETRAIN["odd_x_rec_slice"], rtol=0, atol=5e-5
+    )
     assert abs(value - PRETRAIN["odd_loss"]) < 1e-5
 
 
 TRAJECTORY = OptimizerSettings(warmup_epochs=2, schedule_epochs=10)
 
 
+def updates_of(optimizer):
+    """(gradients, optimiser state, parameters, rate) -> (parameters, optimiser state), compiled as one program."""
+
+    @jax.jit
+    def update(grads, opt_state, params, rate):
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        return jax.tree.map(lambda p, u: p - rate * u, params, updates), opt_state
+
+    return update
+
+
 @pytest.mark.promotes("optax raises a float to the power of the whole number of steps")
 @pytest.mark.smoke
 def test_eight_steps():
     _, params, _ = golden_autoencoder()
-    optimizer, opt_state = make_optimizer(TRAJECTORY), make_optimizer(TRAJECTORY).init(params)
+    update, opt_state = updates_of(make_optimizer(TRAJECTORY)), jax.jit(make_optimizer(TRAJECTORY).init)(params)
     for number in range(8):
         rate = learning_rate(number / 3, peak=1e-3, minimum=0.0, warmup_epochs=2, schedule_epochs=10)
         assert abs(rate - PRETRAIN["train_lr"][number]) < 1e-9
@@ -133,8 +154,7 @@ def test_eight_steps():
         )
         assert abs(value - PRETRAIN["train_loss"][number]) < 1e-4
         assert abs(optax.global_norm(grads) - PRETRAIN["train_grad_norm"][number]) < 1e-3
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        params = jax.tree.map(lambda p, u, rate=rate: p - rate * u, params, updates)
+        params, opt_state = update(grads, opt_state, params, rate)
     value, _ = gradients()(params, PRETRAIN["x_db"], jnp.asarray(PRETRAIN["mask"]))
     assert abs(value - PRETRAIN["final_loss_check"]) < 1e-4
     compare_trained(params)
@@ -158,18 +178,17 @@ def compare_trained(params) -> None:
 def test_accumulation_and_clipping():
     _, params, _ = golden_autoencoder()
     recipe = OptimizerSettings(clip_grad=1.0)
-    optimizer, opt_state = make_optimizer(recipe), make_optimizer(recipe).init(params)
-    for update in range(4):
+    update, opt_state = updates_of(make_optimizer(recipe)), jax.jit(make_optimizer(recipe).init)(params)
+    for number in range(4):
         micro = [
             gradients()(params, PRETRAIN["train_x_db"][n % 3], jnp.asarray(PRETRAIN["accum_masks"][n]))
-            for n in (2 * update, 2 * update + 1)
+            for n in (2 * number, 2 * number + 1)
         ]
         for offset, (value, _) in enumerate(micro):
-            assert abs(value - PRETRAIN["accum_loss"][2 * update + offset]) < 1e-4
+            assert abs(value - PRETRAIN["accum_loss"][2 * number + offset]) < 1e-4
         grads = jax.tree.map(lambda a, b: (a + b) / 2, micro[0][1], micro[1][1])
-        assert abs(optax.global_norm(grads) - PRETRAIN["accum_norm_before_clipping"][update]) < 1e-3
-        updates, opt_state = optimizer.update(grads, opt_state, params)
-        params = jax.tree.map(lambda p, u: p - 1e-3 * u, params, updates)
+        assert abs(optax.global_norm(grads) - PRETRAIN["accum_norm_before_clipping"][number]) < 1e-3
+        params, opt_state = update(grads, opt_state, params, 1e-3)
     value, _ = gradients()(params, PRETRAIN["x_db"], jnp.asarray(PRETRAIN["mask"]))
     assert abs(value - PRETRAIN["accum_final_loss_check"]) < 1e-4
 
@@ -181,3 +200,11 @@ def test_classifier():
     features, logits = jax.jit(lambda x: (model.features(x), model(x)))(standardised(stored["x_db"]))
     np.testing.assert_allclose(features, stored["features"], rtol=0, atol=2e-5)
     np.testing.assert_allclose(logits, stored["logits"], rtol=0, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_the_same_as_users_compile(optimised):
+    """Gradients and eight steps, in a process with all optimisations."""
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "gradient or eight_steps", "tests/models/test_golden.py"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout

@@ -4,14 +4,24 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.data.sources import open_records
+from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.facts.labels import CLASSES
-from sarwmix_jax.preparation.synthetic import COVERS, LOOKS, SIDE, make_scene, write_synthetic_records
+from sarwmix_jax.preparation.landscapes import COVERS, LANDSCAPES, LOOKS, SIDE, make_scene
+from sarwmix_jax.preparation.synthetic import write_synthetic_records
+
+SMALL_MEAN_DB = [[-18.6800, -12.5564], [-16.3562, -10.4203], [-18.7309, -12.4557]]
+SMALL_MIDDLE_DB = [-14.9754, -18.9999, -11.3822]
+
+
+@pytest.fixture(scope="module", params=sorted(LANDSCAPES))
+def landscape(request):
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def scenes():
-    return [make_scene(np.random.default_rng([0, number])) for number in range(200)]
+def scenes(landscape):
+    return [make_scene(np.random.default_rng([0, number]), landscape=landscape) for number in range(200)]
 
 
 def test_scenes_look_like_backscatter(scenes):
@@ -25,26 +35,43 @@ def test_scenes_look_like_backscatter(scenes):
 
 
 def test_speckle_has_the_stated_looks_and_is_independent(scenes):
-    """In scenes without texture the power of a field has variance mean^2 / looks."""
-    flat = {cover.name for cover in COVERS if cover.texture_db <= 0.3}
-    variation = []
-    correlation = []
+    """Without point targets the power is that without speckle, times gamma noise of variance 1 / looks."""
+    speckle = []
     for scene in scenes:
-        arable = np.isin(scene.cover, [n for n, cover in enumerate(COVERS) if cover.name in flat])
-        power = 10 ** (scene.image_db[1] / 10)
-        for row in range(0, SIDE, 12):
-            for column in range(0, SIDE, 12):
-                block = (slice(row, row + 12), slice(column, column + 12))
-                values = power[block]
-                # One field only: no edge in the smoothed block.
-                halves = [values[:6].mean(), values[6:].mean(), values[:, :6].mean(), values[:, 6:].mean()]
-                if arable[block].all() and max(halves) / min(halves) < 1.2:
-                    variation.append(values.var() / values.mean() ** 2)
-                    centred = values / values.mean() - 1
-                    correlation.append(np.mean(centred[:, 1:] * centred[:, :-1]) / centred.var())
-    assert len(variation) > 200
-    assert 1 / np.median(variation) == pytest.approx(LOOKS, rel=0.1)
-    assert abs(np.median(correlation)) < 0.05
+        pointless = ~np.isin(scene.cover, [n for n, cover in enumerate(COVERS) if cover.points > 0])
+        ratio = 10 ** ((scene.image_db - scene.speckle_free_db) / 10)
+        speckle.append(np.where(pointless & (scene.speckle_free_db[1] < -15), ratio, np.nan))
+    values = np.stack(speckle)
+    assert np.isfinite(values).sum() > 100_000
+    assert np.nanmean(values) == pytest.approx(1, abs=0.01)
+    assert 1 / np.nanvar(values) == pytest.approx(LOOKS, rel=0.02)
+    for one, other in ((values[..., 1:], values[..., :-1]), (values[:, 0], values[:, 1])):  # neighbours, bands
+        assert abs(np.nanmean((one - 1) * (other - 1))) < 0.01 / LOOKS
+
+
+def test_large_parcels_are_longer_than_a_cell():
+    """Of 32-pixel cells, those of a single cover and the borders in them, by landscape."""
+    pure, borders = {}, {}
+    for name in LANDSCAPES:
+        covers = np.stack([make_scene(np.random.default_rng([0, n]), 128, name).cover for n in range(60)])
+        cells = covers.reshape(60, 4, 32, 4, 32).transpose(0, 1, 3, 2, 4).reshape(-1, 32, 32)
+        pure[name] = np.mean([cell.min() == cell.max() for cell in cells])
+        borders[name] = np.mean(cells[:, :, 1:] != cells[:, :, :-1])
+    assert pure["large_parcels"] > 2 * pure["small_parcels"]
+    assert borders["large_parcels"] < 0.6 * borders["small_parcels"]
+
+
+def test_scenes_of_small_parcels_stay_what_they_were():
+    """Figures measured on them before there were others hold."""
+    images = np.stack([make_scene(np.random.default_rng([0, number])).image_db for number in range(3)])
+    np.testing.assert_allclose(images.mean(axis=(2, 3)), SMALL_MEAN_DB, atol=1e-4)
+    np.testing.assert_allclose(images[:, 1, 60, 60], SMALL_MIDDLE_DB, atol=1e-4)
+
+
+def test_a_landscape_that_does_not_exist(tmp_path):
+    with pytest.raises(UserError, match="no landscape 'alps': give one of small_parcels, large_parcels"):
+        write_synthetic_records(tmp_path / "a", train=2, landscape="alps")
+    assert not list(tmp_path.iterdir())
 
 
 def test_labels_are_classes_that_are_there(scenes):

@@ -106,7 +106,7 @@ def test_a_full_disk_is_one_line(tmp_path):
         except Exception as error:
             print(type(error).__name__, error, sep="|")
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=300)
     kind, message = done.stdout.rstrip("\n").split("|")
     assert kind == "UserError"
     assert message.startswith("cannot write ") and "File too large" in message and "free space" in message

@@ -54,7 +54,7 @@ def test_config_arguments_in_every_form():
         ["one", "--workdir", "x", "--no-config", "--", "--config.seed=1"],
     )
     config = read_config(["--config", "demo", "--config.seed", "3", "--config.model.scan", "--noconfig.loss.norm_pix"])
-    assert values(config, "seed", "model.scan", "loss.norm_pix", "model.embed_dim") == [3, True, False, 32]
+    assert values(config, "seed", "model.scan", "loss.norm_pix", "model.embed_dim") == [3, True, False, 8]
     assert config.is_locked
 
 

@@ -13,7 +13,7 @@ import pytest
 def on_eight_devices(what: str) -> dict:
     # Nothing heavy is computed: machine code is left unoptimised, the program itself is not.
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.tasks.eight_devices", what]
     root = Path(__file__).parents[2]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)

@@ -39,8 +39,8 @@ def one_device():
 
 def start(optimizer):
     graphdef, params, fixed = golden_classifier()
-    params = jax.tree.map(jnp.array, params)
-    state = TrainState(params, fixed, optimizer.init(params), jnp.zeros((), jnp.int32))
+    params = jax.tree.map(np.array, params)
+    state = TrainState(params, fixed, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32))
     return graphdef, replicate(state, one_device())
 
 
@@ -79,7 +79,7 @@ def test_drop_path_differs_at_every_step_and_repeats_from_the_seed():
     step = make_train_step(still(model), graphdef, nothing, one_device())
 
     def losses():
-        copy = jax.tree.map(jnp.array, (params, fixed))
+        copy = jax.tree.map(np.array, (params, fixed))
         state, found = replicate(TrainState(*copy, nothing.init(params), jnp.zeros((), jnp.int32)), one_device()), []
         for _ in range(3):
             state, metrics = step(state, shard_batch(batch, one_device()), np.float32(0))
@@ -104,8 +104,9 @@ def test_stacked_blocks_have_the_factors_of_their_blocks():
     depths = (1, 2, 3, 1)
     model = at_size(32, embed_dim=4, num_heads=(1, 1, 1, 1), depths=depths)
     one_by_one = model_arrays(Classifier, model, 19)[1]
-    factors = layer_factors(stack_blocks(one_by_one), depths, 0.7)
-    spread = jax.tree.map(lambda leaf, factor: jnp.broadcast_to(factor, leaf.shape), stack_blocks(one_by_one), factors)
+    stacked = jax.jit(stack_blocks)(one_by_one)
+    factors = layer_factors(stacked, depths, 0.7)
+    spread = jax.tree.map(lambda leaf, factor: np.broadcast_to(factor, leaf.shape), stacked, factors)
     expected = flatten_names(layer_factors(one_by_one, depths, 0.7))
     for name, leaf in flatten_names(unstack_blocks(spread)).items():
         np.testing.assert_allclose(leaf, expected[name], rtol=1e-6, err_msg=name)

@@ -11,6 +11,7 @@ from tests.record_sets import write_records
 
 TINY_RUN = {
     "model.image_size": 64,
+    "model.windows": (8, 8, 4, 2),
     "model.embed_dim": 8,
     "model.depths": (1, 1, 1, 1),
     "model.num_heads": (1, 1, 1, 1),

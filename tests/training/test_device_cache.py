@@ -143,7 +143,7 @@ def test_reading_goes_on_ahead_but_not_without_end():
         chunks = read_ahead(pool, read, [range(start, start + 2) for start in range(0, 20, 2)], 3)
         np.testing.assert_array_equal(next(chunks), [0, 1])
         for _ in range(4):
-            assert enough.acquire(timeout=10)
+            assert enough.acquire(timeout=120)
         assert sorted(begun) == [0, 2, 4, 6]  # what was given, and three ahead
         np.testing.assert_array_equal(np.concatenate(list(chunks)), np.arange(2, 20))
 
@@ -173,7 +173,7 @@ def test_a_damaged_file_is_one_line(tmp_path):
 
 def start(what, folder, *arguments, devices=8):
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
     }

@@ -22,7 +22,7 @@ from sarwmix_jax.settings.config import pretraining_config, resolve
 from sarwmix_jax.settings.declarations import setting_types
 from sarwmix_jax.settings.recipes import load_config
 from sarwmix_jax.settings.sections import PretrainingSettings
-from sarwmix_jax.tasks.gradients import TrainState, open_all
+from sarwmix_jax.tasks.gradients import open_all
 from sarwmix_jax.training import run as run_module
 from sarwmix_jax.training.device_cache import ResidentFeed
 from sarwmix_jax.training.logs import RunLog
@@ -30,6 +30,7 @@ from sarwmix_jax.training.loop import train
 from sarwmix_jax.training.optimizer import Schedule, make_optimizer
 from sarwmix_jax.training.run import (
     LoaderFeed,
+    abstract_state,
     cut_batch,
     describe_sources,
     first_state,
@@ -168,11 +169,9 @@ def _batch(run):
 
 
 def _step(settings):
+    """The training step of a run, and what it is compiled for."""
     run = set_up(settings)
-    make, *arguments = run.task.model
-    params, fixed = jax.jit(lambda: split_model(make(*arguments, rngs=nnx.Rngs(settings.seed)))[1:])()
-    state = TrainState(params, fixed, jax.jit(run.optimizer.init)(params), jnp.zeros((), jnp.int32))
-    return run.train_step, state, _batch(run)
+    return run.train_step, abstract_state(run), _batch(run)
 
 
 def start(settings, place):
@@ -180,7 +179,7 @@ def start(settings, place):
     try:
         run = set_up(settings)
         state, _ = first_state(run, Checkpoints(place.folder))
-        return float(sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(state.params)))
+        return float(sum(np.abs(leaf).sum() for leaf in jax.tree.leaves(state.params)))
     except UserError as error:
         return str(error)
 
@@ -201,6 +200,14 @@ def probed(settings, place):
         return None
     make, *arguments = run.task.model
     return run.probe(*jax.jit(lambda: split_model(make(*arguments, rngs=nnx.Rngs(0)))[1:])())
+
+
+def tracked(settings, place):
+    """What a log writes beside its JSON lines."""
+    place.folder.mkdir()
+    with RunLog(place.folder, 1) as log:
+        log.track(settings, place.folder, 0)
+    return sorted(path.name for path in place.folder.iterdir())
 
 
 TABLE = {
@@ -270,6 +277,7 @@ TABLE = {
     "checkpoint.at_epochs": (((1.5,), (2.5,)), schedule),
     "checkpoint.best": ((False, True), kept),
     "log.every_steps": ((7, 5), schedule),
+    "log.trackers": ((("tensorboard",), ()), tracked),
     "validation.every_epochs": ((0.5, 3.0), schedule),
 }
 """Alternative values and the observable that must differ."""

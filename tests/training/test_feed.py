@@ -7,7 +7,7 @@ import pytest
 
 from sarwmix_jax.data.records import Contract, Record
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.preparation.synthetic import make_scene
+from sarwmix_jax.preparation.landscapes import make_scene
 from sarwmix_jax.training import dry_run, resources
 from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
 from sarwmix_jax.training.dry_run import memory_text, step_memory

@@ -116,10 +116,3 @@ def test_curve_drops_what_a_restart_did_again(tmp_path):
 def test_scalars_name_the_bands():
     values = {"step": 3, "loss": 1.0, "loss_per_band": [1.0, 2.0], "note": "x"}
     assert dict(scalars(values, ("VH", "VV"))) == {"loss": 1.0, "loss_per_band/VH": 1.0, "loss_per_band/VV": 2.0}
-
-
-def test_tensorboard_gets_the_numbers_where_it_is_installed(tmp_path):
-    with RunLog(tmp_path, 10) as log:
-        log.write("train", step=1, loss=1.0)
-        written = log._board is not None
-    assert bool(list(tmp_path.glob("tensorboard/events*"))) == written

@@ -110,7 +110,7 @@ def test_a_finished_run_has_nothing_to_do(run_settings, workdir, capsys):
 
 
 def test_sigterm_saves_and_the_run_goes_on(run_settings, tmp_path):
-    settings = run_settings(optimizer__stop_after_epochs=8.0, checkpoint__every_epochs=8.0)
+    long = {f"{name}_epochs": 800.0 for name in ("optimizer__schedule", "optimizer__stop_after", "checkpoint__every")}
 
     def stop_when_training():
         while not (tmp_path / "log.jsonl").exists() or '"train"' not in (tmp_path / "log.jsonl").read_text():
@@ -118,10 +118,11 @@ def test_sigterm_saves_and_the_run_goes_on(run_settings, tmp_path):
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=stop_when_training).start()
-    progress = train(settings, tmp_path)
+    progress = train(run_settings(**long), tmp_path)
     assert progress.interrupted == "SIGTERM"
-    assert complete_steps(tmp_path / "checkpoints")[-1] == progress.step < 16
-    assert train(run_settings(optimizer__stop_after_steps=progress.step), tmp_path).step == progress.step
+    assert complete_steps(tmp_path / "checkpoints")[-1] == progress.step < 1600
+    ended = run_settings(**long, optimizer__stop_after_steps=progress.step)
+    assert train(ended, tmp_path).step == progress.step
 
 
 def test_loss_that_is_not_finite_stops_the_run_and_names_the_records(run_settings, workdir):

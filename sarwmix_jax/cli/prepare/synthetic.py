@@ -8,8 +8,9 @@ The same seed gives the same bytes for any number of workers. A stopped run cont
 import argparse
 
 from sarwmix_jax.cli.prepare.frame import add_work_arguments, run_plan
+from sarwmix_jax.preparation.landscapes import LANDSCAPES, SIDE
 from sarwmix_jax.preparation.plan import SPLITS
-from sarwmix_jax.preparation.synthetic import SIDE, synthetic_plan
+from sarwmix_jax.preparation.synthetic import synthetic_plan
 
 
 def define(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +20,12 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--test", type=int, default=200, help="scenes of the test split")
     parser.add_argument("--seed")
     parser.add_argument("--side", type=int, default=SIDE, help="rows and columns of a scene")
+    parser.add_argument(
+        "--landscape",
+        choices=tuple(LANDSCAPES),
+        default="small_parcels",
+        help="large_parcels: few parcels, ridges and water, most of them longer than a mask cell, as in the demo",
+    )
     add_work_arguments(parser, reads_files=False)
 
 
@@ -32,6 +39,7 @@ def run(options: argparse.Namespace) -> None:
         {split: getattr(options, split) for split in SPLITS},
         seed=options.seed,
         side=options.side,
+        landscape=options.landscape,
         records_per_shard=options.records_per_shard,
     )
     run_plan(options, plan, draw)

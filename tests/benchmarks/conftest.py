@@ -1,0 +1,12 @@
+"""Where no test with PyTorch is asked for, no process imports it."""
+
+from pathlib import Path
+
+import pytest
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leaves out files whose tests would all be deselected, and which import PyTorch."""
+    asked = config.option.markexpr
+    none = "not torch" in asked or asked == "smoke"
+    return True if none and collection_path.name.startswith("test_torch_") else None
