@@ -1,0 +1,1 @@
+"""What many runs gave together: studies, their tables and figures."""
