@@ -13,6 +13,8 @@ the processes share the steps. Exit code 1 if a step failed; the others are run 
 
 import argparse
 
+from sarwmix_jax.errors import STOPPED
+
 
 def define(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
@@ -39,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
 
     study = resolve_study(read_config(options.config))
     from sarwmix_jax.cli.demonstration import use_two_devices
+    from sarwmix_jax.reports.study import report
     from sarwmix_jax.reports.study_folder import open_folder
     from sarwmix_jax.reports.study_list import listing
     from sarwmix_jax.reports.study_run import chosen_steps, run_steps
@@ -56,4 +59,8 @@ def run(options: argparse.Namespace) -> int:
         use_two_devices()
         keep_compiled(options.compiled)
         code = run_steps(folder, steps)
+    if options.collect or not (options.only or code == STOPPED):
+        tables, files = report(folder)
+        print(tables)
+        print("\n".join(map(str, files)))
     return code

@@ -6,7 +6,7 @@ Lines such as `off weighting.mode=off` are a name and settings as on the command
 import math
 import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings.config import to_config, to_dataclass
@@ -86,12 +86,14 @@ def study_config() -> "ConfigDict":
     return to_config(StudySettings()).lock()
 
 
-def resolve_study(config: object) -> StudySettings:
+def resolve_study(config: Any) -> StudySettings:
     """Settings of a study from a config, checked.
 
     Raises:
         UserError: A name, type or range is wrong, or values do not fit together.
     """
+    if "variants" not in config:
+        raise UserError("the config is not that of a study; give a study's, such as --config=study_labels")
     study = to_dataclass(config, StudySettings)
     if unknown := sorted(set(study.measured) - set(MEASURED)):
         raise UserError(f"--config.measured names {unknown[0]!r}; known are {', '.join(MEASURED)}")
