@@ -57,7 +57,8 @@ def plan(study: StudySettings) -> list[Step]:
             steps.append(Step("baseline", first, seed=seed))
         for start in initialisations(study):
             needs = (*first, *((Step("pretrain", start=start, seed=seed).name,) if start in variants else ()))
-            if "reconstruction" in study.measured and start != RANDOM:
+            again = start not in variants and seed != study.seeds[0]  # the same checkpoint for all seeds
+            if "reconstruction" in study.measured and start != RANDOM and not again:
                 steps.append(Step("reconstruct", needs, start=start, seed=seed))
             if "probe" in study.measured:
                 steps.append(Step("probe", needs, start=start, seed=seed))
