@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
     from sarwmix_jax.training.logs import quiet_libraries
     from sarwmix_jax.training.resources import keep_compiled
 
-    folder = open_folder(study, options.workdir, write=not options.list)
+    folder = open_folder(study, options.workdir, write=not (options.list or options.collect))
     steps = chosen_steps(folder, options.only)
     if options.list:
         print(listing(folder, steps))

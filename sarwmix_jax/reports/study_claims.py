@@ -66,6 +66,12 @@ def owner_of(folder: Path) -> Owner | None:
         return Owner("a machine that its claim does not name", 0, 0)
 
 
+def running(folder: Path) -> Owner | None:
+    """Who runs the step of a folder now, if anyone, as far as that can be known."""
+    owner = owner_of(folder)
+    return None if owner is None or owner.ended else owner
+
+
 @contextlib.contextmanager
 def claimed(folder: Path, study: Path) -> Iterator[bool]:
     """Claim a step for the time of the context; gives False where another process has it.

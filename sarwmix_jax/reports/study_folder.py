@@ -9,7 +9,7 @@ from typing import Any
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.writer import write_file
-from sarwmix_jax.reports.study_claims import owner_of
+from sarwmix_jax.reports.study_claims import running
 from sarwmix_jax.reports.study_plan import Step, plan, recipe_config
 from sarwmix_jax.settings.config import as_json, differences
 from sarwmix_jax.settings.study import Line, StudySettings
@@ -47,8 +47,7 @@ class StudyFolder:
         folder = self.at(step)
         if self.is_done(step):
             return "done"
-        owner = owner_of(folder)
-        if owner is not None and not owner.ended:
+        if owner := running(folder):
             return f"running: {owner}"
         if (folder / FAILURE).is_file():
             return f"failed: {(folder / FAILURE).read_text().splitlines()[0]}"

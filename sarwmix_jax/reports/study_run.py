@@ -15,7 +15,7 @@ import jax
 from sarwmix_jax.errors import FAILED, STOPPED, UserError, one_line
 from sarwmix_jax.preparation.writer import write_file
 from sarwmix_jax.progress import duration, show
-from sarwmix_jax.reports.study_claims import claimed, owner_of
+from sarwmix_jax.reports.study_claims import CLAIM, claimed, running
 from sarwmix_jax.reports.study_folder import FAILURE, StudyFolder
 from sarwmix_jax.reports.study_plan import Step
 from sarwmix_jax.reports.study_steps import Stopped, do_step
@@ -98,7 +98,7 @@ def _try(folder: StudyFolder, step: Step, pending: Sequence[Step], steps: Sequen
         if need in outcome.failed:
             outcome.failed[step.name] = f"needs {need}, which failed"
             return True
-        if need not in names and owner_of(folder.at(need)) is None:
+        if need not in names and running(folder.at(need)) is None:
             outcome.failed[step.name] = f"needs {need}, which is not done"
             return True
         return False
@@ -136,13 +136,11 @@ def _run(folder: StudyFolder, step: Step, outcome: Outcome) -> None:
 def _wait(folder: StudyFolder, pending: Sequence[Step]) -> None:
     """Wait for steps of other processes."""
     others = {
-        name: owner for step in pending for name in (step.name, *step.needs) if (owner := owner_of(folder.at(name)))
+        name: owner for step in pending for name in (step.name, *step.needs) if (owner := running(folder.at(name)))
     }
     for name, owner in list(others.items())[:1]:
-        show(f"waiting for {name}, which {owner} runs (if it has ended, remove {folder.at(name) / 'claim.json'})")
-    while others and all(owner_of(folder.at(name)) == owner for name, owner in others.items()):
-        if any(owner.ended for owner in others.values()):
-            return
+        show(f"waiting for {name}, which {owner} runs (if it has ended, remove {folder.at(name) / CLAIM})")
+    while others and all(running(folder.at(name)) == owner for name, owner in others.items()):
         time.sleep(WAIT_SECONDS)
 
 

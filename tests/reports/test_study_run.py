@@ -44,7 +44,9 @@ def test_a_study_runs_every_step_once_in_order_and_nothing_at_its_second_start(t
 
 def test_steps_can_be_run_by_name_and_only_after_what_they_need(tmp_path, counted, capsys):
     folder = opened(tmp_path / "study", **PLAIN)
-    assert run_steps(folder, chosen_steps(folder, ["baseline/seed1"])) == FAILED
+    folder.at("scenes").mkdir()
+    (folder.at("scenes") / CLAIM).write_text(json.dumps({"host": socket.gethostname(), "process": 2**30, "begun": 1}))
+    assert run_steps(folder, chosen_steps(folder, ["baseline/seed1"])) == FAILED  # who had claimed it is gone
     assert counted == []
     assert "error: baseline/seed1: needs scenes, which is not done" in capsys.readouterr().err
     assert run_steps(folder, chosen_steps(folder, ["scenes", "baseline/seed1"])) == 0
