@@ -147,16 +147,20 @@ def finetuning_stages(
         values |= {"validation.split": None if study.best is None else study.validation}
         config = recipe_config(study.finetuning, changes, values)
         if study.finetuning_steps is not None and samples is not None:
-            _take_steps(config, study.finetuning_steps, samples)
+            usual = recipe_config(study.finetuning, (), {}).optimizer.schedule_epochs
+            _take_steps(config, study.finetuning_steps / usual, samples)
         stages.append(resolve(config, FinetuningSettings))
         start = str(out / step.name / f"stage{number}")
     return stages
 
 
-def _take_steps(config: Any, steps: int, samples: int) -> None:
-    """Make a run of so many optimiser steps; warm-up, checkpoints and validations keep their share of it."""
+def _take_steps(config: Any, steps: float, samples: int) -> None:
+    """Give every epoch of a recipe this number of optimiser steps, however few samples there are.
+
+    Warm-up, checkpoints and validations keep their share of the run.
+    """
     optimizer = config.optimizer
-    factor = steps / steps_per_epoch(samples, config.batch.global_batch) / optimizer.schedule_epochs
+    factor = steps / steps_per_epoch(samples, config.batch.global_batch)
     for section, name in (
         *((optimizer, name) for name in ("warmup_epochs", "schedule_epochs", "stop_after_epochs")),
         *((config[group], "every_epochs") for group in ("checkpoint", "validation")),

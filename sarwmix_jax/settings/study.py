@@ -39,7 +39,7 @@ class StudySettings:
     )
     best: str | None = setting(None, "selection rule whose best checkpoint is scored; unset: the last one")
     finetuning_steps: Positive[int] | None = setting(
-        None, "optimiser steps of a finetuning run for any label fraction; unset: the epochs of the recipe"
+        None, "optimiser steps of the finetuning recipe's schedule for any label fraction; unset: its epochs"
     )
     random: bool = setting(True, "whether random parameters are one of the initialisations")
     checkpoints: tuple[str, ...] = setting((), "existing checkpoints to start from as well: name and folder")

@@ -11,14 +11,15 @@ from tests.evaluation.conftest import small_model
 
 
 def test_errors_of_dark_middle_and_bright_pixels_are_those_that_were_made():
-    """A third of the pixels each at -25, -15 and -5 dB, predicted 3 dB too bright, exactly, and 2 dB too dark."""
-    truth = np.repeat([-25.0, -15.0, -5.0], 100).reshape(1, 3, 100)
+    """A third of the pixels each: predicted 3 dB too bright, exactly, and 2 dB too dark."""
+    truth = np.repeat([-25.005, -15.005, -5.005], 100).reshape(1, 3, 100)
     wrong = np.array([3.0, 0.0, -2.0]).reshape(1, 3, 1)
     errors = BandErrors()
     errors.add(truth, truth + wrong, np.ones_like(truth))
     for sums in (errors.by_pixel, errors.by_cell):
-        assert sums.parts == {"dark": (9.0, 3.0, 100), "middle": (0.0, 0.0, 100), "bright": (4.0, -2.0, 100)}
-        assert -25 < sums.thresholds_db[0] <= -15 < sums.thresholds_db[1] <= -5
+        for part, expected in {"dark": (9, 3, 100), "middle": (0, 0, 100), "bright": (4, -2, 100)}.items():
+            assert sums.parts[part] == pytest.approx(expected)
+        assert -25.005 < sums.thresholds_db[0] < -15.005 < sums.thresholds_db[1] < -5.005
     assert errors.cells.mean_squared_error == pytest.approx(13 / 3)
 
 
