@@ -20,7 +20,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
     for name in ("--config", "--config.GROUP.NAME", "--compiled"):
         parser.add_argument(name)
-    parser.add_argument("--workdir", required=True, help="folder of the study")
+    parser.add_argument("--workdir", required=True)
     parser.add_argument("--list", action="store_true", help="print all steps with their state, and do nothing")
     parser.add_argument(
         "--only", nargs="+", action="extend", default=[], metavar="STEP", help="run these steps, or all below a name"
