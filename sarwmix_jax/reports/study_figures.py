@@ -30,7 +30,7 @@ def style_of(collection: Collection, name: str) -> tuple[str, str]:
 
 
 def draw_labels(path: Path, collection: Collection, published: Sequence[PublishedScores]) -> None:
-    """Score over label fraction: one panel for finetuning and one for probes, baselines as dashed lines in both."""
+    """Score over label fraction: one panel for finetuning and one for probes, the linear baseline dashed in both."""
     kinds = [kind for kind in ("finetuned", "probe") if collection.names(kind)] or ["probe"]
     figure = Figure(figsize=(1.2 + 3.6 * len(kinds), 3.7), layout="constrained")
     panels = figure.subplots(1, len(kinds), sharey=True, squeeze=False)[0]
@@ -39,8 +39,8 @@ def draw_labels(path: Path, collection: Collection, published: Sequence[Publishe
         for name in collection.names(kind):
             colour, marker = style_of(collection, name)
             _line(axes, collection, kind, name, fractions, colour=colour, marker=marker)
-        for name, dashes in zip(reversed(collection.names("baseline")), ("--", ":"), strict=False):
-            _line(axes, collection, "baseline", name, fractions, colour=GREY, dashes=dashes)
+        for name in collection.names("baseline")[-1:]:  # class prevalence, far below, is in the table
+            _line(axes, collection, "baseline", name, fractions, colour=GREY, dashes="--")
         if kind == "finetuned":
             _published(axes, collection, published)
         axes.set_title(KINDS[kind], fontsize=10)
@@ -95,7 +95,7 @@ def draw_reconstruction(path: Path, collection: Collection) -> None:
     """Squared error of each variant in dark, middle and bright pixels, and the correlation inside cells, per band."""
     rows = [row for row in collection.rows if row["measured"] == "reconstruction"]
     bands = list(dict.fromkeys(row["band"] for row in rows))
-    titles = {f"pixel_{part}_squared_error_db2": f"{part} third: error, dB$^2$" for part in PARTS}
+    titles = {f"pixel_{part}_squared_error_db2": f"{part} third: error, dB²" for part in PARTS}
     titles |= {"inside_correlation": "correlation inside cells"}
     figure = Figure(figsize=(10.5, 0.9 + 2.2 * len(bands)), layout="constrained")
     panels = figure.subplots(len(bands), len(titles), sharex=True, squeeze=False)

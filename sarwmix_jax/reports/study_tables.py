@@ -14,6 +14,8 @@ from sarwmix_jax.reports.study_plan import records_of
 from sarwmix_jax.settings.study import RANDOM, Line, StudySettings
 
 KINDS = {"finetuned": "finetuned", "probe": "frozen features, probed", "baseline": "baseline"}
+UNWEIGHTED = "off"
+"""With a variant of this name the others are compared, seed by seed."""
 NAMED = 8
 """Missing steps that are named; the number of the others is stated."""
 
@@ -43,8 +45,7 @@ def label_table(collection: Collection, published: Sequence[PublishedScores]) ->
         for name, found in spreads.items():
             lines.append([f"{name}, {words}", *(_cell(each, study) for each in found)])
         for name in (name for name in spreads if RANDOM in spreads and name != RANDOM):
-            pairs = zip(spreads[name], spreads[RANDOM], strict=True)
-            gains = [a.gain(b) if a is not None and b is not None else None for a, b in pairs]
+            gains = _gains(spreads[name], spreads[RANDOM])
             lines.append([f"gain of {name} over {RANDOM}, {words}", *(_cell(each, study, "+") for each in gains)])
     for model in dict.fromkeys(each.model.partition(", ")[0] for each in published):
         by_fraction = {each.fraction: each.scores[study.score] for each in published if each.model.startswith(model)}
@@ -60,6 +61,12 @@ def _cell(spread: Spread | None, study: StudySettings, sign: str = "") -> str:
         return "-"
     count, all_seeds = len(spread.by_seed), len(study.seeds)
     return spread.text(sign=sign) + ("" if count == all_seeds else f" ({count} of {all_seeds} seeds)")
+
+
+def _gains(spreads: Sequence[Spread | None], others: Sequence[Spread | None]) -> list[Spread | None]:
+    """Differences of the same seed."""
+    pairs = zip(spreads, others, strict=True)
+    return [one.gain(other) if one is not None and other is not None else None for one, other in pairs]
 
 
 def _over_fractions(collection: Collection, kind: str, name: str, fractions: Sequence[float]) -> list[Spread | None]:
@@ -105,10 +112,18 @@ def reconstruction_table(collection: Collection) -> str:
     text = ""
     for band in bands:
         lines = [[band, *scores], ["---", *["---:"] * len(scores)]]
-        for name in collection.names("reconstruction"):
-            wanted = {"measured": "reconstruction", "initialisation": name, "band": band}
-            found = [collection.spread(**wanted, score=score) for score in scores.values()]
-            lines.append([name, *(_cell(each, collection.study) for each in found)])
+        found = {
+            name: [
+                collection.spread(measured="reconstruction", initialisation=name, band=band, score=score)
+                for score in scores.values()
+            ]
+            for name in collection.names("reconstruction")
+        }
+        for name, spreads in found.items():
+            lines.append([name, *(_cell(each, collection.study) for each in spreads)])
+        for name in (name for name in found if UNWEIGHTED in found and name != UNWEIGHTED):
+            gains = _gains(found[name], found[UNWEIGHTED])
+            lines.append([f"{name} minus {UNWEIGHTED}", *(_cell(each, collection.study, "+") for each in gains)])
         text += markdown(lines)
     samples = next((row["samples"] for row in collection.rows if row["measured"] == "reconstruction"), 0)
     notes = [
