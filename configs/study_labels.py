@@ -31,9 +31,11 @@ def get_config(form: str = "full") -> ConfigDict:
     config.finetuning_steps = 400
     config.fractions = (0.01, 0.04, 0.16, 0.64)
     config.score = "ap_micro"
+    config.minutes = ("scenes 0.2", "pretrain 4", "finetune 0.5", "probe 0.6", "baseline 0.2")
     if form == "short":
         config.pretraining = "demo validation.split= optimizer.schedule_epochs=8 optimizer.stop_after_epochs=8"
         config.tries = ("all_at_once", "head_first head.frozen_encoder=True optimizer.base_lr=0.32 then")
         config.finetuning_steps = 200
         config.seeds = (0, 1)
+        config.minutes = ("scenes 0.2", "pretrain 2", "finetune 0.35", "probe 0.6", "baseline 0.2")
     return config

@@ -32,7 +32,9 @@ def get_config(form: str = "full") -> ConfigDict:
     config.measured = ("probe", "baseline", "reconstruction")
     config.fractions = (0.04, 0.64)
     config.score = "ap_micro"
+    config.minutes = ("scenes 0.2", "pretrain 1.6", "reconstruct 0.3", "probe 0.6", "baseline 0.2")
     if form == "short":
         config.pretraining = "demo validation.split= optimizer.schedule_epochs=3 optimizer.stop_after_epochs=3"
         config.seeds = (0, 1)
+        config.minutes = ("scenes 0.2", "pretrain 0.9", "reconstruct 0.3", "probe 0.6", "baseline 0.2")
     return config

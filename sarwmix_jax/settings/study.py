@@ -4,6 +4,7 @@ Lines such as `off weighting.mode=off` are a name and settings as on the command
 """
 
 import math
+import re
 import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -47,7 +48,7 @@ class StudySettings:
     seeds: tuple[int, ...] = setting((0, 1, 2), "seeds; each one also chooses its labels")
     measured: tuple[str, ...] = setting(("finetuned", "probe", "baseline"), f"some of {', '.join(MEASURED)}")
     score: str = setting("ap_macro", "score in tables and figures, and by which validation selects")
-    minutes: tuple[str, ...] = setting((), "measured minutes of a step, by its kind: name and number, for estimates")
+    minutes: tuple[str, ...] = setting((), "expected minutes of a step before any is done: its kind and a number")
     examined: Positive[int] = setting(1024, "records, from the first, on which reconstructions are compared")
 
 
@@ -103,6 +104,9 @@ def resolve_study(config: Any) -> StudySettings:
         raise UserError(f"--config.fractions has {bad[0]}; give numbers above 0, up to 1")
     if not study.seeds or min(study.seeds) < 0 or not study.fractions or not study.tries:
         raise UserError("a study needs one or more seeds from 0, fractions and tries")
+    for text in study.minutes:
+        if not re.fullmatch(r"\w+ \d+(\.\d+)?", text):
+            raise UserError(f"--config.minutes has {text!r}; give a kind of step and a number, such as 'pretrain 4'")
     for what in ("variants", "checkpoints", "tries", "fractions", "seeds"):
         values = getattr(study, what)
         names = [Line.of(value).name if isinstance(value, str) else value for value in values]

@@ -33,7 +33,9 @@ def counted(monkeypatch):
 
 def test_a_study_runs_every_step_once_in_order_and_nothing_at_its_second_start(tmp_path, counted):
     folder = opened(tmp_path / "study", **PLAIN)
-    assert "0 of 3 steps are done" in listing(folder, folder.steps)
+    assert "0 of 3 steps are done; the rest: no estimate yet" in listing(folder, folder.steps)
+    estimated = opened(tmp_path / "study", **PLAIN, minutes=("scenes 1", "baseline 2.5"))
+    assert "the rest: about 6 min in one process" in listing(estimated, folder.steps)
     assert run_steps(folder, folder.steps) == 0
     assert counted == ["scenes", "baseline/seed0", "baseline/seed1"]
     assert run_steps(opened(tmp_path / "study", **PLAIN), folder.steps) == 0
@@ -137,6 +139,7 @@ def test_termination_gives_the_claim_back_and_has_its_exit_code(tmp_path, monkey
         ({"variants": (), "random": False}, "a study needs one or more initialisations"),
         ({"scenes": (8, 8)}, "needs three numbers above 0"),
         ({"seeds": ()}, "one or more seeds"),
+        ({"minutes": ("pretrain long",)}, "--config.minutes has 'pretrain long'"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(changes, message):
