@@ -26,6 +26,7 @@ UNLIKE = {
     "--out": "a file or a folder, needed or not, as the command writes it",
     "--split": "one split or several",
     "--fit": "what is fitted differs from command to command",
+    "--list": "the released files, or the steps of a study",
     "--root": "the archives of BigEarthNet v1 and v2 have other folders",
     "--validation": "synthetic scenes are counted, places of own scenes are shares; old scripts keep their options",
 }
