@@ -41,10 +41,10 @@ def run(options: argparse.Namespace) -> int:
 
     study = resolve_study(read_config(options.config))
     from sarwmix_jax.cli.demonstration import use_two_devices
-    from sarwmix_jax.reports.study import report
-    from sarwmix_jax.reports.study_folder import open_folder
-    from sarwmix_jax.reports.study_list import listing
-    from sarwmix_jax.reports.study_run import chosen_steps, run_steps
+    from sarwmix_jax.studies.folder import open_folder
+    from sarwmix_jax.studies.listing import listing
+    from sarwmix_jax.studies.report import report
+    from sarwmix_jax.studies.run import chosen_steps, run_steps
     from sarwmix_jax.training.logs import quiet_libraries
     from sarwmix_jax.training.resources import keep_compiled
 

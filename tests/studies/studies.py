@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from sarwmix_jax.reports.study_folder import StudyFolder, open_folder
 from sarwmix_jax.settings.study import StudySettings, resolve_study, study_config
+from sarwmix_jax.studies.folder import StudyFolder, open_folder
 
 MODEL = (
     "model.image_size=64 model.windows=(4,4,4,2) model.num_heads=(1,1,1,1) model.embed_dim=4 "

@@ -12,8 +12,8 @@ import pytest
 
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.errors import MISTAKE, STOPPED
-from sarwmix_jax.reports.study_claims import CLAIM
-from tests.reports.studies import PLAIN, WHOLE, config_file, opened
+from sarwmix_jax.studies.claims import CLAIM
+from tests.studies.studies import PLAIN, WHOLE, config_file, opened
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -128,8 +128,8 @@ def stop_when(command: list[str], log: Path, number: signal.Signals) -> int:
 def test_published_scores_of_the_data_set_stand_beside(tmp_path):
     """By label fraction, and only those of the same data set."""
     from sarwmix_jax.facts.published import PUBLISHED
-    from sarwmix_jax.reports.study_collect import Collection
-    from sarwmix_jax.reports.study_tables import label_table
+    from sarwmix_jax.studies.collect import Collection
+    from sarwmix_jax.studies.tables import label_table
 
     folder = opened(tmp_path / "out", **PLAIN | {"fractions": (0.125, 0.25, 1.0)})
     published = [each for each in PUBLISHED if each.dataset == "bigearthnet_v1"]

@@ -18,9 +18,9 @@ from sarwmix_jax.evaluation.probes import Samples, logistic_probe
 from sarwmix_jax.evaluation.scoring import baseline_predictions, scores_of
 from sarwmix_jax.models.state import split_model
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
-from sarwmix_jax.reports.study_plan import Step, finetuning_stages, pretraining_settings, records_of, start_of
 from sarwmix_jax.settings.sections import RunSettings
 from sarwmix_jax.settings.study import StudySettings
+from sarwmix_jax.studies.plan import Step, finetuning_stages, pretraining_settings, records_of, start_of
 from sarwmix_jax.training.loop import train
 from sarwmix_jax.training.run import set_up
 
@@ -162,7 +162,7 @@ def baseline(study: StudySettings, out: Path, step: Step) -> Iterator[Row]:
 
 def reconstruct(study: StudySettings, out: Path, step: Step) -> Iterator[Row]:
     """Errors over hidden cells of the test split in dark and bright areas; masks are those of seed 0 for all."""
-    from sarwmix_jax.reports.study_reconstruction import rows_by_brightness
+    from sarwmix_jax.studies.reconstruction import rows_by_brightness
 
     assert step.seed is not None
     start = start_of(study, out, step.start or "", step.seed)

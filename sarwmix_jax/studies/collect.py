@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sarwmix_jax.reports.study_folder import StudyFolder
 from sarwmix_jax.settings.study import Line, StudySettings, initialisations
+from sarwmix_jax.studies.folder import StudyFolder
 
 Row = dict[str, Any]
 COLUMNS = (

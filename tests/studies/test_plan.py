@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.reports.study_plan import Step, finetuning_stages, plan, pretraining_settings
 from sarwmix_jax.settings.recipes import read_config
 from sarwmix_jax.settings.study import resolve_study
-from tests.reports.studies import study
+from sarwmix_jax.studies.plan import Step, finetuning_stages, plan, pretraining_settings
+from tests.studies.studies import study
 
 OUT = Path("out")
 GRID = study(

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from sarwmix_jax.progress import duration
-from sarwmix_jax.reports.study_folder import StudyFolder
-from sarwmix_jax.reports.study_plan import Step
+from sarwmix_jax.studies.folder import StudyFolder
+from sarwmix_jax.studies.plan import Step
 
 
 def listing(folder: StudyFolder, steps: Sequence[Step]) -> str:

@@ -11,9 +11,9 @@ from matplotlib.ticker import NullLocator
 from sarwmix_jax.evaluation.brightness import PARTS
 from sarwmix_jax.evaluation.results import heading
 from sarwmix_jax.facts.published import PublishedScores
-from sarwmix_jax.reports.study_collect import Collection, Spread
-from sarwmix_jax.reports.study_tables import KINDS, percent
 from sarwmix_jax.settings.study import RANDOM, initialisations
+from sarwmix_jax.studies.collect import Collection, Spread
+from sarwmix_jax.studies.tables import KINDS, percent
 
 DPI = 200
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")

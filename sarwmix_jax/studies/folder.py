@@ -9,10 +9,10 @@ from typing import Any
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.writer import write_file
-from sarwmix_jax.reports.study_claims import running
-from sarwmix_jax.reports.study_plan import Step, plan, recipe_config
 from sarwmix_jax.settings.config import as_json, differences
 from sarwmix_jax.settings.study import Line, StudySettings
+from sarwmix_jax.studies.claims import running
+from sarwmix_jax.studies.plan import Step, plan, recipe_config
 from sarwmix_jax.version import __version__
 
 DESCRIPTION, RESULT, FAILURE = "study.json", "step.json", "failure.txt"

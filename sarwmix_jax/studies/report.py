@@ -4,10 +4,10 @@ from pathlib import Path
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.results import write_files
-from sarwmix_jax.reports.study_collect import collect, long_table
-from sarwmix_jax.reports.study_figures import draw_all
-from sarwmix_jax.reports.study_folder import StudyFolder
-from sarwmix_jax.reports.study_tables import label_table, published_scores, reconstruction_table
+from sarwmix_jax.studies.collect import collect, long_table
+from sarwmix_jax.studies.figures import draw_all
+from sarwmix_jax.studies.folder import StudyFolder
+from sarwmix_jax.studies.tables import label_table, published_scores, reconstruction_table
 
 
 def report(folder: StudyFolder) -> tuple[str, list[Path]]:

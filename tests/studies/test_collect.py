@@ -2,8 +2,8 @@
 
 import pytest
 
-from sarwmix_jax.reports.study_collect import Spread, select_recipes
-from tests.reports.studies import study
+from sarwmix_jax.studies.collect import Spread, select_recipes
+from tests.studies.studies import study
 
 
 def validated(recipe, values, start="a", fraction=0.5, split="validation"):

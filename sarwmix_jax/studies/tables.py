@@ -8,10 +8,10 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.brightness import PARTS
 from sarwmix_jax.evaluation.results import heading
 from sarwmix_jax.facts.published import PUBLISHED, PublishedScores
-from sarwmix_jax.reports.study_collect import Collection, Spread
-from sarwmix_jax.reports.study_folder import StudyFolder
-from sarwmix_jax.reports.study_plan import records_of
 from sarwmix_jax.settings.study import RANDOM, Line, StudySettings
+from sarwmix_jax.studies.collect import Collection, Spread
+from sarwmix_jax.studies.folder import StudyFolder
+from sarwmix_jax.studies.plan import records_of
 
 KINDS = {"finetuned": "finetuned", "probe": "frozen features, probed", "baseline": "baseline"}
 UNWEIGHTED = "off"

@@ -15,10 +15,10 @@ import jax
 from sarwmix_jax.errors import FAILED, STOPPED, UserError, one_line
 from sarwmix_jax.preparation.writer import write_file
 from sarwmix_jax.progress import duration, show
-from sarwmix_jax.reports.study_claims import CLAIM, claimed, running
-from sarwmix_jax.reports.study_folder import FAILURE, StudyFolder
-from sarwmix_jax.reports.study_plan import Step
-from sarwmix_jax.reports.study_steps import Stopped, do_step
+from sarwmix_jax.studies.claims import CLAIM, claimed, running
+from sarwmix_jax.studies.folder import FAILURE, StudyFolder
+from sarwmix_jax.studies.plan import Step
+from sarwmix_jax.studies.steps import Stopped, do_step
 
 WAIT_SECONDS = 2.0
 

@@ -6,7 +6,7 @@ import pytest
 
 from sarwmix_jax.cli.main import main
 from tests.data_prep.conftest import run_script
-from tests.reports.studies import config_file
+from tests.studies.studies import config_file
 from tests.support import GOLDEN, SHARED_DATA
 
 PATCHES = SHARED_DATA / "bigearthnet_v2_more"

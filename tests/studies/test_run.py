@@ -10,12 +10,12 @@ import pytest
 
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.errors import FAILED, MISTAKE, STOPPED, UserError
-from sarwmix_jax.reports import study_run
-from sarwmix_jax.reports.study_claims import CLAIM, claimed, this_process
-from sarwmix_jax.reports.study_list import listing
-from sarwmix_jax.reports.study_run import chosen_steps, run_steps
-from sarwmix_jax.reports.study_steps import do_step
-from tests.reports.studies import PLAIN, WHOLE, config_file, opened, study
+from sarwmix_jax.studies import run
+from sarwmix_jax.studies.claims import CLAIM, claimed, this_process
+from sarwmix_jax.studies.listing import listing
+from sarwmix_jax.studies.run import chosen_steps, run_steps
+from sarwmix_jax.studies.steps import do_step
+from tests.studies.studies import PLAIN, WHOLE, config_file, opened, study
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def counted(monkeypatch):
         names.append(step.name)
         return do_step(study, out, step)
 
-    monkeypatch.setattr(study_run, "do_step", do)
+    monkeypatch.setattr(run, "do_step", do)
     return names
 
 
@@ -123,7 +123,7 @@ def test_termination_gives_the_claim_back_and_has_its_exit_code(tmp_path, monkey
         os.kill(os.getpid(), 15)
 
     folder = opened(tmp_path / "study", **PLAIN)
-    monkeypatch.setattr(study_run, "do_step", terminated)
+    monkeypatch.setattr(run, "do_step", terminated)
     assert run_steps(folder, folder.steps) == STOPPED
     assert not list(tmp_path.rglob(CLAIM)) and not folder.results()
 
