@@ -42,7 +42,7 @@ CHECKED = (
         "preparation.flood_files",
         "preparation.statistics",
     ),
-    *("training.device_cache", "conversion.resize"),
+    *("training.device_cache", "training.trackers", "conversion.resize"),
 )
 """Parts of the package that annotate arrays: every call is checked."""
 
