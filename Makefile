@@ -9,7 +9,7 @@ JOBS ?= 2
 BENCH_OUT ?= runs/bench-$(shell date +%Y%m%d-%H%M%S)
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --durations=12
 
-.PHONY: demo test test-slow soak smoke check versions bench clean
+.PHONY: demo study test test-slow soak smoke check versions bench clean
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12 ...")'
@@ -20,6 +20,11 @@ $(STAMP): setup.cfg pyproject.toml
 demo: $(STAMP)
 	$(BIN)/python -m sarwmix_jax.cli.main demo --workdir=demo_output
 	@echo "the results lie in $(CURDIR)/demo_output"
+
+# under an hour on two free cores: what pretraining gives for few labels, and what the weighting changes
+study: $(STAMP)
+	$(BIN)/python -m sarwmix_jax.cli.main study --config=study_labels:short --workdir=study_output/labels
+	$(BIN)/python -m sarwmix_jax.cli.main study --config=study_weighting:short --workdir=study_output/weighting
 
 test: versions
 	$(PYTEST)
@@ -60,4 +65,4 @@ bench: $(VENV)/.torch
 	$(BIN)/python -m benchmarks --device=cpu --rounds=5 --round-seconds=6 --budget=10 --out=$(BENCH_OUT)
 
 clean:
-	rm -rf $(VENV) demo_output
+	rm -rf $(VENV) demo_output study_output

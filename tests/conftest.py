@@ -35,8 +35,14 @@ QUICK = os.environ["SARWMIX_TESTS"]
 
 CHECKED = (
     *("preprocessing", "plausibility", "models", "tasks", "metrics", "data", "geotiff", "inference", "evaluation"),
-    *("preparation.synthetic", "preparation.to_db", "preparation.flood_files", "preparation.statistics"),
-    *("training.device_cache", "conversion.resize"),
+    *(
+        "preparation.landscapes",
+        "preparation.synthetic",
+        "preparation.to_db",
+        "preparation.flood_files",
+        "preparation.statistics",
+    ),
+    *("training.device_cache", "training.trackers", "conversion.resize"),
 )
 """Parts of the package that annotate arrays: every call is checked."""
 

@@ -32,7 +32,7 @@ MAY_IMPORT = {
 }
 """Parts at the bottom and all that each may import of the package; the parts above them are listed in ORDER."""
 
-ORDER = ("tasks", "inference", "evaluation", "training", "reports", "conversion", "cli", "__main__")
+ORDER = ("tasks", "inference", "evaluation", "training", "reports", "studies", "conversion", "cli", "__main__")
 """From bottom to top: a part may import those before it, and all of MAY_IMPORT."""
 
 

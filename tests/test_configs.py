@@ -11,6 +11,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings.config import as_json, finetuning_config, pretraining_config, to_dataclass
 from sarwmix_jax.settings.recipes import recipes
 from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings
+from sarwmix_jax.settings.study import study_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -65,7 +66,8 @@ def test_a_recipe_holds_what_differs_from_the_defaults_and_nothing_else(name):
     """Every assignment, for every size of the model; a value is a literal, so that a recipe has no logic."""
     source = recipes()[name].read_text()
     sizes = ("base", "large", "huge") if "get_config(size: str" in source else ("base",)
-    default_config = finetuning_config if name.startswith("finetune") else pretraining_config
+    makers = {"finetune": finetuning_config, "study": lambda size: study_config()}
+    default_config = makers.get(name.partition("_")[0], pretraining_config)
     made, *lines = (node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assign))
     assert ast.unparse(made.targets[0]) == "config" and lines
     for line in lines:
@@ -77,7 +79,7 @@ def test_a_recipe_holds_what_differs_from_the_defaults_and_nothing_else(name):
 @pytest.mark.parametrize("name", recipes())
 def test_a_recipe_opens_with_its_command_hardware_and_result(name):
     opening = recipes()[name].read_text().split('"""')[1]
-    assert re.search(rf"^    sarwmix (demo |(pretrain|finetune) --config={name}[ :])", opening, re.MULTILINE)
+    assert re.search(rf"^    sarwmix (demo |(pretrain|finetune|study) --config={name}[ :])", opening, re.MULTILINE)
     assert re.search(r"^Hardware: \S", opening, re.MULTILINE)
     assert re.search(r"^Measured(: not yet measured\.$| on )", opening, re.MULTILINE)
     assert ".py" not in opening

@@ -48,6 +48,7 @@ NAMES_OF_OTHERS = {
     ("CITATION.cff", "polarization"),  # title of the paper
     ("docs/quickstart.ipynb", "center"),  # Matplotlib's places of a legend
     ("sarwmix_jax/evaluation/figures.py", "center"),
+    ("sarwmix_jax/studies/figures.py", "center"),
     ("sarwmix_jax/geotiff/statements.py", "normalization"),  # keys of tags, as products write them
     ("sarwmix_jax/geotiff/statements.py", "polarization"),
     ("sarwmix_jax/geotiff/statements.py", "polarizations"),

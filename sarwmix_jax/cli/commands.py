@@ -46,6 +46,7 @@ GROUPS = {
         "evaluate": Command("evaluate", "Score classifiers and flood models, with intervals and baselines."),
         "probe": Command("probe", "Score frozen features by logistic regression and nearest neighbours."),
         "embed": Command("embed", "Write features as Parquet."),
+        "study": Command("study", "Run a grid of pretraining and finetuning runs, and draw what they gave."),
         "reconstruct": Command("reconstruct", "Draw reconstructions of one or several checkpoints side by side."),
         "report": Command("report", "Tabulate and draw one or many runs from their logs."),
     },

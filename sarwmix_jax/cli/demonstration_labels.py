@@ -69,8 +69,8 @@ class FewLabels:
 def compare_labels(settings: PretrainingSettings, workdir: Path) -> FewLabels:
     """Probes and finetunes the demo's encoder with few labels, beside one from random values and a plain baseline.
 
-    The pretrained encoder is finetuned in two steps, the head alone and then everything: at once, the first steps of an
-    untrained head would undo the pretraining. From scratch everything is trained at once, which is better there.
+    The pretrained encoder is finetuned in two steps, the head alone and then everything, so that the first steps of an
+    untrained head cannot undo the pretraining. From scratch there is nothing to preserve: everything is trained at once.
 
     Args:
         settings: Those of the demo's pretraining.

@@ -2,6 +2,7 @@
 
     sarwmix settings
     sarwmix settings finetuning
+    sarwmix settings study
 
 Name, type, default and meaning of every setting, as `--config.GROUP.NAME=VALUE` changes it.
 """
@@ -11,9 +12,13 @@ import argparse
 
 def define(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the command."""
-    tasks = ("pretraining", "finetuning")
+    tasks = ("pretraining", "finetuning", "study")
     parser.add_argument(
-        "task", nargs="?", choices=tasks, metavar="TASK", help="pretraining or finetuning; by default both"
+        "task",
+        nargs="?",
+        choices=tasks,
+        metavar="TASK",
+        help="pretraining, finetuning or study; by default the first two",
     )
 
 

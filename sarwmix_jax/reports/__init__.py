@@ -1,1 +1,1 @@
-"""What many runs gave together: studies, their tables and figures."""
+"""Reports on runs: tables and pictures from their logs."""

@@ -49,17 +49,18 @@ def finetuning_config(size: str = "base") -> "config_dict.ConfigDict":
 
 def _config_of_size(settings: RunSettings, size: str) -> "config_dict.ConfigDict":
     model = dataclasses.replace(published(size), drop_path=settings.model.drop_path)
-    return _to_config(dataclasses.replace(settings, model=model)).lock()
+    return to_config(dataclasses.replace(settings, model=model)).lock()
 
 
-def _to_config(settings: Any) -> "config_dict.ConfigDict":
+def to_config(settings: Any) -> "config_dict.ConfigDict":
+    """A `ConfigDict` with the values of a dataclass of settings, not locked."""
     from ml_collections import config_dict
 
     config = config_dict.ConfigDict()
     for name, hint in hints(type(settings)).items():
         value = getattr(settings, name)
         if dataclasses.is_dataclass(value):
-            config[name] = _to_config(value)
+            config[name] = to_config(value)
         else:
             config[name] = config_dict.placeholder(Type.of(hint).kind) if value is None else value
     return config

@@ -8,6 +8,7 @@ from typing import Any
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings.declarations import Type, hints, meaning_of
 from sarwmix_jax.settings.sections import TASKS
+from sarwmix_jax.settings.study import StudySettings
 
 COLUMNS = (27, 25, 14, 46)
 """Widths of name, type, default and meaning, in characters."""
@@ -46,14 +47,15 @@ def settings_table(task: str | None = None) -> str:
     """Every setting with its type, default and meaning, in groups.
 
     Args:
-        task: `pretraining` or `finetuning`; by default both, with common settings listed once.
+        task: `pretraining`, `finetuning` or `study`; by default the first two, with common settings listed once.
 
     Raises:
         UserError: There is no such task.
     """
-    if task is not None and task not in TASKS:
-        raise UserError(f"no task {task!r}; give one of {', '.join(TASKS)}, or none for both")
-    tasks = {name: declared(kind()) for name, kind in TASKS.items() if task in (None, name)}
+    kinds: dict[str, Any] = TASKS | {"study": StudySettings}
+    if task is not None and task not in kinds:
+        raise UserError(f"no settings of {task!r}; give one of {', '.join(kinds)}, or none for the first two")
+    tasks = {name: declared(kinds[name]()) for name in (TASKS if task is None else [task])}
     names = list(dict.fromkeys(itertools.chain.from_iterable(tasks.values())))
     shared = [name for name in names if all(name in known for known in tasks.values())]
     titles = {f"Settings of {' and '.join(tasks)}": shared}

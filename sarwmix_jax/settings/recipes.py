@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings.declarations import Type, setting_types
 from sarwmix_jax.settings.sections import TASKS
+from sarwmix_jax.settings.study import StudySettings
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
-_TYPES = {task: setting_types(kind) for task, kind in TASKS.items()}
+_TYPES = {task: setting_types(kind) for task, kind in (TASKS | {"study": StudySettings}).items()}
 
 _GIVEN = re.compile(r"--?(no)?config(\.[^=]*)?(=.*)?", re.DOTALL)
 
@@ -93,7 +94,7 @@ def read_config(arguments: Sequence[str], default: str | None = None) -> "Config
             f"--config is not given; give an own file, --config=FILE.py, or a recipe, --config={_choices()}"
         )
     config = load_config(place)
-    for name, value in _values(changes, "finetuning" if "task" in config else "pretraining").items():
+    for name, value in _values(changes, kind_of(config)).items():
         group, _, own = name.rpartition(".")
         try:
             setattr(config[group] if group else config, own, value)
@@ -102,6 +103,11 @@ def read_config(arguments: Sequence[str], default: str | None = None) -> "Config
                 f"--config={place} has no setting {name}: {error}; start from pretraining_config()"
             ) from error
     return config
+
+
+def kind_of(config: "ConfigDict") -> str:
+    """What a config describes: `pretraining`, `finetuning` or a `study`."""
+    return "study" if "variants" in config else "finetuning" if "task" in config else "pretraining"
 
 
 def load_config(place: str) -> "ConfigDict":

@@ -74,12 +74,15 @@ def write_samples(
     path = workdir / "samples.json"
     if jax.process_index() != 0 or (path.exists() and not replace):
         return
-    parts = {"training": training, "held_out": held_out or [()] * len(folders)}
+    parts = {"training": training, "held_out": held_out or [None] * len(folders)}
     names = {
-        folder: {part: sorted(map(found[number].name_of, range(len(found[number])))) for part, found in parts.items()}
-        for number, folder in enumerate(folders)
+        folder: {part: _names(found[number]) for part, found in parts.items()} for number, folder in enumerate(folders)
     }
     write_file(path, json.dumps(names, indent=2) + "\n")
+
+
+def _names(source: Any | None) -> list[str]:
+    return [] if source is None else sorted(map(source.name_of, range(len(source))))
 
 
 def truth_of(sources: tuple[Any, ...], target: str, chunk: int = 512) -> np.ndarray:

@@ -10,7 +10,7 @@ import json
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -30,6 +30,7 @@ PROJECT = "sarwmix_jax"
 WANDB_STATE = "wandb.json"
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Where numbers and pictures of a run are also written."""
 

@@ -8,14 +8,19 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.settings.declarations import setting_types
 from sarwmix_jax.settings.listing import declared, settings_table
 from sarwmix_jax.settings.sections import TASKS
+from sarwmix_jax.settings.study import StudySettings
 
-ROW = r"^(name|seed|task|init_from|[a-z_]+\.[a-z_0-9]+) +\S"
+PLAIN = "|".join(("name", "seed", "task", "init_from", *setting_types(StudySettings)))
+ROW = rf"^({PLAIN}|[a-z_]+\.[a-z_0-9]+) +\S"
 
 
-@pytest.mark.parametrize("task", TASKS)
+KINDS = TASKS | {"study": StudySettings}
+
+
+@pytest.mark.parametrize("task", KINDS)
 def test_every_setting_has_a_meaning_and_a_row(task):
-    found = declared(TASKS[task]())
-    assert list(found) == list(setting_types(TASKS[task]))
+    found = declared(KINDS[task]())
+    assert list(found) == list(setting_types(KINDS[task]))
     assert [name for name, setting in found.items() if len(setting.meaning.split()) < 2] == []
     rows = re.findall(ROW, settings_table(task), re.MULTILINE)
     assert sorted(rows) == sorted(["name", *found])
@@ -28,7 +33,7 @@ def test_both_tasks_in_one_table_without_repetition():
 
 
 def test_table_fits_a_terminal_and_shows_defaults_as_the_command_line_takes_them():
-    for task in (None, *TASKS):
+    for task in (None, *KINDS):
         lines = settings_table(task).splitlines()
         assert max(map(len, lines)) <= 120
         assert "unset one with an empty value or none: --config.batch.micro_batch=" in " ".join(lines[-2:])
@@ -42,5 +47,7 @@ def test_table_fits_a_terminal_and_shows_defaults_as_the_command_line_takes_them
 
 
 def test_unknown_task():
-    with pytest.raises(UserError, match="no task 'pretrain'; give one of pretraining, finetuning, or none for both"):
+    with pytest.raises(
+        UserError, match="no settings of 'pretrain'; give one of pretraining, finetuning, study, or none"
+    ):
         settings_table("pretrain")
