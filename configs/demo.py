@@ -3,8 +3,8 @@
     sarwmix demo --workdir=demo_output
 
 Hardware: two CPU cores, as two devices (a product as small as the demo's does not fill both).
-Measured on two cores (seed 0), 128 held-out scenes: loss 0.918, 58.7 % below the best constant prediction; inside hidden
-cells correlation VH 0.434, VV 0.446, squared error 0.348 and 0.375 (harmonic in-painting 0.351 and 0.384).
+Measured on two cores (seed 0), 128 held-out scenes: loss 0.918, 58.7 % below the best constant prediction; inside
+hidden cells correlation VH 0.434, VV 0.446, squared error 0.348 and 0.375 (harmonic in-painting 0.351 and 0.384).
 """
 
 from ml_collections import ConfigDict

@@ -70,7 +70,7 @@ def compare_labels(settings: PretrainingSettings, workdir: Path) -> FewLabels:
     """Probes and finetunes the demo's encoder with few labels, beside one from random values and a plain baseline.
 
     The pretrained encoder is finetuned in two steps, the head alone and then everything, so that the first steps of an
-    untrained head cannot undo the pretraining. From scratch there is nothing to preserve: everything is trained at once.
+    untrained head cannot undo the pretraining. From scratch there is nothing to preserve, and one step trains all.
 
     Args:
         settings: Those of the demo's pretraining.

@@ -87,8 +87,9 @@ def _published(axes: Axes, collection: Collection, published: Sequence[Published
         points = sorted(
             (each.fraction, each.scores[collection.study.score]) for each in published if each.model.startswith(model)
         )
-        look = {"marker": MARKERS[number % len(MARKERS)], "markerfacecolor": "white", "color": "0.45"}
-        axes.plot(*zip(*points, strict=True), linewidth=0.9, markersize=5, label=f"published: {model}", **look)
+        marker, label = MARKERS[number % len(MARKERS)], f"published: {model}"
+        fractions, scores = zip(*points, strict=True)
+        axes.plot(fractions, scores, marker=marker, color="0.45", linewidth=0.9, markersize=5, label=label, mfc="white")
 
 
 def draw_reconstruction(path: Path, collection: Collection) -> None:
