@@ -11,7 +11,7 @@ import pytest
 
 from sarwmix_jax.data.records import read_contract
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
-from sarwmix_jax.training.logs import read_log
+from sarwmix_jax.training.history import read_log
 from tests.data_prep.test_geotiff import scene_db, write_raster
 from tests.training.conftest import TINY_RUN
 

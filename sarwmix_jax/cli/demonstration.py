@@ -35,7 +35,8 @@ from sarwmix_jax.preparation.writer import write_file
 from sarwmix_jax.progress import show
 from sarwmix_jax.settings.config import as_json, resolve
 from sarwmix_jax.settings.sections import PretrainingSettings
-from sarwmix_jax.training.logs import FILE_NAME, read_log, training_curve
+from sarwmix_jax.training.history import read_log, training_curve
+from sarwmix_jax.training.logs import FILE_NAME
 from sarwmix_jax.training.loop import train
 from sarwmix_jax.version import __version__
 

@@ -10,8 +10,9 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
 from sarwmix_jax.reports.lines import Point, lost_note, number, points, read_lines
 from sarwmix_jax.reports.summary import PRETRAINING, LoggedRun, lowest_loss
+from sarwmix_jax.training.history import training_curve
 from sarwmix_jax.training.labelled import TASKS
-from sarwmix_jax.training.logs import FILE_NAME, training_curve
+from sarwmix_jax.training.logs import FILE_NAME
 
 Entry = dict[str, Any]
 

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
@@ -270,26 +270,6 @@ def progress_text(values: dict[str, Any]) -> str:
 def scores_text(scores: dict[str, float]) -> str:
     """The main scores of a validation as text; the log has all."""
     return ", ".join(f"{name} {scores[name]:.4f}" for name in SHOWN if name in scores)
-
-
-def read_log(workdir: Path) -> list[dict[str, Any]]:
-    """All lines of a run's log; a line that a crash has truncated is left out."""
-    entries = []
-    for line in (workdir / FILE_NAME).read_text().splitlines():
-        with suppress(json.JSONDecodeError):
-            entries.append(json.loads(line))
-    return entries
-
-
-def training_curve(entries: list[dict[str, Any]], event: str = "train") -> list[dict[str, Any]]:
-    """Entries of one kind by step; after a restart from an earlier step, the later entries are used."""
-    by_step: dict[int, dict[str, Any]] = {}
-    for entry in entries:
-        if entry["event"] == "start":
-            by_step = {step: value for step, value in by_step.items() if step <= entry["step"]}
-        elif entry["event"] == event:
-            by_step[entry["step"]] = entry
-    return [by_step[step] for step in sorted(by_step)]
 
 
 def _finite(value: Any) -> Any:

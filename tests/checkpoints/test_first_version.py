@@ -12,7 +12,7 @@ from sarwmix_jax.conversion.export import export
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.settings.config import pretraining_config, resolve
 from sarwmix_jax.settings.sections import PretrainingSettings
-from sarwmix_jax.training.logs import read_log, training_curve
+from sarwmix_jax.training.history import read_log, training_curve
 from sarwmix_jax.training.loop import train
 from tests.support import GOLDEN
 

@@ -7,7 +7,7 @@ import pytest
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.settings.recipes import load_config
-from sarwmix_jax.training.logs import read_log
+from sarwmix_jax.training.history import read_log
 from tests.data_prep.conftest import REPOSITORY
 from tests.data_prep.test_geotiff import scene_db, write_raster
 from tests.training.conftest import TINY_RUN

@@ -14,7 +14,7 @@ from sarwmix_jax.settings.config import pretraining_config, resolve
 from sarwmix_jax.settings.sections import PretrainingSettings
 from sarwmix_jax.tasks.gradients import make_mesh, shard_batch
 from sarwmix_jax.training.device_cache import load_rows, make_gather, row_layout
-from sarwmix_jax.training.logs import read_log, training_curve
+from sarwmix_jax.training.history import read_log, training_curve
 from sarwmix_jax.training.loop import train
 from tests.support import collectives
 from tests.training.conftest import TINY_RUN

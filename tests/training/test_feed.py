@@ -11,7 +11,8 @@ from sarwmix_jax.preparation.landscapes import make_scene
 from sarwmix_jax.training import dry_run, resources
 from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
 from sarwmix_jax.training.dry_run import memory_text, step_memory
-from sarwmix_jax.training.logs import RunLog, read_log
+from sarwmix_jax.training.history import read_log
+from sarwmix_jax.training.logs import RunLog
 from sarwmix_jax.training.loop import train
 from sarwmix_jax.training.run import LoaderFeed, abstract_state, set_up
 from tests.record_sets import write_records

@@ -11,7 +11,7 @@ from sarwmix_jax.checkpoints.loading import load_parameters
 from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps, named
 from sarwmix_jax.models.state import flatten_names
 from sarwmix_jax.training import loop
-from sarwmix_jax.training.logs import read_log, training_curve
+from sarwmix_jax.training.history import read_log, training_curve
 from sarwmix_jax.training.loop import train
 from sarwmix_jax.training.run import first_state, set_up
 from tests.training.conftest import CLASSES, labelled_scene

@@ -13,7 +13,7 @@ from sarwmix_jax.checkpoints.loading import load_parameters
 from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps, named
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import unstack_blocks
-from sarwmix_jax.training.logs import read_log, training_curve
+from sarwmix_jax.training.history import read_log, training_curve
 from sarwmix_jax.training.loop import train
 
 

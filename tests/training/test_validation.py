@@ -7,7 +7,7 @@ import pytest
 
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.data.records import Record
-from sarwmix_jax.training.logs import read_log
+from sarwmix_jax.training.history import read_log
 from sarwmix_jax.training.loop import train
 from tests.record_sets import write_records
 from tests.training.conftest import labelled_scene, scene_contract
