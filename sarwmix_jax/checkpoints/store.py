@@ -172,6 +172,8 @@ class Checkpoints:
         for item, arrays in wanted.items():
             integrity.compare(item, stored[item], arrays)
         read = self._read(step, wanted)
+        if CHECKSUMS not in read:
+            _state_unchecked(self.directory)
         state = {
             key: jax.tree.unflatten(jax.tree.structure(target[key]), [read[item][name] for name in wanted[item]])
             for item, key in ITEMS.items()
@@ -199,8 +201,6 @@ class Checkpoints:
             integrity.verify(read[CHECKSUMS], {item: read[item] for item in wanted}, read["description"])
         elif read["description"]["format"] >= FORMAT:
             raise ValueError("its checksums are missing")
-        elif wanted:
-            _state_unchecked(self.directory)
         return read
 
     def restore_latest(self, target: Mapping[str, Any]) -> Restored | None:
@@ -238,6 +238,8 @@ class Checkpoints:
         """
         items = ("params", "fixed")
         read = self._read_here(step, items)
+        if CHECKSUMS not in read:
+            _state_unchecked(self.directory)
         return {item: {name: np.asarray(leaf) for name, leaf in read[item].items()} for item in items}
 
     def _read_here(self, step: int, items: Sequence[str]) -> Any:
@@ -259,6 +261,15 @@ class Checkpoints:
             raise ValueError(f"the items and their checksums differ in {differing[0]}")
         arrays = sum(len(self._read_here(step, [item])[item]) for item in held)
         return arrays if known is not None else None
+
+    @one_line_of_damage
+    def contents(self, step: int) -> dict[str, dict[str, str]]:
+        """Checksums of all arrays of one checkpoint by item and name, of what is read.
+
+        Raises:
+            ValueError: It is damaged, or lacks an item.
+        """
+        return {item: integrity.of_arrays(self._read_here(step, [item])[item]) for item in ITEMS}
 
     def close(self) -> None:
         """Wait for the last write and release the folder.

@@ -135,18 +135,27 @@ def test_arrays_of_another_checkpoint_are_noticed(folder):
         load_parameters(folder)
 
 
-def test_checkpoints_of_earlier_versions_are_unchecked_and_this_is_stated_once(folder, caplog, capsys):
+def of_earlier_version(folder):
     for step in ("1", "2"):
         shutil.rmtree(folder / step / "checksums")
         file = folder / step / "description" / "metadata"
         file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 2}))
+
+
+def test_checkpoints_of_earlier_versions_are_unchecked_and_this_is_stated_once(folder, caplog):
+    of_earlier_version(folder)
     with caplog.at_level(logging.WARNING):
         load_parameters(folder)
         load_parameters(folder, 1)
     lines = [line for line in caplog.messages if "without checksums" in line]
     assert len(lines) == 1 and str(folder) in lines[0]
-    assert main(["checkpoints", "verify", str(folder)]) == 0
-    assert capsys.readouterr().out.count("unchecked") == 2
+
+
+def test_the_verification_states_unchecked_checkpoints_in_its_own_lines_alone(folder, caplog, capsys):
+    of_earlier_version(folder)
+    with caplog.at_level(logging.WARNING):
+        assert main(["checkpoints", "verify", str(folder)]) == 0
+    assert capsys.readouterr().out.count("unchecked") == 2 and not caplog.messages
 
 
 def test_checksums_are_those_of_the_standard():
