@@ -1,7 +1,7 @@
-"""One run at a time in a work directory: a file that names its owner.
+"""One process at a time in a work directory, and at a step of a study: a file that names its owner.
 
 The file appears whole or not at all, by a hard link, which NFS decides in one place too (`flock` is not needed). It
-stays behind when its owner is killed; where the owner's host can see that it has ended, the next run takes over.
+stays behind when its owner is killed; where the owner's host can see that it has ended, the next process takes over.
 """
 
 import contextlib
@@ -11,13 +11,74 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
 
 from sarwmix_jax.errors import UserError
 
 LOCK_FILE = "running.json"
 _LONGEST_TAKEOVER_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A process that owns a file.
+
+    Attributes:
+        host: Name of its machine.
+        processes: Where it counts processes: containers of one host name may number their processes apart.
+        process: Its number there.
+        process_start: When it began, as the system notes it: its number may belong to a later process.
+        started: When it took the file, for people.
+    """
+
+    host: str
+    processes: str | None
+    process: int
+    process_start: str | None
+    started: str
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}, started {self.started}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is known to have ended: it was of this host, and is gone or another process now."""
+        here = this_process()
+        if (self.host, self.processes) != (here.host, here.processes):
+            return False
+        if self.process_start is not None:
+            return process_start(self.process) != self.process_start
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return True
+        except OSError:
+            return False
+        return False
+
+
+class InUse(UserError):
+    """Another process owns the file, or it cannot be seen whether it does."""
+
+
+def this_process() -> Owner:
+    """This process, from now on."""
+    try:
+        processes = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        processes = None
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    return Owner(socket.gethostname(), processes, os.getpid(), process_start(os.getpid()), now)
+
+
+def process_start(process: int) -> str | None:
+    """When a process of this host started, as the system notes it; None where it has ended or that is not known."""
+    try:
+        ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {ticks}"
+    except (OSError, IndexError):
+        return None
 
 
 @contextmanager
@@ -35,107 +96,78 @@ def only_run(workdir: Path, *, hold: bool = True) -> Iterator[str | None]:
         UserError: Another run holds it, or it cannot be seen whether it does; the line names the owner. Or the
             directory cannot be written.
     """
-    path, own = workdir / LOCK_FILE, owner()
+    path, own = workdir / LOCK_FILE, this_process()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        note = _acquired(path, own) if hold else None
+        note = acquire(path, own, "run", "wait for it or stop it, or use another --workdir") if hold else None
     except OSError as error:
         raise UserError(f"cannot write in {workdir}: {error.strerror}; choose another --workdir") from error
     try:
         yield note
     finally:
-        with contextlib.suppress(OSError, UserError):
-            if hold and read_owner(path) == own:
-                path.unlink()
+        if hold:
+            release(path, own)
 
 
-def _acquired(path: Path, own: dict[str, Any]) -> str | None:
-    workdir = path.parent
+def acquire(path: Path, own: Owner, what: str, remedy: str) -> str | None:
+    """Create a file that names its owner; a line where it was taken over from a process that has ended.
+
+    Args:
+        path: The file, in the folder that is owned.
+        own: This process.
+        what: What the process does there, for the lines.
+        remedy: What to do where another process of this host works there.
+
+    Raises:
+        InUse: Another process owns it, or it cannot be seen whether it does; the line names the owner.
+        UserError: Its content cannot be read.
+        OSError: The folder cannot be written.
+    """
     latest = time.monotonic() + _LONGEST_TAKEOVER_SECONDS
     while not _created(path, own):
-        found = read_owner(path)
+        found = owner_of(path)
         if found is None:
             continue  # released in between
-        if not has_ended(found):
-            raise UserError(_refusal(workdir, found))
+        if not found.ended:
+            where = f"{path.parent} is in use by"
+            if found.host == own.host:
+                raise InUse(f"{where} another {what} ({found}); {remedy}")
+            raise InUse(f"{where} a {what} of another host ({found}); if it has ended, remove {path}")
         if _taken_over(path, found, own):
-            return f"{workdir}: took over from process {found['process']} of {found['started']}, which has ended"
+            return f"{path.parent}: took over from process {found.process} of {found.started}, which has ended"
         if time.monotonic() > latest:
-            raise UserError(f"{workdir}: another start takes long; if there is none, remove {_claim(path)}")
+            raise InUse(f"{path.parent}: another start takes long; if there is none, remove {_claim(path)}")
         time.sleep(0.1)
     return None
 
 
-def owner() -> dict[str, Any]:
-    """This process, as its lock names it."""
-    return {
-        "host": socket.gethostname(),
-        "processes": _text_of_link(Path("/proc/self/ns/pid")),
-        "process": os.getpid(),
-        "process_start": process_start(os.getpid()),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
+def release(path: Path, own: Owner) -> None:
+    """Remove the file if it is this process's."""
+    with contextlib.suppress(OSError, UserError):
+        if owner_of(path) == own:
+            path.unlink()
 
 
-def _text_of_link(path: Path) -> str | None:
-    """Where a link leads; None where there is none: containers of one host name may number their processes apart."""
-    try:
-        return str(path.readlink())
-    except OSError:
-        return None
-
-
-def process_start(process: int) -> str | None:
-    """When a process of this host started, as the system notes it; None where it has ended or that is not known."""
-    try:
-        ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {ticks}"
-    except (OSError, IndexError):
-        return None
-
-
-def read_owner(path: Path) -> dict[str, Any] | None:
-    """The owner that a lock names; None without a lock.
+def owner_of(path: Path) -> Owner | None:
+    """The owner that a file names; None without a file.
 
     Raises:
         UserError: It cannot be read.
     """
     try:
         found = json.loads(path.read_bytes())
-        return {name: found[name] for name in ("host", "processes", "process", "process_start", "started")}
+        return Owner(**{each.name: found[each.name] for each in fields(Owner)})
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} cannot be read ({error}); if no run works there, remove this file") from None
+        raise UserError(f"{path} cannot be read ({error}); if no process works there, remove this file") from None
 
 
-def has_ended(found: dict[str, Any]) -> bool:
-    """Whether the owner of a lock is known to have ended: it was of this host, and is gone or another process now."""
-    here = owner()
-    if (found["host"], found["processes"]) != (here["host"], here["processes"]):
-        return False
-    if found["process_start"] is not None:
-        return process_start(found["process"]) != found["process_start"]
-    try:
-        os.kill(found["process"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
-def _refusal(workdir: Path, found: dict[str, Any]) -> str:
-    who = f"process {found['process']} on {found['host']}, started {found['started']}"
-    if found["host"] == socket.gethostname():
-        return f"{workdir} is in use by another run ({who}); wait for it or stop it, or use another --workdir"
-    return f"{workdir} is in use by a run of another host ({who}); if it has ended, remove {workdir / LOCK_FILE}"
-
-
-def _created(path: Path, own: dict[str, Any]) -> bool:
-    """Create a lock; False where there is one."""
-    new = path.with_name(f".{path.name}.{own['host']}.{own['process']}")
-    new.write_text(json.dumps(own) + "\n")
+def _created(path: Path, own: Owner) -> bool:
+    """Create a file with its owner's name; False where there is one."""
+    text = json.dumps(asdict(own)) + "\n"
+    new = path.with_name(f".{path.name}.{own.host}.{own.process}")
+    new.write_text(text)
     try:
         os.link(new, path)
     except FileExistsError:
@@ -143,7 +175,7 @@ def _created(path: Path, own: dict[str, Any]) -> bool:
     except OSError:  # a file system without hard links
         try:
             with path.open("x") as file:
-                file.write(json.dumps(own) + "\n")
+                file.write(text)
         except FileExistsError:
             return False
     finally:
@@ -151,16 +183,16 @@ def _created(path: Path, own: dict[str, Any]) -> bool:
     return True
 
 
-def _taken_over(path: Path, found: dict[str, Any], own: dict[str, Any]) -> bool:
-    """Replace the lock of an owner that has ended; False where another run does so or was quicker."""
+def _taken_over(path: Path, found: Owner, own: Owner) -> bool:
+    """Replace the file of an owner that has ended; False where another process does so or was quicker."""
     claim = _claim(path)
     if not _created(claim, own):
         return False
     try:
-        if read_owner(path) != found:  # no other run changes it while this one has the claim
+        if owner_of(path) != found:  # no other process changes it while this one has the claim
             return False
         new = path.with_name(f".{path.name}.new")
-        new.write_text(json.dumps(own) + "\n")
+        new.write_text(json.dumps(asdict(own)) + "\n")
         new.replace(path)
         return True
     finally:
@@ -168,5 +200,5 @@ def _taken_over(path: Path, found: dict[str, Any], own: dict[str, Any]) -> bool:
 
 
 def _claim(path: Path) -> Path:
-    """The file of the only run that may replace a lock."""
+    """The file of the only process that may replace another file."""
     return path.with_name(f".{path.name}.claim")

@@ -2,19 +2,20 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.errors import FAILED, MISTAKE, STOPPED, UserError
 from sarwmix_jax.studies import run
-from sarwmix_jax.studies.claims import CLAIM, claimed, this_process
+from sarwmix_jax.studies.claims import CLAIM, claimed
 from sarwmix_jax.studies.listing import listing
 from sarwmix_jax.studies.run import chosen_steps, run_steps
 from sarwmix_jax.studies.steps import do_step
+from sarwmix_jax.training.lock import this_process
 from tests.studies.studies import PLAIN, WHOLE, config_file, opened, study
 
 
@@ -47,7 +48,7 @@ def test_a_study_runs_every_step_once_in_order_and_nothing_at_its_second_start(t
 def test_steps_can_be_run_by_name_and_only_after_what_they_need(tmp_path, counted, capsys):
     folder = opened(tmp_path / "study", **PLAIN)
     folder.at("scenes").mkdir()
-    (folder.at("scenes") / CLAIM).write_text(json.dumps({"host": socket.gethostname(), "process": 2**30, "begun": 1}))
+    (folder.at("scenes") / CLAIM).write_text(json.dumps(asdict(this_process()) | {"process_start": "another"}))
     assert run_steps(folder, chosen_steps(folder, ["baseline/seed1"])) == FAILED  # who had claimed it is gone
     assert counted == []
     assert "error: baseline/seed1: needs scenes, which is not done" in capsys.readouterr().err
@@ -89,19 +90,20 @@ def test_entries_may_be_added_and_everything_else_is_refused_with_the_difference
 
 def test_a_step_belongs_to_one_process_at_a_time_and_that_of_a_dead_one_is_taken_over(tmp_path, capsys):
     step = tmp_path / "step"
-    with claimed(step, tmp_path) as first, claimed(step, tmp_path) as second:
+    with claimed(step) as first, claimed(step) as second:
         assert (first, second) == (True, False)
     assert not (step / CLAIM).exists()
     gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
-    dead = {"host": socket.gethostname(), "process": int(gone.stdout), "begun": 1}
-    reused = {"host": socket.gethostname(), "process": os.getpid(), "begun": this_process().begun - 1}
+    own = asdict(this_process())
+    dead = own | {"process": int(gone.stdout)}
+    reused = own | {"process_start": "another"}
     for owner in (dead, reused):  # a number may belong to a later process
         (step / CLAIM).write_text(json.dumps(owner))
-        with claimed(step, tmp_path) as free:
+        with claimed(step) as free:
             assert free
-        assert f"step: taken over from process {owner['process']} on " in capsys.readouterr().err
+        assert f"step: took over from process {owner['process']} of " in capsys.readouterr().err
     (step / CLAIM).write_text(json.dumps(dead | {"host": "another"}))
-    with claimed(step, tmp_path) as free:
+    with claimed(step) as free:
         assert not free
     assert json.loads((step / CLAIM).read_text())["host"] == "another"
 

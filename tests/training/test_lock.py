@@ -5,19 +5,20 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.training import lock
-from sarwmix_jax.training.lock import LOCK_FILE, only_run, owner
+from sarwmix_jax.training.lock import LOCK_FILE, only_run, this_process
 from tests.test_cli import mistake, pretrain, records  # noqa: F401  # a fixture
 
 CHILD = "import sys, time\nfrom pathlib import Path\nfrom sarwmix_jax.training.lock import only_run\n"
 
 
 def left_by(folder, **changes):
-    (folder / LOCK_FILE).write_text(json.dumps(owner() | changes))
+    (folder / LOCK_FILE).write_text(json.dumps(asdict(this_process()) | changes))
 
 
 def test_a_second_run_is_refused_and_the_first_one_releases(tmp_path):
@@ -63,7 +64,7 @@ def test_owners_that_cannot_be_seen_are_not_replaced(tmp_path, other):
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
 def test_a_damaged_lock_is_one_line(tmp_path, text):
     (tmp_path / LOCK_FILE).write_text(text)
-    with pytest.raises(UserError, match="if no run works there, remove this file"), only_run(tmp_path):
+    with pytest.raises(UserError, match="if no process works there, remove this file"), only_run(tmp_path):
         pass
 
 
