@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -16,10 +17,12 @@ from sarwmix_jax.training.resources import OFF, default_place, keep_compiled
 def own_settings():
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: jax.config.values[name] for name in names}
+    show = warnings.showwarning
     jax.config.update("jax_compilation_cache_dir", None)
     yield
     for name, value in before.items():
         jax.config.update(name, value)
+    warnings.showwarning = show
 
 
 def test_the_default_lies_in_the_users_cache(own_settings, monkeypatch, tmp_path):
@@ -66,14 +69,44 @@ print(sum(name == "/jax/compilation_cache/cache_hits" for name in hits))
 """
 
 
-def test_a_second_start_takes_the_program_from_disk(tmp_path):
-    def start():
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path)]
-        environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-        root = Path(__file__).parents[1]
-        return int(
-            subprocess.run(command, capture_output=True, text=True, check=True, cwd=root, env=environment).stdout
-        )
+def start(folder):
+    """Programs that a new process takes from disk, and what it prints for the reader."""
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_MAX_SIZE"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parents[1],
+        env=environment | {"JAX_PLATFORMS": "cpu"},
+    )
+    return int(done.stdout), done.stderr.splitlines()
 
-    assert start() == 0
-    assert start() > 0
+
+def test_a_second_start_takes_the_program_from_disk(tmp_path):
+    assert start(tmp_path) == (0, [])
+    loaded, lines = start(tmp_path)
+    assert loaded > 0 and lines == []
+
+
+def cut(content):
+    return content[: len(content) // 2]
+
+
+def garbled(content):
+    place = len(content) // 2
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+@pytest.mark.parametrize("damage", [cut, garbled, lambda _: b"", lambda content: b"\0" * len(content)])
+def test_a_damaged_program_is_compiled_and_kept_again_with_one_line_once(tmp_path, damage):
+    start(tmp_path)
+    kept = {path: path.read_bytes() for path in tmp_path.glob("jit__lambda*-cache")}
+    for path, content in kept.items():
+        path.write_bytes(damage(content))
+    loaded = start(tmp_path)
+    assert len(loaded[1]) == len(kept) == 1
+    assert loaded[1][0].startswith(f"the compiled program jit__lambda in {tmp_path} is damaged, as by a kill (")
+    assert loaded[1][0].endswith("): it is compiled again")
+    again, lines = start(tmp_path)
+    assert again == loaded[0] + 1 and lines == []

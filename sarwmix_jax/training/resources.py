@@ -1,7 +1,11 @@
 """Resources of a run: parameters and operations of its model, memory, disk, and cached compiled programs."""
 
+import glob
 import os
+import re
 import shutil
+import warnings
+import zlib
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,8 +14,9 @@ from typing import Any
 
 import jax
 
-from sarwmix_jax.errors import UserError
+from sarwmix_jax.errors import UserError, one_line
 from sarwmix_jax.models.state import abstract_model, flatten_names
+from sarwmix_jax.progress import show
 from sarwmix_jax.settings.model import PATCH, STAGES, ModelSettings
 from sarwmix_jax.tasks.task import Task
 
@@ -167,8 +172,48 @@ def default_place() -> Path | None:
     return cache / "sarwmix_jax" / "compiled"
 
 
+class _CacheWarnings:
+    """In place of `warnings.showwarning`: answers JAX' warnings about kept programs in one line each.
+
+    JAX compiles a program again that it cannot read, after the warning, but never replaces an entry: it would warn and
+    compile at every start. So what cannot be read is removed here.
+    """
+
+    _FORM = re.compile(r"Error (reading|writing) persistent compilation cache entry for '(.+?)': (.*)", re.DOTALL)
+
+    def __init__(self, others: Any) -> None:
+        """Give all other warnings to `others`."""
+        self._others = others
+
+    def __call__(self, message: Warning | str, *more: Any, **named: Any) -> None:
+        """See `warnings.showwarning`."""
+        found = self._FORM.match(str(message))
+        if found is None:
+            self._others(message, *more, **named)
+            return
+        what, program, reason = found.groups()
+        folder, reason = Path(jax.config.values["jax_compilation_cache_dir"]), one_line(reason)
+        if what == "writing":
+            show(f"the compiled program {program} cannot be kept in {folder}: {reason}")
+            return
+        with suppress(OSError):
+            kept = list(folder.glob(f"{glob.escape(program)}-*-cache"))
+            for path in [path for path in kept if not _whole(path)] or kept:
+                path.unlink()
+        show(f"the compiled program {program} in {folder} is damaged, as by a kill ({reason}): it is compiled again")
+
+
+def _whole(path: Path) -> bool:
+    """Whether a kept program agrees with its checksum."""
+    try:
+        zlib.decompress(path.read_bytes())
+    except (OSError, zlib.error):
+        return False
+    return True
+
+
 def keep_compiled(place: str | None = None) -> Path | None:
-    """Keeps every program that takes more than half a second to compile.
+    """Keeps every program that takes more than half a second to compile; a damaged one is compiled and kept again.
 
     Args:
         place: A folder, or "off". By default the folder that the environment sets for JAX
@@ -196,4 +241,6 @@ def keep_compiled(place: str | None = None) -> Path | None:
         raise UserError(f"compiled programs cannot be kept in {folder}; choose another folder or {OFF!r}")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if not isinstance(warnings.showwarning, _CacheWarnings):
+        warnings.showwarning = _CacheWarnings(warnings.showwarning)
     return folder
