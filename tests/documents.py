@@ -33,6 +33,10 @@ NOT_RUN = {
     "gdown": "downloads",
     **{f"sarwmix convert {each.file}": "needs a download; another file of this name is refused" for each in RELEASED},
     "sarwmix demo": "takes minutes; the tests of the demo and of the wheel run it, shortened",
+    **{
+        f"sarwmix {command} runs/base --step 12000": "names a step of a long run; tests have short ones"
+        for command in ("checkpoints verify", "audit")
+    },
     "sarwmix study": "takes hours; the tests of studies run small ones",
     "make": "installs an environment and runs for long; CI runs its targets",
     "pip": "installs; the test of the wheel does",

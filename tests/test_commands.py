@@ -27,7 +27,7 @@ UNLIKE = {
     "--split": "one split or several",
     "--fit": "what is fitted differs from command to command",
     "--verify": "a conversion is compared tensor by tensor, the files of records with their SHA-256",
-    "--step": "without it a conversion takes the newest checkpoint, a verification all",
+    "--step": "without it a conversion takes the newest checkpoint, a verification all, an audit the last but one",
     "--list": "the released files, or the steps of a study",
     "--root": "the archives of BigEarthNet v1 and v2 have other folders",
     "--validation": "synthetic scenes are counted, places of own scenes are shares; old scripts keep their options",

@@ -126,6 +126,7 @@ def find_start(
     settings: RunSettings,
     draw: Callable[[], tuple[Tree, Tree]],
     classes: Sequence[str] = (),
+    step: int | None = None,
 ) -> Start | None:
     """The run's newest usable checkpoint; else drawn parameters with those of `init_from`; None for scratch.
 
@@ -135,11 +136,17 @@ def find_start(
         settings: Settings of the run: `init_from` names another checkpoint.
         draw: Initialises parameters and fixed tables.
         classes: Class names of the run, if it has any.
+        step: This checkpoint and no other, for a run that is repeated; 0: as if there were none.
 
     Raises:
         UserError: No checkpoint of the run can be read, or the one of `init_from` does not fit.
+        ValueError: The checkpoint of `step` cannot be read.
     """
-    if restored := checkpoints.restore_latest(target):
+    if step is None:
+        restored = checkpoints.restore_latest(target)
+    else:
+        restored = checkpoints.restore(target, step) if step else None
+    if restored:
         place = checkpoints.directory / str(restored.step)
         report = (f"continuing at step {restored.step} from {place}", {"from": "own checkpoint"})
         return Start(restored.state, restored.step, restored.description["progress"], report)

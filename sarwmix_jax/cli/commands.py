@@ -57,6 +57,7 @@ GROUPS = {
     "Checkpoints": {
         "convert": Command("convert", "Read and write PyTorch checkpoints with the published names."),
         "checkpoints": Command("checkpoints", "Verify checkpoints against their checksums."),
+        "audit": Command("audit", "Repeat logged steps of a run from a checkpoint, and compare every bit."),
     },
     "Settings": {"settings": Command("settings", "List what --config.GROUP.NAME=VALUE can change.")},
 }

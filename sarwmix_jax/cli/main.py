@@ -31,7 +31,7 @@ two minutes to compile, and has no filter by content. A failure still raises an 
 that only XLA's own report of it is lost; `TF_CPP_MIN_LOG_LEVEL=1` before a command shows it.
 """
 
-COMPUTING = ("pretrain", "finetune", "demo", "study")
+COMPUTING = ("pretrain", "finetune", "demo", "study", "audit")
 """Commands that need much memory and time."""
 
 HELP = ("-h", "--help", "help")

@@ -5,7 +5,9 @@ batch alone: random numbers belong to a position in it, never to a device or pro
 """
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -87,6 +89,16 @@ class TrainState(NamedTuple):
 
 
 TrainStep = Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
+
+
+def use_cpu_devices(count: int) -> None:
+    """Divide the CPU into this many devices.
+
+    Nothing where JAX has begun already, or where the environment states how many devices there are.
+    """
+    if count > 1 and "host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
+        with suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", count)
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:

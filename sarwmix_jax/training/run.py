@@ -226,12 +226,8 @@ def in_memory(tree: T, run: Run) -> T:
     return jax.jit(stack_blocks)(tree) if run.stacked else tree
 
 
-def first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Start]:
-    """The state at this start, and where it comes from.
-
-    Raises:
-        UserError: See `restore.find_start`.
-    """
+def first_state(run: Run, checkpoints: Checkpoints, step: int | None = None) -> tuple[TrainState, Start]:
+    """The state at this start, and where it comes from; arguments and errors as for `restore.find_start`."""
     make, *arguments = run.task.model
 
     def draw() -> Any:
@@ -240,7 +236,7 @@ def first_state(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, Start]:
     target = abstract_state(run, stored=True)._asdict()
     classes = run.task.description.get("class_names", ())
     with progress("initialising the model"):
-        start = find_start(checkpoints, target, run.settings, lambda: stored(jax.jit(draw)(), run), classes)
+        start = find_start(checkpoints, target, run.settings, lambda: stored(jax.jit(draw)(), run), classes, step)
         if start is None:
             params, fixed = jax.jit(draw)()
             start = Start({})
