@@ -144,11 +144,23 @@ def test_damaged_records(records, tmp_path, capsys):
     assert "records" in mistake(pretrain(f"--workdir={tmp_path}/run", records=tmp_path / "records"), capsys)
 
 
+def test_a_flipped_bit_in_records_is_found_before_the_start_on_request(records, tmp_path, capsys):
+    own = shutil.copytree(records, tmp_path / "records")
+    path = next(own.glob("*train*"))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    line = mistake(pretrain(f"--workdir={tmp_path}/run", "--verify", records=own), capsys)
+    assert line.startswith(f"error: records {own}: {path.name} differs from its SHA-256")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_dry_run_prints_the_plan_and_writes_nothing(records, tmp_path, capsys):
-    arguments = ["dry-run", *pretrain(records=records)[1:], f"--workdir={tmp_path}/run"]
+    arguments = ["dry-run", *pretrain(records=records)[1:], f"--workdir={tmp_path}/run", "--verify"]
     assert main(arguments) == 0
-    plan = capsys.readouterr().out
+    plan, lines = capsys.readouterr()
+    assert f"records {records}: all files agree with their SHA-256" in lines
     for words in (
         "20 of",
         "2 per epoch, 4 until epoch 2",

@@ -7,7 +7,7 @@ Takes the flags of `sarwmix pretrain` and `sarwmix finetune` and trains nothing.
 
 import argparse
 
-from sarwmix_jax.cli.pretrain import checked, define
+from sarwmix_jax.cli.pretrain import checked, define, verify_records
 
 __all__ = ["define", "run"]
 
@@ -21,6 +21,8 @@ def run(options: argparse.Namespace) -> None:
     from sarwmix_jax.settings.recipes import read_config
 
     settings = checked(read_config(options.config), options.compiled)
+    if options.verify:
+        verify_records(settings.data.records)
     from sarwmix_jax.training.dry_run import plan_text
     from sarwmix_jax.training.resources import check_disk, tree_bytes
     from sarwmix_jax.training.run import abstract_state, set_up

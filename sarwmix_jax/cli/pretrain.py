@@ -10,6 +10,8 @@ run is saved.
 """
 
 import argparse
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from sarwmix_jax.errors import INTERRUPTED, STOPPED, UserError
@@ -21,6 +23,9 @@ def define(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name)
     what = "continue although the settings differ from those of the checkpoint"
     parser.add_argument("--override", action="store_true", help=what)
+    parser.add_argument(
+        "--verify", action="store_true", help="first compare the files of the records with their SHA-256"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -35,12 +40,31 @@ def run(options: argparse.Namespace) -> int:
     if options.workdir is None:
         raise UserError("--workdir is not given; name a new folder, or that of the run to continue")
     settings = checked(config, options.compiled)
+    if options.verify:
+        verify_records(settings.data.records)
     from sarwmix_jax.training.loop import train
 
     progress = train(settings, options.workdir, override=options.override)
     if progress.interrupted:
         return INTERRUPTED if progress.interrupted == "SIGINT" else STOPPED
     return 0
+
+
+def verify_records(folders: Sequence[str]) -> None:
+    """Read all files of record sets and compare them with their SHA-256; prints a line for each set.
+
+    Raises:
+        UserError: A file differs.
+    """
+    from sarwmix_jax.preparation.inspection import UNCHECKED, verify
+    from sarwmix_jax.progress import show
+
+    for folder in folders:
+        unchecked, failures = verify(Path(folder))
+        if failures:
+            more = f" ({len(failures)} such files)" if len(failures) > 1 else ""
+            raise UserError(f"records {folder}: {failures[0]}{more}")
+        show(f"records {folder}: {UNCHECKED if unchecked else 'all files agree with their SHA-256'}")
 
 
 def checked(config: Any, compiled: str | None) -> Any:
