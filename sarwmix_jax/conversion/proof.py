@@ -1,6 +1,9 @@
 """Verification of a conversion: every tensor is compared, and outputs on a probe input are stored and compared."""
 
+import io
 import math
+import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +14,7 @@ from sarwmix_jax.conversion.export import export
 from sarwmix_jax.conversion.table import INDEX_BUFFER, entries
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.inference.model import LoadedModel, load
+from sarwmix_jax.preparation.writer import write_file
 from sarwmix_jax.progress import progress, track
 
 if TYPE_CHECKING:
@@ -107,7 +111,9 @@ def _run_probe(model: LoadedModel, directory: Path) -> tuple[dict[str, np.ndarra
     if not file.exists():
         images_db = probe_input(model)
         outputs = probe_outputs(model, images_db)
-        np.savez(file, images_db=images_db, **outputs)  # type: ignore[arg-type]
+        arrays = io.BytesIO()
+        np.savez(arrays, images_db=images_db, **outputs)  # type: ignore[arg-type]
+        write_file(file, arrays.getbuffer())
         return outputs, None
     kept = _kept(file)
     outputs = probe_outputs(model, kept.pop("images_db"))
@@ -124,7 +130,7 @@ def _kept(file: Path) -> dict[str, np.ndarray]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{file} cannot be read; delete it to make a new one") from error
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sarwmix_jax.data import verification
 from sarwmix_jax.data.records import Contract
 from sarwmix_jax.data.sources import RecordSource, open_records, parse_split
 from sarwmix_jax.errors import UserError
@@ -106,10 +107,13 @@ def open_pairs(path: str | Path, split: str) -> PairSource:
         split: As in `open_records`; slices count pairs.
 
     Raises:
-        UserError: Folder, split or index is missing, or the slice cannot be read or is empty.
+        UserError: Folder, split or index is missing, the index was changed after its preparation, or the slice cannot
+            be read or is empty.
     """
     folder = Path(path)
     pairs = _read_index(folder)
+    if FILE_NAME in (verification.read_checksums(folder) or ()):
+        verification.check_files(folder, (FILE_NAME,), {})
     by_split: dict[str, list[IndexedPair]] = {}
     for pair in pairs:
         by_split.setdefault(pair.split, []).append(pair)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sarwmix_jax import plausibility
+from sarwmix_jax.data import verification
 from sarwmix_jax.data.records import Contract, ExcludedError, Record, RecordError, encode_record, shard_name
 from sarwmix_jax.data.sources import check_values, open_records
 from sarwmix_jax.errors import UserError
@@ -140,6 +141,7 @@ def _complete(
     if not any(outcome.summary.records for outcome in outcomes):
         reason = [*(reason for _, reason in skipped), *excluded][0]
         raise UserError(f"none of {plan.rows.num_rows} records could be read: {reason}")
+    _check_shards(plan, folder, outcomes)
     report = {
         "planned": plan.rows.num_rows,
         "written": sum(outcome.summary.records for outcome in outcomes),
@@ -153,6 +155,15 @@ def _complete(
     for split in written:
         check_values(open_records(folder, split))
     return report
+
+
+def _check_shards(plan: Plan, folder: Path, outcomes: Sequence[Outcome]) -> None:
+    """Refuse shards that were damaged after they were written; those that a stopped start has joined are gone."""
+    for shard, outcome in zip(plan.shards, outcomes, strict=True):
+        counts = {shard.name: outcome.summary.records}
+        if (folder / shard.name).exists() and any(verification.counted_faults(folder, counts)):
+            note = folder.parent / "progress" / f"{shard.name}.json"
+            raise UserError(f"{folder / shard.name} is damaged; remove {note}, and the next start makes it again")
 
 
 def _pack(plan: Plan, folder: Path, summaries: Sequence[ShardSummary]) -> dict[str, list[ShardSummary]]:

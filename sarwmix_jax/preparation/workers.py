@@ -34,7 +34,7 @@ from sarwmix_jax.data.records import RecordError
 from sarwmix_jax.data.verification import REPORT_FILE
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.writer import check_absent, publish, write_file, writing_errors
-from sarwmix_jax.progress import progress
+from sarwmix_jax.progress import progress, show
 
 REPORT = REPORT_FILE
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
@@ -201,6 +201,18 @@ def _make_and_note(make: Make, folder: Path, progress: Path) -> None:
     write_file(progress, json.dumps(make(folder / "records")) + "\n")
 
 
+def _is_noted(note: Path) -> bool:
+    """Whether a unit is noted as done; one with a damaged note is made again."""
+    if not note.exists():
+        return False
+    try:
+        _read_note(note)
+    except UserError:
+        show(f"{note} is damaged; what it notes is made again")
+        return False
+    return True
+
+
 def _progress(folder: Path, unit: Unit) -> Path:
     return folder / "progress" / f"{unit.name}.json"
 
@@ -208,7 +220,7 @@ def _progress(folder: Path, unit: Unit) -> Path:
 def _run_part(work: Work, part: tuple[int, int], folder: Path, workers: int, title: str) -> None:
     index, count = part
     mine = work.units[index - 1 :: count]
-    todo = [unit for unit in mine if not _progress(folder, unit).exists()]
+    todo = [unit for unit in mine if not _is_noted(_progress(folder, unit))]
     tasks = (
         (functools.partial(_make_and_note, work.make(unit), folder, _progress(folder, unit)), unit.count)
         for unit in todo

@@ -23,8 +23,8 @@ def read_lines(path: Path) -> tuple[list[dict[str, Any]], list[str]]:
         UserError: The file cannot be read, or not one of its lines is a JSON object.
     """
     try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = path.read_text(errors="replace").splitlines()
+    except OSError as error:
         raise UserError(f"{path} cannot be read as a log ({error}); give a log.jsonl or log.txt") from error
     entries, wrong = [], []
     for number, line in enumerate(lines, start=1):

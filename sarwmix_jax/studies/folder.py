@@ -9,6 +9,7 @@ from typing import Any
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.writer import write_file
+from sarwmix_jax.progress import show
 from sarwmix_jax.settings.config import as_json, differences
 from sarwmix_jax.settings.study import Line, StudySettings
 from sarwmix_jax.studies.claims import running
@@ -50,7 +51,8 @@ class StudyFolder:
         if owner := running(folder):
             return f"running: {owner}"
         if (folder / FAILURE).is_file():
-            return f"failed: {(folder / FAILURE).read_text().splitlines()[0]}"
+            reason = (folder / FAILURE).read_text(errors="replace")
+            return f"failed: {next(iter(reason.splitlines()), 'the reason is lost')}"
         return "partly done" if folder.is_dir() and any(folder.iterdir()) else "open"
 
     def write_result(self, step: Step, rows: Sequence[Mapping[str, Any]], minutes: float) -> None:
@@ -75,14 +77,18 @@ class StudyFolder:
         """
         found = {}
         for step in self.steps:
-            path = self.at(step) / RESULT
-            try:
-                found[step.name] = json.loads(path.read_text())
-            except FileNotFoundError:
-                continue
-            except (OSError, ValueError) as error:
-                raise UserError(f"{path} is damaged ({error}); remove it, and the step is done again") from error
+            if self.is_done(step):
+                found[step.name] = _result(self.at(step) / RESULT)
         return found
+
+    def remove_damaged_results(self) -> None:
+        """Remove results that cannot be read, with a line for each: these steps are done again."""
+        for step in filter(self.is_done, self.steps):
+            try:
+                _result(self.at(step) / RESULT)
+            except UserError:
+                (self.at(step) / RESULT).unlink(missing_ok=True)
+                show(f"the result of {step.name} is damaged and was removed; the step is done again")
 
     def minutes(self, steps: Sequence[Step]) -> float | None:
         """Estimate for these steps, from those that are done and from the study's own figures; None without any."""
@@ -96,6 +102,21 @@ class StudyFolder:
         known |= {key: median(values) for key, values in spent.items()}
         each = [known.get(f"{step.kind}/{step.recipe}", known.get(step.kind)) for step in steps]
         return None if None in each else sum(minutes for minutes in each if minutes is not None)
+
+
+def _result(path: Path) -> dict[str, Any]:
+    """The result of a step.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        if not isinstance(found["rows"], list) or not isinstance(found["minutes"], float | int):
+            raise TypeError("rows or minutes are of another type")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is damaged ({error}); start the study, and the step is done again") from error
+    return found
 
 
 def describe_study(study: StudySettings) -> dict[str, Any]:
@@ -129,7 +150,7 @@ def open_folder(study: StudySettings, path: Path, *, write: bool = True) -> Stud
         if write:
             path.mkdir(parents=True, exist_ok=True)
             write_file(file, json.dumps(wanted, indent=2) + "\n")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file} cannot be read or written ({error}); choose another --workdir") from error
     return StudyFolder(study, path)
 

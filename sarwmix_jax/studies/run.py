@@ -61,6 +61,7 @@ def run_steps(folder: StudyFolder, steps: Sequence[Step]) -> int:
     Raises:
         KeyboardInterrupt: Ctrl-C.
     """
+    folder.remove_damaged_results()
     outcome, pending = Outcome(), [step for step in steps if not folder.is_done(step)]
     show(_summary(folder, steps, pending))
     try:
@@ -102,7 +103,7 @@ def _try(folder: StudyFolder, step: Step, pending: Sequence[Step], steps: Sequen
             outcome.failed[step.name] = f"needs {need}, which is not done"
             return True
         return False
-    with claimed(folder.at(step), folder.path) as free:
+    with claimed(folder.at(step)) as free:
         if not free:
             return False
         if not folder.is_done(step):  # another process may have done it just before
@@ -139,7 +140,7 @@ def _wait(folder: StudyFolder, pending: Sequence[Step]) -> None:
         name: owner for step in pending for name in (step.name, *step.needs) if (owner := running(folder.at(name)))
     }
     for name, owner in list(others.items())[:1]:
-        show(f"waiting for {name}, which {owner} runs (if it has ended, remove {folder.at(name) / CLAIM})")
+        show(f"waiting for {name}, run by {owner} (if it has ended, remove {folder.at(name) / CLAIM})")
     while others and all(running(folder.at(name)) == owner for name, owner in others.items()):
         time.sleep(WAIT_SECONDS)
 

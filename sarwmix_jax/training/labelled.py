@@ -12,6 +12,7 @@ import numpy as np
 from sarwmix_jax.data.subsets import Subset, hold_out, label_fraction
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.writer import write_file
+from sarwmix_jax.progress import show
 from sarwmix_jax.settings.sections import FinetuningSettings
 from sarwmix_jax.tasks.flood import Flood
 from sarwmix_jax.tasks.gradients import open_all
@@ -72,13 +73,25 @@ def write_samples(
         replace: Whether to replace the file of an earlier start; reading the names takes a while.
     """
     path = workdir / "samples.json"
-    if jax.process_index() != 0 or (path.exists() and not replace):
+    if jax.process_index() != 0 or (not replace and _kept(path)):
         return
     parts = {"training": training, "held_out": held_out or [None] * len(folders)}
     names = {
         folder: {part: _names(found[number]) for part, found in parts.items()} for number, folder in enumerate(folders)
     }
     write_file(path, json.dumps(names, indent=2) + "\n")
+
+
+def _kept(path: Path) -> bool:
+    """Whether the file of an earlier start can be read."""
+    try:
+        json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        show(f"{path} is damaged; it is written again")
+        return False
+    return True
 
 
 def _names(source: Any | None) -> list[str]:

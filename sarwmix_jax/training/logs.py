@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,13 +12,14 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TextIO, TypeVar
 
 import jax
 import jax.monitoring
 import numpy as np
 
 from sarwmix_jax import progress
+from sarwmix_jax.errors import UserError
 from sarwmix_jax.progress import Advance, duration, shown
 from sarwmix_jax.settings.sections import RunSettings
 
@@ -142,8 +144,11 @@ class RunLog:
             total_steps: Number of steps of the run.
             quiet: Write nothing, as in all processes but the first.
             bands: Names of the bands, for values per band.
+
+        Raises:
+            UserError: The log cannot be written.
         """
-        self._file = None if quiet else (workdir / FILE_NAME).open("a", buffering=1)
+        self._file = None if quiet else _to_append(workdir / FILE_NAME)
         self._trackers: list[Any] = []
         self._bands, self._total = bands, total_steps
         self._work, self._steps = ExitStack(), Advance("training", total_steps, "steps", announced=True)
@@ -270,6 +275,18 @@ def progress_text(values: dict[str, Any]) -> str:
 def scores_text(scores: dict[str, float]) -> str:
     """The main scores of a validation as text; the log has all."""
     return ", ".join(f"{name} {scores[name]:.4f}" for name in SHOWN if name in scores)
+
+
+def _to_append(path: Path) -> TextIO:
+    """The log, to write further lines; a line that a kill has cut off is ended, so that the next one is not lost."""
+    try:
+        with path.open("ab+") as file:
+            if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
+                file.write(b"\n")
+                progress.show(f"{path}: its last line is cut off, as by a kill, and is left out from now on")
+        return path.open("a", buffering=1)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another --workdir") from error
 
 
 def _finite(value: Any) -> Any:

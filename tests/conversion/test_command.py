@@ -92,6 +92,11 @@ def test_verify_reports_every_tensor_and_keeps_a_probe(tmp_path, capsys):
     np.savez(tmp_path / "out" / "probe.npz", **(kept | {"logits": kept["logits"] + 1}))
     assert run(tmp_path / "out", "--verify") == 2
     assert "logits on the kept probe differ by 1" in capsys.readouterr().err
+    whole = (tmp_path / "out" / "probe.npz").read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"\0" * len(whole), whole[:-40] + b"\1" * 40):
+        (tmp_path / "out" / "probe.npz").write_bytes(damaged)
+        assert run(tmp_path / "out", "--verify") == 2
+        assert "probe.npz cannot be read; delete it to make a new one" in capsys.readouterr().err
 
 
 def test_the_module_prefix_and_other_types(tmp_path, capsys):

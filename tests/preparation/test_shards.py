@@ -298,3 +298,18 @@ def test_what_a_rule_excludes_is_counted_and_no_error(tmp_path, workers):
     assert report["facts"] == {f"patch_{n}": {"holes": n} for n in (5, 10, 15, 25, 30, 35)}
     assert seen["left out"] == {f"patch_{n}" for n in range(0, 40, 4)}
     assert len(seen["files"]) == len(work.shards)
+
+
+@pytest.mark.parametrize("damage", [lambda content: b"", lambda content: content[:-9], lambda content: content[:99]])
+def test_a_shard_that_was_damaged_after_it_was_written_is_named_and_can_be_made_again(tmp_path, damage):
+    prepare(plan(), Reader(), tmp_path / "whole")
+    assert prepare(plan(), Reader(), tmp_path / "out", part=(1, 1)) is None
+    shard = sorted((tmp_path / "out.partial" / "records").glob("*train*"))[1]
+    shard.write_bytes(damage(shard.read_bytes()))
+    note = tmp_path / "out.partial" / "progress" / f"{shard.name}.json"
+    with pytest.raises(UserError) as caught:
+        prepare(plan(), Reader(), tmp_path / "out")
+    assert str(caught.value) == f"{shard} is damaged; remove {note}, and the next start makes it again"
+    note.unlink()
+    prepare(plan(), Reader(), tmp_path / "out")
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")

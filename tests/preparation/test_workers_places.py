@@ -64,9 +64,28 @@ def test_a_part_leaves_the_folder_to_the_others_that_work_in_it(tmp_path):
     others[0].close()
 
 
-@pytest.mark.parametrize("name", ["plan.json", "progress/u0.json"])
-def test_damaged_notes_are_one_line(tmp_path, name):
+BROKEN = pytest.mark.parametrize("content", ['{"plan": ', "", "\0\0"])
+
+
+@BROKEN
+def test_a_damaged_plan_is_refused_in_one_line(tmp_path, content):
     prepare(units(2), tmp_path / "out", part=(1, 2))
-    (tmp_path / "out.partial" / name).write_text('{"plan": ')
-    with pytest.raises(UserError, match=rf"{name} is damaged; remove it and run again"):
+    (tmp_path / "out.partial" / "plan.json").write_text(content)
+    with pytest.raises(UserError, match=r"plan.json is damaged; remove it and run again"):
         prepare(units(2), tmp_path / "out")
+
+
+@BROKEN
+def test_what_a_damaged_note_is_about_is_made_again_with_one_line_once(tmp_path, capsys, content):
+    prepare(units(5), tmp_path / "out", part=(1, 2))
+    note = tmp_path / "out.partial" / "progress" / "u2.json"
+    note.write_text(content)
+    for _ in range(2):
+        assert prepare(units(5), tmp_path / "out", part=(1, 2)) is None
+    lines = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
+    assert lines == [f"{note} is damaged; what it notes is made again"]
+    note.write_text(content)
+    assert prepare(units(5), tmp_path / "out", part=(2, 2)) is None
+    with pytest.raises(UserError, match=r"u2.json is damaged; remove it and run again"):
+        prepare(units(5), tmp_path / "out", merge=True)
+    assert prepare(units(5), tmp_path / "out")["total"] == 10

@@ -168,7 +168,7 @@ def test_what_is_incomplete_is_read_and_noted(tmp_path):
         (["."], "no log.jsonl or log.txt in"),
         (["text.txt"], "is not a log: line 1 is not a JSON object"),
         (["other.json"], "neither `event` nor train_"),
-        (["binary"], "cannot be read as a log"),
+        (["binary"], "is not a log: line 1 is not a JSON object"),
         (["run", "run/log.jsonl"], "the same run twice"),
         (["run", "--sort", "validation/ap"], "--sort validation/ap: no run has it; use one of run, task"),
         (["run", "--out", "text.txt"], "cannot write results"),

@@ -116,9 +116,9 @@ def test_a_frozen_encoder_on_a_balanced_half_of_the_labels_with_acquisitions_hel
     np.testing.assert_allclose(run.task.class_weights, [(8 - count) / count for count in counts])
 
     # written once; replaced only for other settings
-    (tmp_path / "run" / "samples.json").write_text("kept")
+    (tmp_path / "run" / "samples.json").write_text('["kept"]')
     train(settings, tmp_path / "run")
-    assert (tmp_path / "run" / "samples.json").read_text() == "kept"
+    assert (tmp_path / "run" / "samples.json").read_text() == '["kept"]'
     train(finetuning_settings(**PART | {"data__fraction_seed": 4}, **stop), tmp_path / "run", override=True)
     (other,) = json.loads((tmp_path / "run" / "samples.json").read_text()).values()
     assert other["held_out"] == chosen["held_out"] and other["training"] != chosen["training"]

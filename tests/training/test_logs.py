@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from sarwmix_jax.errors import UserError
 from sarwmix_jax.progress import _board, progress
 from sarwmix_jax.training.history import read_log, training_curve
 from sarwmix_jax.training.logs import RunLog, Throughput, scalars
@@ -24,6 +25,26 @@ def test_lines_are_json_even_with_numbers_that_are_not(tmp_path):
     (line,) = (tmp_path / "log.jsonl").read_text().splitlines()
     entry = json.loads(line, parse_constant=lambda name: 1 / 0)
     assert (entry["event"], entry["loss"], entry["parts"]) == ("train", "nan", [{"x": "inf"}])
+
+
+@pytest.mark.parametrize("tail", [b'{"event": "tra', b"\0" * 40, b"\xff\xfe"])
+def test_what_follows_a_line_that_was_cut_off_is_not_lost_with_it(tmp_path, capsys, tail):
+    place = tmp_path / "log.jsonl"
+    whole = b'{"event": "start", "step": 0}\n5\n{"no": "event"}\n'
+    place.write_bytes(whole + tail)
+    for _ in range(2):
+        with RunLog(tmp_path, 10) as log:
+            log.write("start", step=0)
+    assert [entry["event"] for entry in read_log(tmp_path)] == ["start"] * 3
+    assert place.read_bytes().startswith(whole + tail + b"\n")
+    lines = [line for line in capsys.readouterr().err.splitlines() if "cut off" in line]
+    assert lines == [f"{place}: its last line is cut off, as by a kill, and is left out from now on"]
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "log.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*log.jsonl: Is a directory; choose another --workdir"):
+        RunLog(tmp_path, 10)
 
 
 @pytest.fixture
