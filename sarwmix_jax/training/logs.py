@@ -6,15 +6,14 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import jax
-import jax.monitoring
 import numpy as np
 
 from sarwmix_jax import progress
@@ -25,12 +24,6 @@ FILE_NAME = "log.jsonl"
 
 STEP_LINE_SECONDS = 10.0
 """Shortest time between two lines of steps without a terminal; the JSON lines have all."""
-
-MEASURED = {"cpu": "base on two CPU cores: 16 s"}
-"""Time of the compiler for a training step, by platform, where measured (benchmarks/NOTES.md)."""
-
-_LOADED = "/jax/compilation_cache/cache_hits"
-T = TypeVar("T")
 
 SHOWN = ("loss", "ap_macro", "f1_macro", "accuracy", "accuracy_percent", "f1")
 
@@ -215,41 +208,6 @@ class RunLog:
             self._last_line, left = now, steps.seconds_left
             known = f"  about {duration(left)} left" if left else ""
             self.show(f"step {steps.done}/{self._total}  {steps.remark}{known}")
-
-
-def announced(train_step: Callable[..., T], log: RunLog) -> Callable[..., T]:
-    """A training step with lines before and after its first call, which compiles it or loads it."""
-    called = False
-
-    def step(*arguments: Any) -> T:
-        nonlocal called
-        with nullcontext() if called else _compiling(log):
-            called = True
-            return train_step(*arguments)
-
-    return step
-
-
-@contextmanager
-def _compiling(log: RunLog) -> Iterator[None]:
-    loaded: list[str] = []
-
-    def note(event: str, **_: object) -> None:
-        if event == _LOADED:
-            loaded.append(event)
-
-    kept = jax.config.values["jax_compilation_cache_dir"] is not None
-    figure = MEASURED.get(jax.devices()[0].platform)
-    what = "compiling the training step"
-    log.show(f"{what}{', unless an earlier start has kept it' * kept}{f' ({figure})' if figure else ''}")
-    began = time.perf_counter()
-    jax.monitoring.register_event_listener(note)
-    try:
-        with shown(Advance(what, announced=True)):
-            yield
-    finally:
-        jax.monitoring.unregister_event_listener(note)
-    log.show(f"training step {'loaded' if loaded else 'compiled'} in {time.perf_counter() - began:.1f} s")
 
 
 def scalars(values: dict[str, Any], bands: Sequence[str]) -> Iterator[tuple[str, float]]:

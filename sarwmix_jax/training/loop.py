@@ -29,7 +29,7 @@ from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
 from sarwmix_jax.training.divergence import not_finite
 from sarwmix_jax.training.labelled import write_samples
 from sarwmix_jax.training.lock import only_run
-from sarwmix_jax.training.logs import NonFiniteLoss, RunLog, Throughput, announced, scores_text
+from sarwmix_jax.training.logs import NonFiniteLoss, RunLog, Throughput, scores_text
 from sarwmix_jax.training.run import LoaderFeed, Run, abstract_state, describe_sources, first_state, set_up, stored
 from sarwmix_jax.training.snapshots import reconstruction_picture
 from sarwmix_jax.version import __version__
@@ -157,7 +157,7 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
     feed: Feed = ResidentFeed(run, start, log) if run.settings.data.resident else LoaderFeed(run, start)
     batch, peak = run.settings.batch.global_batch, resources.peak_flops(jax.devices()[0])
     throughput = Throughput(batch, run.mesh.size, flops, peak)
-    run = dataclasses.replace(run, train_step=announced(run.train_step, log))
+    run = dataclasses.replace(run, train_step=resources.announced(run.train_step, log))
     with noted_signals() as signals:
         try:
             while progress.step < total and not progress.interrupted and not out_of_patience(run, progress):
