@@ -8,8 +8,11 @@ import time
 
 import pytest
 
+from sarwmix_jax import processes
 from sarwmix_jax.checkpoints.store import complete_steps
-from sarwmix_jax.cli.main import main
+from sarwmix_jax.cli.demonstration_labels import check_finished
+from sarwmix_jax.cli.main import guarded, main
+from sarwmix_jax.processes import SIGNALS
 from sarwmix_jax.training import loop
 from tests.test_cli import ROOT, pretrain, records  # noqa: F401  # a fixture
 
@@ -26,7 +29,8 @@ LONG = ("--config.optimizer.stop_after_epochs=8", "--config.checkpoint.every_epo
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [pytest.param(signal.SIGTERM, 75, marks=pytest.mark.slow), (signal.SIGINT, 130)]
+    ("number", "code"),
+    [pytest.param(number, 75, marks=pytest.mark.slow) for number in SIGNALS[1:]] + [(signal.SIGINT, 130)],
 )
 def test_a_signal_saves_a_run_and_shows_in_the_exit_code(number, code, records, tmp_path, capsys, monkeypatch):  # noqa: F811
     take_step = loop.take_step
@@ -49,13 +53,20 @@ def test_a_second_ctrl_c_ends_a_run_at_once_in_one_line(records, tmp_path, capsy
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(loop, "take_step", impatient)
+    monkeypatch.setattr(processes, "GRACE_SECONDS", 300.0)  # the tests' process is to go on, however busy
     assert main(pretrain(f"--workdir={tmp_path}/run", *LONG, records=records)) == 130
     assert capsys.readouterr().err.splitlines()[-1].startswith("interrupted; ")
     assert complete_steps(tmp_path / "run" / "checkpoints") == []
 
 
-def interrupt(command, seconds, until=lambda: True, limit_seconds=300):
-    """Exit code and standard error of a command that gets Ctrl-C so long after `until` holds."""
+def test_signals_within_a_demo_have_their_exit_codes(capsys):
+    for name, code in (("SIGINT", 130), ("SIGUSR1", 75)):
+        assert guarded(lambda name=name: check_finished(loop.Progress(None, interrupted=name))) == code
+    assert capsys.readouterr().err.splitlines()[1].startswith("SIGUSR1: stopped; the same command continues")
+
+
+def interrupt(command, seconds, until=lambda: True, limit_seconds=300, number=signal.SIGINT):
+    """Exit code and standard error of a command that gets a signal so long after `until` holds."""
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
@@ -69,7 +80,7 @@ def interrupt(command, seconds, until=lambda: True, limit_seconds=300):
         time.sleep(0.01)
     time.sleep(seconds)
     assert process.poll() is None, f"it ended before the signal: {process.stderr.read()}"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, output = process.communicate(timeout=limit_seconds)
     return process.returncode, output
 
@@ -113,11 +124,14 @@ def test_ctrl_c_while_a_command_starts(command, module, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_while_records_are_prepared(workers, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_records_are_prepared(number, workers, tmp_path):
     command = ("data_prep/synthetic_scenes.py", f"--out={tmp_path}/out", "--train=2000", f"--workers={workers}")
     partial = tmp_path / "out.partial"
-    code, output = interrupt((*command, "--records-per-shard=5"), 0.3, lambda: any(partial.glob("progress/*.json")))
-    assert (code, output) == (130, "interrupted; the same command continues from what is finished\n")
+    begun = lambda: any(partial.glob("progress/*.json"))  # noqa: E731
+    found = interrupt((*command, "--records-per-shard=5"), 0.3, begun, number=number)
+    what, code = ("interrupted", 130) if number == signal.SIGINT else ("SIGTERM: stopped", 75)
+    assert found == (code, f"{what}; the same command continues from what is finished\n")
     assert not (tmp_path / "out").exists()
 
 

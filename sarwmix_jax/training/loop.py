@@ -2,14 +2,11 @@
 
 import dataclasses
 import json
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -20,6 +17,7 @@ from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints, describe
 from sarwmix_jax.data.subsets import Subset
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.metrics.selection import select
+from sarwmix_jax.processes import ended_by_second_ctrl_c, noted_signals
 from sarwmix_jax.progress import silent
 from sarwmix_jax.settings.config import as_json
 from sarwmix_jax.settings.sections import RunSettings
@@ -85,7 +83,7 @@ def train(settings: RunSettings, workdir: Path, *, override: bool = False) -> Pr
     previous = restore.previous_run(workdir / FOLDER)
     changed = restore.check_same(previous, settings, workdir, override=override)
     run = set_up(settings, previous)
-    with open_output(run, workdir, replace=previous is None or bool(changed)) as output:
+    with ended_by_second_ctrl_c(), open_output(run, workdir, replace=not previous or bool(changed)) as output:
         output.log.show(*(f"changed by --override: {line}" for line in changed), *run.notes)
         return iterate(run, output, begin(run, output))
 
@@ -123,30 +121,6 @@ def begin(run: Run, output: Output) -> Progress:
     return Progress(state, start.step, best, stale, saved=start.step if start.progress else None)
 
 
-@contextmanager
-def noted_signals() -> Iterator[list[str]]:
-    """Names of signals so far: the first SIGTERM or Ctrl-C is only noted; a second one has its usual effect."""
-    received: list[str] = []
-    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
-        yield received
-        return
-
-    def note(number: int, _: FrameType | None) -> None:
-        received.append(signal.Signals(number).name)
-        give_back()
-
-    def give_back() -> None:
-        while previous:
-            signal.signal(*previous.popitem())
-
-    previous: dict[signal.Signals, Any] = {}
-    previous |= {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        give_back()
-
-
 def iterate(run: Run, output: Output, progress: Progress) -> Progress:
     """Train to the end of the run, or to a signal; saves, validates and logs when due by the schedule."""
     start, total, log = progress.step, run.schedule.total_steps, output.log
@@ -161,7 +135,8 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
     with noted_signals() as signals:
         try:
             while progress.step < total and not progress.interrupted and not out_of_patience(run, progress):
-                take_step(run, progress, feed, throughput)
+                with saved_if_unreadable(run, output, progress, throughput):
+                    take_step(run, progress, feed, throughput)
                 progress.interrupted = next(iter(signals), None)
                 after_step(run, output, progress, throughput, first=start + 1)
         except NonFiniteLoss as error:
@@ -169,13 +144,31 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
             raise not_finite(run, output.workdir, output.log, output.checkpoints.steps(), error) from error
         finally:
             feed.close()
-    output.checkpoints.wait()
+        output.checkpoints.wait()
     if out_of_patience(run, progress):
         log.show(f"step {progress.step}: {progress.stale} validations without improvement; the run ends here")
     if progress.interrupted:
         log.show(f"{progress.interrupted}: saved at step {progress.step}; the same command continues from there")
     log.write("end", step=progress.step, interrupted=progress.interrupted)
     return progress
+
+
+@contextmanager
+def saved_if_unreadable(run: Run, output: Output, progress: Progress, throughput: Throughput) -> Iterator[None]:
+    """Save the state so far if records can no longer be read in this context.
+
+    Raises:
+        UserError: They cannot; the line also states where the run is saved.
+    """
+    try:
+        yield
+    except UserError as error:
+        if progress.saved == progress.step or not progress.step or jax.process_count() > 1:
+            raise  # nothing to save; and to save takes all processes, of which the others still compute
+        write_step(run, output, progress, throughput)
+        save(run, output, progress)
+        output.checkpoints.wait()
+        raise UserError(f"{error}; the run is saved at step {progress.step}") from error
 
 
 def out_of_patience(run: Run, progress: Progress) -> bool:
@@ -222,9 +215,11 @@ def after_step(run: Run, output: Output, progress: Progress, throughput: Through
         write_step(run, output, progress, throughput)
     output.log.advance(done - throughput.in_flight)
     if probe_due and run.probe is not None:
-        write_probe(run, output, progress, run.probe(progress.state.params, progress.state.fixed))
+        with saved_if_unreadable(run, output, progress, throughput):
+            scores = run.probe(progress.state.params, progress.state.fixed)
+        write_probe(run, output, progress, scores)
     if pause:
-        validate_and_save(run, output, progress)
+        validate_and_save(run, output, progress, throughput)
         throughput.restart()
 
 
@@ -250,11 +245,13 @@ def write_step(run: Run, output: Output, progress: Progress, throughput: Through
     output.log.advance(done, values)
 
 
-def validate_and_save(run: Run, output: Output, progress: Progress) -> None:
+def validate_and_save(run: Run, output: Output, progress: Progress, throughput: Throughput) -> None:
     """Validate when due; save a checkpoint when due, at a signal, or for a new best by a selection rule."""
     better: list[str] = []
     if run.validate is not None and run.schedule.validation_due(progress.step):
-        better = validate(run, output, progress, run.validate(progress.state.params, progress.state.fixed))
+        with saved_if_unreadable(run, output, progress, throughput):
+            values = run.validate(progress.state.params, progress.state.fixed)
+        better = validate(run, output, progress, values)
     due = run.schedule.checkpoint_due(progress.step) or out_of_patience(run, progress)
     if progress.interrupted or due or (better and run.settings.checkpoint.best):
         save(run, output, progress)
