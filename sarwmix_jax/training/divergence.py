@@ -6,8 +6,9 @@ from pathlib import Path
 import jax
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.training.logs import NonFiniteLoss, RunLog
+from sarwmix_jax.training.logs import RunLog
 from sarwmix_jax.training.run import Run
+from sarwmix_jax.training.throughput import NonFiniteLoss
 
 
 def not_finite(run: Run, workdir: Path, log: RunLog, good: list[int], error: NonFiniteLoss) -> UserError:

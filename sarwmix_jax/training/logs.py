@@ -1,4 +1,4 @@
-"""Logs of a run: means and speed of its steps, JSON lines in its work directory, and lines for the reader."""
+"""Logs of a run: JSON lines in its work directory, and lines for the reader."""
 
 import json
 import logging
@@ -7,14 +7,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
-from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-
-import jax
-import numpy as np
 
 from sarwmix_jax import progress
 from sarwmix_jax.progress import Advance, duration, shown
@@ -41,84 +36,6 @@ def _unraisable(raised: "sys.UnraisableHookArgs") -> None:
     # After a failed write, tensorstore's threads report to an event loop that Orbax has already closed.
     if not (raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"):
         sys.__unraisablehook__(raised)
-
-
-class NonFiniteLoss(Exception):
-    """The loss or the gradient norm of a step, or a validation loss, is not finite.
-
-    Attributes:
-        step: The step, counted from 0; for a validation the number of steps done.
-        records: Numbers of the records in this process's part of the batch; empty for a validation.
-        values: Metrics of the step.
-    """
-
-    def __init__(self, step: int, records: np.ndarray, values: dict[str, Any]) -> None:
-        super().__init__(f"loss {values['loss']} at step {step}")
-        self.step, self.records, self.values = step, records, values
-
-
-@dataclass
-class Throughput:
-    """Means and speed of the steps between two log lines.
-
-    The device's numbers are read only when a line is due.
-    """
-
-    global_batch: int
-    devices: int
-    flops_per_image: float | None = None
-    peak_flops: float | None = None
-    _pending: list[tuple[int, dict[str, Any], np.ndarray]] = field(default_factory=list)
-    _cold: bool = True
-    _waited: float = 0.0
-    _since: float = field(default_factory=time.perf_counter)
-
-    def waited(self, seconds: float) -> None:
-        """Add time of waiting for data."""
-        self._waited += seconds
-
-    def add(self, step: int, metrics: dict[str, Any], records: np.ndarray) -> None:
-        """Note a step that was started."""
-        self._pending.append((step, metrics, records))
-
-    @property
-    def in_flight(self) -> int:
-        """Steps that were started but are not finished yet; does not wait for the device."""
-        losses = (metrics["loss"] for _, metrics, _ in reversed(self._pending))
-        return sum(1 for _ in takewhile(lambda loss: not loss.is_ready(), losses))
-
-    def restart(self) -> None:
-        """Leave out the time since the last line, after a checkpoint, a validation or a compilation."""
-        self._waited, self._since = 0.0, time.perf_counter()
-
-    def flush(self) -> dict[str, Any]:
-        """Means over the noted steps, with speed; empty when there are none.
-
-        The first result of a start has no speed: its time, `compile_time`, is mostly that of the compiler.
-
-        Raises:
-            NonFiniteLoss: The loss or the gradient norm of a step is not finite.
-        """
-        if not self._pending:
-            return {}
-        steps = [(step, jax.device_get(metrics), records) for step, metrics, records in self._pending]
-        elapsed = max(time.perf_counter() - self._since, 1e-9)
-        for step, metrics, records in steps:
-            if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
-                values = {name: np.asarray(value).tolist() for name, value in metrics.items()}
-                raise NonFiniteLoss(step, records, values)
-        means = {name: np.mean([metrics[name] for _, metrics, _ in steps], axis=0).tolist() for name in steps[0][1]}
-        speed = {"compile_time": elapsed} if self._cold else self._speed(len(steps), elapsed)
-        self._pending, self._cold = [], False
-        self.restart()
-        return means | speed
-
-    def _speed(self, steps: int, elapsed: float) -> dict[str, float]:
-        rate = steps * self.global_batch / elapsed
-        speed = {"images_per_second": rate, "step_time": elapsed / steps, "data_wait": self._waited / elapsed}
-        if self.flops_per_image and self.peak_flops:
-            speed["mfu"] = rate * self.flops_per_image / (self.peak_flops * self.devices)
-        return speed
 
 
 class RunLog:

@@ -27,9 +27,10 @@ from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
 from sarwmix_jax.training.divergence import not_finite
 from sarwmix_jax.training.labelled import write_samples
 from sarwmix_jax.training.lock import only_run
-from sarwmix_jax.training.logs import NonFiniteLoss, RunLog, Throughput, scores_text
+from sarwmix_jax.training.logs import RunLog, scores_text
 from sarwmix_jax.training.run import LoaderFeed, Run, abstract_state, describe_sources, first_state, set_up, stored
 from sarwmix_jax.training.snapshots import reconstruction_picture
+from sarwmix_jax.training.throughput import NonFiniteLoss, Throughput
 from sarwmix_jax.version import __version__
 
 Feed = LoaderFeed | ResidentFeed

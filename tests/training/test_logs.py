@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from sarwmix_jax.progress import _board, progress
-from sarwmix_jax.training.logs import RunLog, Throughput, read_log, scalars, training_curve
+from sarwmix_jax.training.logs import RunLog, read_log, scalars, training_curve
+from sarwmix_jax.training.throughput import Throughput
 
 
 class Terminal(io.StringIO):
