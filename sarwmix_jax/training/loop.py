@@ -30,8 +30,7 @@ from sarwmix_jax.training.lock import only_run
 from sarwmix_jax.training.logs import RunLog, scores_text
 from sarwmix_jax.training.run import LoaderFeed, Run, abstract_state, describe_sources, first_state, set_up, stored
 from sarwmix_jax.training.snapshots import reconstruction_picture
-from sarwmix_jax.training.throughput import NonFiniteLoss, Throughput
-from sarwmix_jax.version import __version__
+from sarwmix_jax.training.throughput import NonFiniteLoss, Throughput, log_start
 
 Feed = LoaderFeed | ResidentFeed
 
@@ -125,13 +124,12 @@ def begin(run: Run, output: Output) -> Progress:
 def iterate(run: Run, output: Output, progress: Progress) -> Progress:
     """Train to the end of the run, or to a signal; saves, validates and logs when due by the schedule."""
     start, total, log = progress.step, run.schedule.total_steps, output.log
-    flops = write_start(run, output, start)
+    throughput = log_start(run, log, output.workdir, start)
     if start >= total or out_of_patience(run, progress):
         log.show(f"nothing to do: {start} of {total} steps are done")
         return progress
     feed: Feed = ResidentFeed(run, start, log) if run.settings.data.resident else LoaderFeed(run, start)
-    batch, peak = run.settings.batch.global_batch, resources.peak_flops(jax.devices()[0])
-    throughput = Throughput(batch, run.mesh.size, flops, peak)
+    throughput.restart()
     run = dataclasses.replace(run, train_step=resources.announced(run.train_step, log))
     with noted_signals() as signals:
         try:
@@ -176,24 +174,6 @@ def out_of_patience(run: Run, progress: Progress) -> bool:
     """Whether the run ends because of too many validations without improvement."""
     patience = getattr(run.settings.validation, "patience", None)
     return patience is not None and progress.stale >= patience
-
-
-def write_start(run: Run, output: Output, start: int) -> float:
-    """Log settings, devices and cost of the model; returns the operations per image in training."""
-    parts = resources.parts_of(run.task)
-    output.log.show(resources.table(parts))
-    output.log.write(
-        "start",
-        step=start,
-        devices=[device.device_kind for device in jax.devices()],
-        versions={"sarwmix_jax": __version__, "jax": jax.__version__},
-        mix_group=run.task.group,
-        parts=[dataclasses.asdict(part) for part in parts],
-        source=describe_sources(run),
-        settings=as_json(run.settings),
-    )
-    output.log.track(run.settings, output.workdir, start)
-    return resources.training_flops(parts)
 
 
 def take_step(run: Run, progress: Progress, feed: Feed, throughput: Throughput) -> None:

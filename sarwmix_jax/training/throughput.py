@@ -1,12 +1,20 @@
-"""Means and speed of the steps between two lines of the log."""
+"""Means and speed of the steps between two lines of the log, and its first line."""
 
+import dataclasses
 import time
 from dataclasses import dataclass, field
 from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+
+from sarwmix_jax.settings.config import as_json
+from sarwmix_jax.training import resources
+from sarwmix_jax.training.logs import RunLog
+from sarwmix_jax.training.run import Run, describe_sources
+from sarwmix_jax.version import __version__
 
 
 class NonFiniteLoss(Exception):
@@ -85,3 +93,22 @@ class Throughput:
         if self.flops_per_image and self.peak_flops:
             speed["mfu"] = rate * self.flops_per_image / (self.peak_flops * self.devices)
         return speed
+
+
+def log_start(run: Run, log: RunLog, workdir: Path, start: int) -> Throughput:
+    """Log settings, devices and cost of the model; returns what measures the steps from `start` on."""
+    parts = resources.parts_of(run.task)
+    log.show(resources.table(parts))
+    log.write(
+        "start",
+        step=start,
+        devices=[device.device_kind for device in jax.devices()],
+        versions={"sarwmix_jax": __version__, "jax": jax.__version__},
+        mix_group=run.task.group,
+        parts=[dataclasses.asdict(part) for part in parts],
+        source=describe_sources(run),
+        settings=as_json(run.settings),
+    )
+    log.track(run.settings, workdir, start)
+    peak = resources.peak_flops(jax.devices()[0])
+    return Throughput(run.settings.batch.global_batch, run.mesh.size, resources.training_flops(parts), peak)
