@@ -1,11 +1,15 @@
 """Exit codes after signals: 130 after Ctrl-C, 75 of a run that was saved at another signal; one line, no traceback."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sarwmix_jax import processes
@@ -14,7 +18,9 @@ from sarwmix_jax.cli.demonstration_labels import check_finished
 from sarwmix_jax.cli.main import guarded, main
 from sarwmix_jax.processes import SIGNALS
 from sarwmix_jax.training import loop
+from tests.soak import COUNT, SEED
 from tests.test_cli import ROOT, pretrain, records  # noqa: F401  # a fixture
+from tests.training.test_loop import losses
 
 
 @pytest.fixture(autouse=True)
@@ -65,8 +71,11 @@ def test_signals_within_a_demo_have_their_exit_codes(capsys):
     assert capsys.readouterr().err.splitlines()[1].startswith("SIGUSR1: stopped; the same command continues")
 
 
-def interrupt(command, seconds, until=lambda: True, limit_seconds=300, number=signal.SIGINT):
-    """Exit code and standard error of a command that gets a signal so long after `until` holds."""
+def interrupt(command, seconds, until=lambda: True, limit_seconds=300, number=signal.SIGINT, target=lambda own: own):
+    """Exit code and standard error of a command that gets a signal so long after `until` holds.
+
+    `target` gives the process to send it to by that of the command.
+    """
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
@@ -80,7 +89,7 @@ def interrupt(command, seconds, until=lambda: True, limit_seconds=300, number=si
         time.sleep(0.01)
     time.sleep(seconds)
     assert process.poll() is None, f"it ended before the signal: {process.stderr.read()}"
-    process.send_signal(number)
+    os.kill(target(process.pid), number)
     _, output = process.communicate(timeout=limit_seconds)
     return process.returncode, output
 
@@ -165,3 +174,74 @@ def test_a_run_that_fails_ends_at_once_whatever_its_threads_do():
     assert (done.returncode, done.stdout) == (2, "begun\n")
     assert done.stderr.startswith("error: --workdir is not given")
     assert time.monotonic() - begun < 100
+
+
+@pytest.mark.slow
+def test_a_run_whose_output_is_no_longer_read_goes_on(records, tmp_path):  # noqa: F811
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "sarwmix_jax.cli.main", *pretrain(f"--workdir={tmp_path}/run", records=records)]
+    done = subprocess.run(command, cwd=ROOT, stdout=writer, stderr=writer, check=False)
+    os.close(writer)
+    assert done.returncode == 0
+    assert sorted(losses(tmp_path / "run")) == [1, 2, 3, 4]
+    assert complete_steps(tmp_path / "run" / "checkpoints") == [2, 4]
+
+
+ENDLESS = (
+    "--config.optimizer.schedule_epochs=1e6",
+    "--config.optimizer.stop_after_epochs=1e6",
+    "--config.checkpoint.every_epochs=1e6",
+    "--config.validation.every_epochs=1e6",
+)
+
+
+def stopped(folder, workdir, rng, expected, workers, **how):
+    """Last line of an endless run that is stopped at a random moment; it is continued if there was one before."""
+    arguments = pretrain(f"--workdir={workdir}", *ENDLESS, f"--config.data.workers={workers}", records=folder)
+    running = (workdir / "running.json").exists
+    code, output = interrupt(("-m", "sarwmix_jax.cli.main", *arguments), rng.uniform(0, 6), running, **how)
+    assert code == expected and "Traceback" not in output, output
+    return output.splitlines()[-1]
+
+
+def assert_never_stopped(workdir, folder, whole):
+    """The losses of a run are those of one that was not stopped; returns their number."""
+    step = complete_steps(workdir / "checkpoints")[-1]
+    done = pretrain(f"--workdir={whole}", *ENDLESS, f"--config.optimizer.stop_after_steps={step}", records=folder)
+    assert main(done) == 0
+    assert losses(whole) == losses(workdir) and len(losses(workdir)) == step
+    return step
+
+
+@pytest.mark.soak
+def test_signals_at_random_moments(records, tmp_path):  # noqa: F811
+    """A run that is stopped again and again is in the end the run that was not."""
+    rng, counts = np.random.default_rng(SEED), Counter()
+    for turn in range(COUNT // 5):
+        number = SIGNALS[turn % len(SIGNALS)]
+        code = 130 if number == signal.SIGINT else 75
+        line = stopped(records, tmp_path / "run", rng, code, int(rng.integers(3)), number=number)
+        assert line.startswith(("interrupted; ", f"{number.name}: ")), line
+        counts["saved" if ": saved at step" in line else "before the first step"] += 1
+    print(f"signals: {dict(counts)}, {assert_never_stopped(tmp_path / 'run', records, tmp_path / 'whole')} steps")
+
+
+def reader_of(process):
+    """A process that reads records for this one, once there is one."""
+    while True:
+        children = [path.read_text().split() for path in Path(f"/proc/{process}/task").glob("*/children")]
+        for child in itertools.chain(*children):
+            if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+                return int(child)
+        time.sleep(0.05)
+
+
+@pytest.mark.soak
+def test_readers_killed_at_random_moments(records, tmp_path):  # noqa: F811
+    rng, counts, run = np.random.default_rng(SEED), Counter(), tmp_path / "run"
+    for turn in range(COUNT // 10):
+        line = stopped(records, run, rng, 2, 1 + turn % 2, number=signal.SIGKILL, target=reader_of)
+        assert line.startswith("error: a process that reads records has ended"), line
+        counts["saved" if "; the run is saved at step" in line else "before a step"] += 1
+    print(f"readers killed: {dict(counts)}, {assert_never_stopped(run, records, tmp_path / 'whole')} steps")
