@@ -97,6 +97,11 @@ class RunLog:
             for tracker in self._trackers:
                 tracker.scalars(event, values["step"], numbers)
 
+    def write_probe(self, step: int, epoch: float, scores: dict[str, float]) -> None:
+        """Log the scores of frozen features."""
+        self.write("probe", step=step, epoch=epoch, **scores)
+        self.show(f"step {step}: probe, {scores['neighbours']:.0f} nearest neighbours: {scores_text(scores)}")
+
     def show(self, *texts: str) -> None:
         """Print lines for the reader on standard error."""
         if self._file is not None:

@@ -21,10 +21,10 @@ from sarwmix_jax.processes import ended_by_second_ctrl_c, noted_signals
 from sarwmix_jax.progress import silent
 from sarwmix_jax.settings.config import as_json
 from sarwmix_jax.settings.sections import RunSettings
-from sarwmix_jax.tasks.gradients import TrainState
+from sarwmix_jax.tasks.gradients import TrainState, replicate
 from sarwmix_jax.training import resources
 from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
-from sarwmix_jax.training.divergence import not_finite
+from sarwmix_jax.training.divergence import can_skip, not_finite, write_faults, write_skipped
 from sarwmix_jax.training.labelled import write_samples
 from sarwmix_jax.training.lock import only_run
 from sarwmix_jax.training.logs import RunLog, scores_text
@@ -44,6 +44,7 @@ class Progress:
         step: Optimiser steps done, as a plain number (that of the state would have to be waited for).
         best: By selection rule, step and scores of the best validation so far.
         stale: Validations since the last improvement by the first rule.
+        skipped: Steps whose update was left out, as their loss was not finite; counted from 0, ascending.
         saved: Step of the last checkpoint since this start, or of the one it started from.
         first_loss: Loss of the first step since this start.
         last_loss: Loss of the last logged steps.
@@ -54,6 +55,7 @@ class Progress:
     step: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     stale: int = 0
+    skipped: tuple[int, ...] = ()
     saved: int | None = None
     first_loss: float | None = None
     last_loss: float | None = None
@@ -117,8 +119,9 @@ def begin(run: Run, output: Output) -> Progress:
     if start.report is not None:
         output.log.show(start.report[0])
         output.log.write("begin", **start.report[1])
-    best, stale = start.progress.get("best") or {}, start.progress.get("stale", 0)
-    return Progress(state, start.step, best, stale, saved=start.step if start.progress else None)
+    known = start.progress
+    best, stale, skipped = known.get("best") or {}, known.get("stale", 0), tuple(known.get("skipped", ()))
+    return Progress(state, start.step, best, stale, skipped, saved=start.step if known else None)
 
 
 def iterate(run: Run, output: Output, progress: Progress) -> Progress:
@@ -134,13 +137,15 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
     with noted_signals() as signals:
         try:
             while progress.step < total and not progress.interrupted and not out_of_patience(run, progress):
-                with saved_if_unreadable(run, output, progress, throughput):
-                    take_step(run, progress, feed, throughput)
-                progress.interrupted = next(iter(signals), None)
-                after_step(run, output, progress, throughput, first=start + 1)
-        except NonFiniteLoss as error:
-            output.checkpoints.wait()
-            raise not_finite(run, output.workdir, output.log, output.checkpoints.steps(), error) from error
+                try:
+                    with saved_if_unreadable(run, output, progress, throughput):
+                        take_step(run, progress, feed, throughput)
+                    progress.interrupted = next(iter(signals), None)
+                    after_step(run, output, progress, throughput, first=start + 1)
+                except NonFiniteLoss as error:
+                    progress = rolled_back(run, output, progress, error)
+                    feed.go_to(progress.step)
+                    throughput.drop()
         finally:
             feed.close()
         output.checkpoints.wait()
@@ -150,6 +155,23 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
         log.show(f"{progress.interrupted}: saved at step {progress.step}; the same command continues from there")
     log.write("end", step=progress.step, interrupted=progress.interrupted)
     return progress
+
+
+def rolled_back(run: Run, output: Output, progress: Progress, error: NonFiniteLoss) -> Progress:
+    """Progress at the last checkpoint, from which the steps are repeated without the one that is not finite.
+
+    Raises:
+        UserError: This is not asked for, or too many steps were skipped.
+    """
+    log, steps = output.log, output.checkpoints.steps
+    output.checkpoints.wait()
+    if run.settings.optimizer.on_divergence != "roll_back" or not can_skip(run, error, progress.skipped):
+        raise not_finite(run, output.workdir, log, steps(), error) from error
+    write_skipped(run, log, error, f"rolled back to step {max(steps(), default=0)}, to leave it out")
+    jax.tree.map(lambda leaf: leaf.delete(), progress.state)  # two states need not fit into the memory
+    again = begin(run, output)
+    skipped = tuple(sorted({*progress.skipped, error.step}))
+    return dataclasses.replace(again, skipped=skipped, first_loss=progress.first_loss, last_loss=progress.last_loss)
 
 
 @contextmanager
@@ -177,13 +199,16 @@ def out_of_patience(run: Run, progress: Progress) -> bool:
 
 
 def take_step(run: Run, progress: Progress, feed: Feed, throughput: Throughput) -> None:
-    """Start one optimiser step on the next batch."""
+    """Start one optimiser step on the next batch, or leave it out if it is to be skipped."""
     asked = time.perf_counter()
     batch = next(feed)
     throughput.waited(time.perf_counter() - asked)
-    rate = run.schedule.rate(progress.step)
-    progress.state, metrics = run.train_step(progress.state, batch.arrays, np.float32(rate))
-    throughput.add(progress.step, metrics, batch.records)
+    if progress.step in progress.skipped:  # after a return to a checkpoint
+        progress.state = progress.state._replace(step=replicate(np.int32(progress.step + 1), run.mesh))
+    else:
+        rate = np.float32(run.schedule.rate(progress.step))
+        progress.state, metrics = run.train_step(progress.state, batch.arrays, rate)
+        throughput.add(progress.step, metrics, batch.records)
     progress.step += 1
 
 
@@ -198,27 +223,24 @@ def after_step(run: Run, output: Output, progress: Progress, throughput: Through
     if probe_due and run.probe is not None:
         with saved_if_unreadable(run, output, progress, throughput):
             scores = run.probe(progress.state.params, progress.state.fixed)
-        write_probe(run, output, progress, scores)
+        output.log.write_probe(done, schedule.epoch(done), scores)
     if pause:
         validate_and_save(run, output, progress, throughput)
         throughput.restart()
-
-
-def write_probe(run: Run, output: Output, progress: Progress, scores: dict[str, float]) -> None:
-    """Log the scores of frozen features."""
-    step, nearest = progress.step, scores["neighbours"]
-    output.log.write("probe", step=step, epoch=run.schedule.epoch(step), **scores)
-    output.log.show(f"step {step}: probe, {nearest:.0f} nearest neighbours: {scores_text(scores)}")
 
 
 def write_step(run: Run, output: Output, progress: Progress, throughput: Throughput) -> None:
     """Log the means over the steps since the last line.
 
     Raises:
-        NonFiniteLoss: The loss or the gradient norm of a step is not finite.
+        NonFiniteLoss: The loss or the gradient norm of a step is not finite, and it may not be skipped.
     """
     output.checkpoints.check()
     values, done = throughput.flush(), progress.step
+    if throughput.skipped or throughput.found:
+        progress.skipped = write_faults(run, output.log, throughput, progress.skipped)
+    if not values:
+        return
     progress.first_loss = values["loss"] if progress.first_loss is None else progress.first_loss
     progress.last_loss = values["loss"]
     values |= {"epoch": run.schedule.epoch(done), "learning_rate": run.schedule.rate(done - 1)}
@@ -270,7 +292,7 @@ def save(run: Run, output: Output, progress: Progress) -> None:
         run.settings.data.statistics,
         source=describe_sources(run),
         settings=as_json(run.settings),
-        progress=reached | {"best": best, "stale": progress.stale},
+        progress=reached | {"best": best, "stale": progress.stale, "skipped": progress.skipped},
         **run.task.description,
     )
     kept = [each["step"] for each in best.values()]
