@@ -1,10 +1,14 @@
 """Exit codes after signals: 130 after Ctrl-C, 75 of a run that was saved at another signal; one line, no traceback."""
 
+import fcntl
 import itertools
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,6 +22,7 @@ from sarwmix_jax.cli.demonstration_labels import check_finished
 from sarwmix_jax.cli.main import guarded, main
 from sarwmix_jax.processes import SIGNALS
 from sarwmix_jax.training import loop
+from sarwmix_jax.training.logs import read_log
 from tests.soak import COUNT, SEED
 from tests.test_cli import ROOT, pretrain, records  # noqa: F401  # a fixture
 from tests.training.test_loop import losses
@@ -32,6 +37,12 @@ def ctrl_c_counts():
 
 
 LONG = ("--config.optimizer.stop_after_epochs=8", "--config.checkpoint.every_epochs=8")
+ENDLESS = (
+    "--config.optimizer.schedule_epochs=1e6",
+    "--config.optimizer.stop_after_epochs=1e6",
+    "--config.checkpoint.every_epochs=1e6",
+    "--config.validation.every_epochs=1e6",
+)
 
 
 @pytest.mark.parametrize(
@@ -188,12 +199,36 @@ def test_a_run_whose_output_is_no_longer_read_goes_on(records, tmp_path):  # noq
     assert complete_steps(tmp_path / "run" / "checkpoints") == [2, 4]
 
 
-ENDLESS = (
-    "--config.optimizer.schedule_epochs=1e6",
-    "--config.optimizer.stop_after_epochs=1e6",
-    "--config.checkpoint.every_epochs=1e6",
-    "--config.validation.every_epochs=1e6",
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("handler", "code"), [(signal.SIG_DFL, 75), (signal.SIG_IGN, 0)], ids=["plain", "nohup"])
+def test_a_terminal_that_is_closed_saves_a_run_or_with_nohup_changes_nothing(handler, code, records, tmp_path):  # noqa: F811
+    master, slave = pty.openpty()
+    stop = f"--config.optimizer.stop_after_epochs={1000 if code else 200}"
+    arguments = pretrain(f"--workdir={tmp_path}/run", *ENDLESS, stop, records=records)
+
+    def take_terminal():
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        signal.signal(signal.SIGHUP, handler)
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sarwmix_jax.cli.main", *arguments],
+        cwd=ROOT,
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        start_new_session=True,
+        preexec_fn=take_terminal,
+    )
+    os.close(slave)
+    log = tmp_path / "run" / "log.jsonl"
+    while not (log.exists() and log.read_text().count('"train"') > 5) and process.poll() is None:
+        if select.select([master], [], [], 0.05)[0]:
+            os.read(master, 4096)
+    os.close(master)
+    assert process.wait(300) == code
+    ended = read_log(tmp_path / "run")[-1]
+    assert (ended["event"], ended["interrupted"]) == ("end", "SIGHUP" if code else None)
+    assert complete_steps(tmp_path / "run" / "checkpoints")[-1] == ended["step"]
 
 
 def stopped(folder, workdir, rng, expected, workers, **how):
