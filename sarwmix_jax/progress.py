@@ -187,7 +187,9 @@ class _Board:
             if len(self._works) == 1:
                 self._begin()
             if self._bars is not None:
-                work._row = self._bars.add_task(work.what, total=work.total, completed=work.done, remark=work.remark)
+                with suppress(OSError, ValueError):  # a terminal that was closed does not end the work
+                    row = self._bars.add_task(work.what, total=work.total, completed=work.done, remark=work.remark)
+                    work._row = row
 
     def _begin(self) -> None:
         self._last = now()

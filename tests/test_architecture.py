@@ -17,6 +17,7 @@ FILE_LINES, FUNCTION_LINES = 300, 45
 MAY_IMPORT = {
     "version": set(),
     "errors": set(),
+    "processes": {"errors"},
     "huge_pages": set(),
     "progress": set(),
     "facts": set(),
@@ -25,9 +26,9 @@ MAY_IMPORT = {
     "plausibility": {"errors", "facts"},
     "models": {"errors", "facts", "settings"},
     "metrics": {"errors", "progress"},
-    "data": {"errors", "facts", "plausibility"},
+    "data": {"errors", "facts", "plausibility", "processes"},
     "geotiff": {"errors", "facts", "plausibility", "data", "progress"},
-    "preparation": {"errors", "facts", "plausibility", "data", "geotiff", "progress"},
+    "preparation": {"errors", "facts", "plausibility", "processes", "data", "geotiff", "progress"},
     "checkpoints": {"version", "errors", "facts", "settings", "models"},
 }
 """Parts at the bottom and all that each may import of the package; the parts above them are listed in ORDER."""

@@ -16,7 +16,7 @@ from tests.data_prep.test_geotiff import scene_db, write_raster
 from tests.training.conftest import TINY_RUN
 
 ROOT = Path(__file__).parents[1]
-PREPARATION_FILES, TRAINING_FILES = 24, 26
+PREPARATION_FILES, TRAINING_FILES = 24, 31
 
 
 COMMAND = """

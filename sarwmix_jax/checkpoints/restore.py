@@ -29,6 +29,8 @@ FREE = (
     "model.scan",
     "optimizer.stop_after_epochs",
     "optimizer.stop_after_steps",
+    "optimizer.on_divergence",
+    "optimizer.max_skipped",
     "checkpoint.",
     "log.",
     "validation.every_epochs",

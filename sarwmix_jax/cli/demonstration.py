@@ -115,8 +115,9 @@ def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> De
         scenes: Number of scenes of `train`, `validation` and `test`.
 
     Raises:
-        UserError: The folder holds something else, a setting is wrong, or SIGTERM stopped the run.
-        KeyboardInterrupt: Ctrl-C stopped it.
+        UserError: The folder holds something else, or a setting is wrong.
+        KeyboardInterrupt: Ctrl-C stopped the run.
+        Terminated: Another signal stopped it.
     """
     scenes, records, minutes = scenes or SCENES, workdir / "records", Minutes()
     config.data.records = (str(records),)

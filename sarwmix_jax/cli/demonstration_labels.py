@@ -10,13 +10,13 @@ import numpy as np
 
 from sarwmix_jax.checkpoints.loading import Loaded, drawn_tensors, load_parameters
 from sarwmix_jax.data.sources import open_records
-from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.features import encode_with, labels_of
 from sarwmix_jax.evaluation.predict import clusters_of, load_candidate, predict
 from sarwmix_jax.evaluation.probes import Samples, logistic_probe
 from sarwmix_jax.evaluation.scoring import baseline_predictions, statistic_of
 from sarwmix_jax.metrics.intervals import Interval, difference_intervals, score_intervals
 from sarwmix_jax.models.state import flatten_names, unflatten_names
+from sarwmix_jax.processes import Terminated
 from sarwmix_jax.settings.config import resolve
 from sarwmix_jax.settings.recipes import load_config
 from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings
@@ -105,12 +105,13 @@ def check_finished(progress: Progress) -> Progress:
     """A run that no signal stopped.
 
     Raises:
-        UserError: SIGTERM stopped it.
         KeyboardInterrupt: Ctrl-C stopped it.
+        Terminated: Another signal stopped it.
     """
+    if progress.interrupted == "SIGINT":
+        raise KeyboardInterrupt
     if progress.interrupted:
-        message = f"the demo was stopped by {progress.interrupted}; the same command continues it"
-        raise (KeyboardInterrupt if progress.interrupted == "SIGINT" else UserError)(message)
+        raise Terminated(progress.interrupted)
     return progress
 
 

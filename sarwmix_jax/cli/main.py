@@ -10,7 +10,6 @@ import importlib
 import io
 import os
 import re
-import select
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +19,15 @@ from typing import Any, NoReturn
 from sarwmix_jax import huge_pages
 from sarwmix_jax.cli.commands import COMMANDS, FAMILIES, Command, overview, overview_of_family
 from sarwmix_jax.cli.flags import SHARED
-from sarwmix_jax.errors import CLOSED, INTERRUPTED, MISTAKE, UNPRINTABLE, UserError, one_line
+from sarwmix_jax.errors import CLOSED, INTERRUPTED, MISTAKE, STOPPED, UNPRINTABLE, UserError, one_line
+from sarwmix_jax.processes import (
+    INTERRUPTED_LINE,
+    Terminated,
+    drop_output,
+    flush_output,
+    nobody_reads,
+    raised_signals,
+)
 from sarwmix_jax.version import __version__
 
 LEAST_COMPILER_LOG = "TF_CPP_MIN_LOG_LEVEL", "3"
@@ -43,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and arguments and arguments[0] in COMPUTING and not huge_pages.CHOSEN:
         huge_pages.ask_for_huge_pages()
     code = guarded(lambda: dispatch(arguments))
-    if argv is None and code == MISTAKE and arguments[0] in COMPUTING:
-        with contextlib.suppress(UserError):
-            _flush()
+    if argv is None and code in (MISTAKE, INTERRUPTED) and arguments[0] in COMPUTING:
+        with contextlib.suppress(UserError, OSError):
+            flush_output()
         os._exit(code)  # after a failed write, threads of Orbax would keep the process for up to 20 minutes
     return code
 
@@ -57,54 +64,40 @@ def door(command: Command, argv: Sequence[str] | None = None) -> int:
 
 
 def guarded(work: Callable[[], int | None]) -> int:
-    """Do the work of a command; returns its exit code. A mistake or Ctrl-C gives one line on standard error."""
+    """Do the work of a command; returns its exit code. A mistake or a signal gives one line on standard error."""
     os.environ.setdefault(*LEAST_COMPILER_LOG)  # before JAX is imported, which reads it only then
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is not an error
     try:
-        code = work() or 0
-        _flush()
+        with raised_signals():
+            code = work() or 0
+        flush_output()
         return code
     except UserError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return MISTAKE
-    except KeyboardInterrupt as stop:
-        print(*stop.args or ("interrupted; the same command continues from what is finished",), file=sys.stderr)
-        return INTERRUPTED
+        return _reported(f"error: {one_line(error)}", MISTAKE)
+    except KeyboardInterrupt:
+        return _reported(INTERRUPTED_LINE, INTERRUPTED)
+    except Terminated as stop:
+        return _reported(f"{stop}: stopped; the same command continues from what is finished", STOPPED)
     except BrokenPipeError:
-        if not _nobody_reads():
+        if not nobody_reads():
             raise
-        _drop_output()
+        drop_output(sys.stdout)
         return CLOSED
+    finally:
+        try:
+            if sys.stderr is not None:
+                sys.stderr.flush()
+        except OSError:
+            drop_output(sys.stderr)
 
 
-def _flush() -> None:
-    """Write the buffered output.
-
-    Raises:
-        UserError: It cannot be written, as on a full disk.
-    """
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _drop_output()
-        raise UserError(f"cannot write the output: {error.strerror}") from error
-
-
-def _drop_output() -> None:
-    """Discard the buffered output; Python would report an error for it at its end."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _nobody_reads() -> bool:
-    """Whether standard output is a pipe whose other end is closed, as after `| head`."""
-    poll = select.poll()
-    with contextlib.suppress(OSError, AttributeError):  # the output is not a file, as in a notebook, or there is none
-        poll.register(sys.stdout.fileno(), 0)
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+def _reported(line: str, code: int) -> int:
+    """Print a line on standard error, if it is still read; returns the exit code."""
+    with contextlib.suppress(OSError):
+        if sys.stderr is not None:
+            print(line, file=sys.stderr)
+    return code
 
 
 def dispatch(arguments: list[str]) -> int | None:

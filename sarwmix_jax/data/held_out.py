@@ -54,9 +54,7 @@ class EvaluationInput:
         return -(-len(self._order) // self._global_batch)
 
     def __iter__(self) -> Iterator[Batch]:
-        import grain
-
-        with contextlib.closing(self._reading.iterate(grain.MapDataset.range(len(self)).map(self._read))) as batches:
+        with contextlib.closing(self._reading.iterate(self._read, range(len(self)))) as batches:
             yield from batches
 
     def _read(self, number: int) -> Batch:

@@ -7,9 +7,10 @@ ever mixed with itself or its copy. No device is used here: worker processes imp
 backend.
 """
 
+import contextlib
 import functools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from jaxtyping import Int64
 
 from sarwmix_jax.data.sources import Batch, read_mixed
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.processes import end_with_parent, signals_kept_from_children
 
 _POSITIONS = 0
 _RECORDS = 1
@@ -212,17 +214,32 @@ class Reading:
         local = global_batch // self.process_count
         return slice(self.process_index * local, (self.process_index + 1) * local)
 
-    def iterate(self, batches: Any) -> Any:
-        """An iterator over the batches of a `grain.MapDataset` that reads ahead."""
+    def iterate(self, read: Callable[[int], Batch], steps: range) -> Generator[Batch, None, None]:
+        """The batches that `read` gives for each of `steps`, read ahead; a generator, to be closed.
+
+        Raises:
+            UserError: A record cannot be read, or a worker process was killed.
+        """
         import grain  # here, as models and steps do not need it
 
         options = grain.ReadOptions(self.threads, prefetch_buffer_size=max(self.prefetch, self.threads))
-        dataset = batches.to_iter_dataset(options)
+        batches = grain.MapDataset.range(steps.start, steps.stop).map(read).to_iter_dataset(options)
         if self.workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # Grain passes absl flags on to its workers, even where none are parsed
-            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self.workers, self.prefetch))
-        return iter(dataset)
+            batches = batches.mp_prefetch(grain.MultiprocessingOptions(self.workers, self.prefetch), end_with_parent)
+        with contextlib.closing(iter(batches)) as iterator:
+            following = signals_kept_from_children(self.workers > 0)(lambda: next(iterator, None))
+            try:
+                yield from iter(following, None)
+            except RuntimeError as error:
+                if not self.workers:
+                    raise
+                what = str(error).partition(".")[0]
+                raise UserError(
+                    f"a process that reads records has ended, perhaps for lack of memory ({what}); start the same "
+                    "command again, perhaps with fewer --config.data.workers="
+                ) from None
 
 
 def _read_step(
@@ -272,15 +289,11 @@ class TrainingInput(Iterator[Batch]):
         order = mixed_order(sources, weights, global_batch, seed, group)
         read = Reading(**reading)
         read_step = functools.partial(_read_step, sources, order, read.block(global_batch), columns)
-        import grain
-
-        self._batches: Any = read.iterate(grain.MapDataset.range(start_step, sys.maxsize).map(read_step))
+        self._batches = read.iterate(read_step, range(start_step, sys.maxsize))
 
     def __next__(self) -> Batch:
-        batch: Batch = next(self._batches)
-        return batch
+        return next(self._batches)
 
     def close(self) -> None:
         """Stop threads and worker processes; no batches follow."""
         self._batches.close()
-        self._batches = iter(())

@@ -18,11 +18,8 @@ import functools
 import itertools
 import json
 import multiprocessing
-import multiprocessing.connection
-import os
 import shutil
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -34,6 +31,7 @@ from sarwmix_jax.data.records import RecordError
 from sarwmix_jax.data.verification import REPORT_FILE
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.writer import check_absent, publish, write_file, writing_errors
+from sarwmix_jax.processes import end_with_parent
 from sarwmix_jax.progress import progress, show
 
 REPORT = REPORT_FILE
@@ -272,7 +270,7 @@ def _run_in_pool(tasks: Iterable[Task[Result]], workers: int) -> Iterator[tuple[
     """Keep two tasks per worker running or waiting; yields results with their steps as they come."""
     waiting = iter(tasks)
     running: dict[Future[Result], int] = {}
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), end_with_parent)
     try:
         while running := running | {
             pool.submit(task): steps for task, steps in itertools.islice(waiting, 2 * workers - len(running))
@@ -283,17 +281,11 @@ def _run_in_pool(tasks: Iterable[Task[Result]], workers: int) -> Iterator[tuple[
         raise UserError(
             "a worker process was killed, perhaps for lack of memory; run again with fewer --workers"
         ) from None
+    except Exception:
+        raise
+    except BaseException:  # a signal: what the workers have begun can take minutes, and is begun again later
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _start_worker() -> None:
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    """End a worker whose parent was killed: it would wait for ever, or write beside the next run."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)

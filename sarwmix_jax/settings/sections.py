@@ -138,6 +138,12 @@ class OptimizerSettings:
         "epochs after which the run ends, whatever the schedule's length",
     )
     stop_after_steps: Positive[int] | None = setting(None, "steps after which the run ends, when that is earlier")
+    on_divergence: Literal["stop", "skip", "roll_back"] = setting(
+        "stop",
+        "where loss or gradient are not finite: stop; skip: leave that update out; roll_back: the same, by repeating "
+        "the steps since the last checkpoint, with the compiled program of stop",
+    )
+    max_skipped: Positive[int] = setting(5, "skipped steps in a row, beyond which a diverging run stops all the same")
 
 
 @dataclass(frozen=True)
@@ -169,6 +175,11 @@ class LogSettings:
     """How often values are logged, and where besides the JSON lines."""
 
     every_steps: Positive[int] = setting(20, "steps between two entries of the log")
+    spike_window: NotNegative[int] = setting(100, "steps with whose losses each loss is compared; 0: none")
+    spike_factor: Positive[float] = setting(
+        6.0,
+        "a loss so many standard deviations above the mean of the window is logged as a spike, with its records",
+    )
     trackers: tuple[str, ...] = setting(
         (),
         "tensorboard, wandb (Weights & Biases): write numbers and pictures there, too; unset: JSON lines alone",

@@ -1,19 +1,16 @@
 """Running the steps of a study, in order, each one once, by any number of processes."""
 
-import contextlib
 import gc
-import signal
-import threading
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
 
 import jax
 
 from sarwmix_jax.errors import FAILED, STOPPED, UserError, one_line
 from sarwmix_jax.preparation.writer import write_file
+from sarwmix_jax.processes import Terminated, raised_signals
 from sarwmix_jax.progress import duration, show
 from sarwmix_jax.studies.claims import CLAIM, claimed, running
 from sarwmix_jax.studies.folder import FAILURE, StudyFolder
@@ -21,10 +18,6 @@ from sarwmix_jax.studies.plan import Step
 from sarwmix_jax.studies.steps import Stopped, do_step
 
 WAIT_SECONDS = 2.0
-
-
-class Terminated(BaseException):
-    """SIGTERM, outside of a run: runs note signals and save."""
 
 
 @dataclass
@@ -56,7 +49,7 @@ def run_steps(folder: StudyFolder, steps: Sequence[Step]) -> int:
     """Run those steps that are not done; steps of other processes are waited for.
 
     Returns:
-        Exit code: 0, 1 after a failed step (the others are run), 75 after SIGTERM.
+        Exit code: 0, 1 after a failed step (the others are run), 75 after a signal.
 
     Raises:
         KeyboardInterrupt: Ctrl-C.
@@ -65,14 +58,14 @@ def run_steps(folder: StudyFolder, steps: Sequence[Step]) -> int:
     outcome, pending = Outcome(), [step for step in steps if not folder.is_done(step)]
     show(_summary(folder, steps, pending))
     try:
-        with _terminating():
+        with raised_signals():  # so that claims are given back; runs note signals instead, and save
             while pending:
                 before = len(pending)
                 pending = [step for step in pending if not _try(folder, step, pending, steps, outcome)]
                 if pending and len(pending) == before:
                     _wait(folder, pending)
     except (Stopped, Terminated) as stop:
-        name = next(iter(stop.args), "SIGTERM")
+        name = str(stop)
         if name == "SIGINT":
             raise KeyboardInterrupt from stop
         show(f"{name}: stopped; the same command continues the study")
@@ -143,20 +136,3 @@ def _wait(folder: StudyFolder, pending: Sequence[Step]) -> None:
         show(f"waiting for {name}, run by {owner} (if it has ended, remove {folder.at(name) / CLAIM})")
     while others and all(running(folder.at(name)) == owner for name, owner in others.items()):
         time.sleep(WAIT_SECONDS)
-
-
-@contextlib.contextmanager
-def _terminating() -> Iterator[None]:
-    """SIGTERM raises, so that claims are given back; during a run it is noted instead, and the run is saved."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(*_: Any) -> NoReturn:
-        raise Terminated
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -184,7 +184,8 @@ def make_train_step(
     """The compiled training step (state, batch, learning rate) -> (state, metrics); it donates the state's buffers.
 
     The batch holds the task's columns, sharded over the mesh; metrics are `loss`, those of the task, and `grad_norm`
-    (before any clipping).
+    (before any clipping). With `on_divergence` `skip`, parameters and optimiser stay as they are where `loss` or
+    `grad_norm` is not finite, as with `optax.apply_if_finite`, which would count in the state what the log has anyway.
     """
     gradients = make_gradients(task, graphdef, mesh)
 
@@ -193,6 +194,10 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
         metrics["grad_norm"] = optax.global_norm(grads)
+        if task.settings.optimizer.on_divergence == "skip":
+            finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
+            old = (state.params, state.opt_state)
+            params, opt_state = jax.tree.map(lambda new, kept: jnp.where(finite, new, kept), (params, opt_state), old)
         return TrainState(params, state.fixed, opt_state, state.step + 1), metrics
 
     return jax.jit(train_step, donate_argnums=0)

@@ -23,12 +23,16 @@ from sarwmix_jax.settings.config import differences, stored_settings
 from sarwmix_jax.settings.sections import TASKS, ProbeSettings, RunSettings
 from sarwmix_jax.tasks.gradients import use_cpu_devices
 from sarwmix_jax.training.history import Part, parts_of_run, read_log
-from sarwmix_jax.training.logs import FILE_NAME, NonFiniteLoss, Throughput
+from sarwmix_jax.training.logs import FILE_NAME
 from sarwmix_jax.training.loop import Progress, take_step
 from sarwmix_jax.training.run import LoaderFeed, Run, first_state, set_up, stored
+from sarwmix_jax.training.throughput import NonFiniteLoss, Throughput
 from sarwmix_jax.version import __version__
 
-HARMLESS = ("data.threads", "data.workers", "data.prefetch", "data.resident", "log.trackers", "optimizer.stop_after_")
+HARMLESS = (
+    *("data.threads", "data.workers", "data.prefetch", "data.resident", "log.trackers", "log.spike_"),
+    *("optimizer.stop_after_", "optimizer.max_skipped"),
+)
 """Settings that change neither a bit nor what is logged when."""
 
 TIMES = frozenset({"compile_time", "images_per_second", "step_time", "data_wait", "mfu"})
@@ -46,6 +50,7 @@ class Audit:
         start: The log's line about the start that did these steps.
         lines: Lines of the log to compare with, by step.
         checkpoints: Steps of checkpoints to compare with.
+        skipped: Steps that the run left out after it was rolled back, counted from 0.
         notes: What is different here from the run.
     """
 
@@ -55,6 +60,7 @@ class Audit:
     start: Mapping[str, Any]
     lines: Mapping[int, Mapping[str, Any]]
     checkpoints: tuple[int, ...]
+    skipped: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -96,7 +102,8 @@ def plan_audit(workdir: Path, step: int | None = None, steps: int | None = None)
     kept = complete_steps(workdir / FOLDER)
     if not kept or not (workdir / FILE_NAME).is_file():
         raise UserError(f"{workdir} lacks {FILE_NAME} or checkpoints; give the work directory of a run")
-    parts = parts_of_run(read_log(workdir))
+    entries = read_log(workdir)
+    parts = parts_of_run(entries)
     begun = min((part.first for part in parts), default=kept[-1])
     wanted = kept[-1] - 1 if step is None else step
     begin = max((number for number in (0, *kept) if begun <= number <= wanted), default=-1)
@@ -114,8 +121,11 @@ def plan_audit(workdir: Path, step: int | None = None, steps: int | None = None)
     if not lines and not checkpoints:
         raise UserError(f"{workdir} logs nothing from step {begin} to {end}; give a larger --steps, or another --step")
     use_cpu_devices(_cpu_devices(parts[0].start))
-    notes = (*_differences_here(parts[0].start), *([limit] if limit else []))
-    return Audit(workdir, begin, end, parts[0].start, lines, tuple(checkpoints), notes)
+    start = parts[0].start
+    rolled_back = start["settings"].get("optimizer", {}).get("on_divergence") == "roll_back"
+    skipped = tuple(entry["step"] for entry in entries if rolled_back and entry["event"] == "skipped")
+    notes = (*_differences_here(start), *([limit] if limit else []))
+    return Audit(workdir, begin, end, start, lines, tuple(checkpoints), skipped, notes)
 
 
 def _computed_alike(parts: list[Part], begin: int) -> tuple[list[Part], str | None]:
@@ -191,8 +201,9 @@ def repeat(audit: Audit) -> Outcome:
             raise UserError(
                 f"checkpoint at step {audit.begin} of {audit.workdir} cannot be used: {error}; choose another --step"
             ) from None
-        reached, feed = Progress(state, audit.begin), LoaderFeed(run, audit.begin)
-        throughput = Throughput(run.settings.batch.global_batch, run.mesh.size)
+        reached, feed = Progress(state, audit.begin, skipped=audit.skipped), LoaderFeed(run, audit.begin)
+        skipping = run.settings.optimizer.on_divergence == "skip"
+        throughput = Throughput(run.settings.batch.global_batch, run.mesh.size, skipping=skipping)
         try:
             with progress("repeating steps", audit.end - audit.begin, "steps") as advance:
                 while reached.step < audit.end:

@@ -149,6 +149,10 @@ class ResidentFeed(Iterator[DeviceBatch]):
         self._step += 1
         return DeviceBatch(self._gather(self._rows, numbers.astype(np.int32)), numbers[self._block])
 
+    def go_to(self, step: int) -> None:
+        """Go on with another step."""
+        self._step = step
+
     def close(self) -> None:
         """Free the device memory."""
         self._rows.delete()

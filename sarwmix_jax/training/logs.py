@@ -1,4 +1,4 @@
-"""Logs of a run: means and speed of its steps, JSON lines in its work directory, and lines for the reader."""
+"""Logs of a run: JSON lines in its work directory, and lines for the reader."""
 
 import json
 import logging
@@ -7,16 +7,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from itertools import takewhile
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO, TypeVar
-
-import jax
-import jax.monitoring
-import numpy as np
+from typing import Any, Self, TextIO
 
 from sarwmix_jax import progress
 from sarwmix_jax.errors import UserError
@@ -27,12 +21,6 @@ FILE_NAME = "log.jsonl"
 
 STEP_LINE_SECONDS = 10.0
 """Shortest time between two lines of steps without a terminal; the JSON lines have all."""
-
-MEASURED = {"cpu": "base on two CPU cores: 16 s"}
-"""Time of the compiler for a training step, by platform, where measured (benchmarks/NOTES.md)."""
-
-_LOADED = "/jax/compilation_cache/cache_hits"
-T = TypeVar("T")
 
 SHOWN = ("loss", "ap_macro", "f1_macro", "accuracy", "accuracy_percent", "f1")
 
@@ -50,84 +38,6 @@ def _unraisable(raised: "sys.UnraisableHookArgs") -> None:
     # After a failed write, tensorstore's threads report to an event loop that Orbax has already closed.
     if not (raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"):
         sys.__unraisablehook__(raised)
-
-
-class NonFiniteLoss(Exception):
-    """The loss or the gradient norm of a step, or a validation loss, is not finite.
-
-    Attributes:
-        step: The step, counted from 0; for a validation the number of steps done.
-        records: Numbers of the records in this process's part of the batch; empty for a validation.
-        values: Metrics of the step.
-    """
-
-    def __init__(self, step: int, records: np.ndarray, values: dict[str, Any]) -> None:
-        super().__init__(f"loss {values['loss']} at step {step}")
-        self.step, self.records, self.values = step, records, values
-
-
-@dataclass
-class Throughput:
-    """Means and speed of the steps between two log lines.
-
-    The device's numbers are read only when a line is due.
-    """
-
-    global_batch: int
-    devices: int
-    flops_per_image: float | None = None
-    peak_flops: float | None = None
-    _pending: list[tuple[int, dict[str, Any], np.ndarray]] = field(default_factory=list)
-    _cold: bool = True
-    _waited: float = 0.0
-    _since: float = field(default_factory=time.perf_counter)
-
-    def waited(self, seconds: float) -> None:
-        """Add time of waiting for data."""
-        self._waited += seconds
-
-    def add(self, step: int, metrics: dict[str, Any], records: np.ndarray) -> None:
-        """Note a step that was started."""
-        self._pending.append((step, metrics, records))
-
-    @property
-    def in_flight(self) -> int:
-        """Steps that were started but are not finished yet; does not wait for the device."""
-        losses = (metrics["loss"] for _, metrics, _ in reversed(self._pending))
-        return sum(1 for _ in takewhile(lambda loss: not loss.is_ready(), losses))
-
-    def restart(self) -> None:
-        """Leave out the time since the last line, after a checkpoint, a validation or a compilation."""
-        self._waited, self._since = 0.0, time.perf_counter()
-
-    def flush(self) -> dict[str, Any]:
-        """Means over the noted steps, with speed; empty when there are none.
-
-        The first result of a start has no speed: its time, `compile_time`, is mostly that of the compiler.
-
-        Raises:
-            NonFiniteLoss: The loss or the gradient norm of a step is not finite.
-        """
-        if not self._pending:
-            return {}
-        steps = [(step, jax.device_get(metrics), records) for step, metrics, records in self._pending]
-        elapsed = max(time.perf_counter() - self._since, 1e-9)
-        for step, metrics, records in steps:
-            if not (np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])):
-                values = {name: np.asarray(value).tolist() for name, value in metrics.items()}
-                raise NonFiniteLoss(step, records, values)
-        means = {name: np.mean([metrics[name] for _, metrics, _ in steps], axis=0).tolist() for name in steps[0][1]}
-        speed = {"compile_time": elapsed} if self._cold else self._speed(len(steps), elapsed)
-        self._pending, self._cold = [], False
-        self.restart()
-        return means | speed
-
-    def _speed(self, steps: int, elapsed: float) -> dict[str, float]:
-        rate = steps * self.global_batch / elapsed
-        speed = {"images_per_second": rate, "step_time": elapsed / steps, "data_wait": self._waited / elapsed}
-        if self.flops_per_image and self.peak_flops:
-            speed["mfu"] = rate * self.flops_per_image / (self.peak_flops * self.devices)
-        return speed
 
 
 class RunLog:
@@ -192,6 +102,11 @@ class RunLog:
             for tracker in self._trackers:
                 tracker.scalars(event, values["step"], numbers)
 
+    def write_probe(self, step: int, epoch: float, scores: dict[str, float]) -> None:
+        """Log the scores of frozen features."""
+        self.write("probe", step=step, epoch=epoch, **scores)
+        self.show(f"step {step}: probe, {scores['neighbours']:.0f} nearest neighbours: {scores_text(scores)}")
+
     def show(self, *texts: str) -> None:
         """Print lines for the reader on standard error."""
         if self._file is not None:
@@ -220,41 +135,6 @@ class RunLog:
             self._last_line, left = now, steps.seconds_left
             known = f"  about {duration(left)} left" if left else ""
             self.show(f"step {steps.done}/{self._total}  {steps.remark}{known}")
-
-
-def announced(train_step: Callable[..., T], log: RunLog) -> Callable[..., T]:
-    """A training step with lines before and after its first call, which compiles it or loads it."""
-    called = False
-
-    def step(*arguments: Any) -> T:
-        nonlocal called
-        with nullcontext() if called else _compiling(log):
-            called = True
-            return train_step(*arguments)
-
-    return step
-
-
-@contextmanager
-def _compiling(log: RunLog) -> Iterator[None]:
-    loaded: list[str] = []
-
-    def note(event: str, **_: object) -> None:
-        if event == _LOADED:
-            loaded.append(event)
-
-    kept = jax.config.values["jax_compilation_cache_dir"] is not None
-    figure = MEASURED.get(jax.devices()[0].platform)
-    what = "compiling the training step"
-    log.show(f"{what}{', unless an earlier start has kept it' * kept}{f' ({figure})' if figure else ''}")
-    began = time.perf_counter()
-    jax.monitoring.register_event_listener(note)
-    try:
-        with shown(Advance(what, announced=True)):
-            yield
-    finally:
-        jax.monitoring.unregister_event_listener(note)
-    log.show(f"training step {'loaded' if loaded else 'compiled'} in {time.perf_counter() - began:.1f} s")
 
 
 def scalars(values: dict[str, Any], bands: Sequence[str]) -> Iterator[tuple[str, float]]:

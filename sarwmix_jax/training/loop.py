@@ -2,14 +2,11 @@
 
 import dataclasses
 import json
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import jax
@@ -20,19 +17,20 @@ from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints, describe
 from sarwmix_jax.data.subsets import Subset
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.metrics.selection import select
+from sarwmix_jax.processes import ended_by_second_ctrl_c, noted_signals
 from sarwmix_jax.progress import silent
 from sarwmix_jax.settings.config import as_json
 from sarwmix_jax.settings.sections import RunSettings
-from sarwmix_jax.tasks.gradients import TrainState
+from sarwmix_jax.tasks.gradients import TrainState, replicate
 from sarwmix_jax.training import resources
 from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
-from sarwmix_jax.training.divergence import not_finite
+from sarwmix_jax.training.divergence import can_skip, not_finite, write_faults, write_skipped
 from sarwmix_jax.training.labelled import write_samples
 from sarwmix_jax.training.lock import only_run
-from sarwmix_jax.training.logs import NonFiniteLoss, RunLog, Throughput, announced, scores_text
+from sarwmix_jax.training.logs import RunLog, scores_text
 from sarwmix_jax.training.run import LoaderFeed, Run, abstract_state, describe_sources, first_state, set_up, stored
 from sarwmix_jax.training.snapshots import reconstruction_picture
-from sarwmix_jax.version import __version__
+from sarwmix_jax.training.throughput import NonFiniteLoss, Throughput, log_start
 
 Feed = LoaderFeed | ResidentFeed
 
@@ -46,6 +44,7 @@ class Progress:
         step: Optimiser steps done, as a plain number (that of the state would have to be waited for).
         best: By selection rule, step and scores of the best validation so far.
         stale: Validations since the last improvement by the first rule.
+        skipped: Steps whose update was left out, as their loss was not finite; counted from 0, ascending.
         saved: Step of the last checkpoint since this start, or of the one it started from.
         first_loss: Loss of the first step since this start.
         last_loss: Loss of the last logged steps.
@@ -56,6 +55,7 @@ class Progress:
     step: int = 0
     best: dict[str, Any] = field(default_factory=dict)
     stale: int = 0
+    skipped: tuple[int, ...] = ()
     saved: int | None = None
     first_loss: float | None = None
     last_loss: float | None = None
@@ -85,7 +85,7 @@ def train(settings: RunSettings, workdir: Path, *, override: bool = False) -> Pr
     previous = restore.previous_run(workdir / FOLDER)
     changed = restore.check_same(previous, settings, workdir, override=override)
     run = set_up(settings, previous)
-    with open_output(run, workdir, replace=previous is None or bool(changed)) as output:
+    with ended_by_second_ctrl_c(), open_output(run, workdir, replace=not previous or bool(changed)) as output:
         output.log.show(*(f"changed by --override: {line}" for line in changed), *run.notes)
         return iterate(run, output, begin(run, output))
 
@@ -119,57 +119,36 @@ def begin(run: Run, output: Output) -> Progress:
     if start.report is not None:
         output.log.show(start.report[0])
         output.log.write("begin", **start.report[1])
-    best, stale = start.progress.get("best") or {}, start.progress.get("stale", 0)
-    return Progress(state, start.step, best, stale, saved=start.step if start.progress else None)
-
-
-@contextmanager
-def noted_signals() -> Iterator[list[str]]:
-    """Names of signals so far: the first SIGTERM or Ctrl-C is only noted; a second one has its usual effect."""
-    received: list[str] = []
-    if threading.current_thread() is not threading.main_thread():  # Python allows handlers only there
-        yield received
-        return
-
-    def note(number: int, _: FrameType | None) -> None:
-        received.append(signal.Signals(number).name)
-        give_back()
-
-    def give_back() -> None:
-        while previous:
-            signal.signal(*previous.popitem())
-
-    previous: dict[signal.Signals, Any] = {}
-    previous |= {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield received
-    finally:
-        give_back()
+    known = start.progress
+    best, stale, skipped = known.get("best") or {}, known.get("stale", 0), tuple(known.get("skipped", ()))
+    return Progress(state, start.step, best, stale, skipped, saved=start.step if known else None)
 
 
 def iterate(run: Run, output: Output, progress: Progress) -> Progress:
     """Train to the end of the run, or to a signal; saves, validates and logs when due by the schedule."""
     start, total, log = progress.step, run.schedule.total_steps, output.log
-    flops = write_start(run, output, start)
+    throughput = log_start(run, log, output.workdir, start)
     if start >= total or out_of_patience(run, progress):
         log.show(f"nothing to do: {start} of {total} steps are done")
         return progress
     feed: Feed = ResidentFeed(run, start, log) if run.settings.data.resident else LoaderFeed(run, start)
-    batch, peak = run.settings.batch.global_batch, resources.peak_flops(jax.devices()[0])
-    throughput = Throughput(batch, run.mesh.size, flops, peak)
-    run = dataclasses.replace(run, train_step=announced(run.train_step, log))
+    throughput.restart()
+    run = dataclasses.replace(run, train_step=resources.announced(run.train_step, log))
     with noted_signals() as signals:
         try:
             while progress.step < total and not progress.interrupted and not out_of_patience(run, progress):
-                take_step(run, progress, feed, throughput)
-                progress.interrupted = next(iter(signals), None)
-                after_step(run, output, progress, throughput, first=start + 1)
-        except NonFiniteLoss as error:
-            output.checkpoints.wait()
-            raise not_finite(run, output.workdir, output.log, output.checkpoints.steps(), error) from error
+                try:
+                    with saved_if_unreadable(run, output, progress, throughput):
+                        take_step(run, progress, feed, throughput)
+                    progress.interrupted = next(iter(signals), None)
+                    after_step(run, output, progress, throughput, first=start + 1)
+                except NonFiniteLoss as error:
+                    progress = rolled_back(run, output, progress, error)
+                    feed.go_to(progress.step)
+                    throughput.drop()
         finally:
             feed.close()
-    output.checkpoints.wait()
+        output.checkpoints.wait()
     if out_of_patience(run, progress):
         log.show(f"step {progress.step}: {progress.stale} validations without improvement; the run ends here")
     if progress.interrupted:
@@ -178,38 +157,58 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
     return progress
 
 
+def rolled_back(run: Run, output: Output, progress: Progress, error: NonFiniteLoss) -> Progress:
+    """Progress at the last checkpoint, from which the steps are repeated without the one that is not finite.
+
+    Raises:
+        UserError: This is not asked for, or too many steps were skipped.
+    """
+    log, steps = output.log, output.checkpoints.steps
+    output.checkpoints.wait()
+    if run.settings.optimizer.on_divergence != "roll_back" or not can_skip(run, error, progress.skipped):
+        raise not_finite(run, output.workdir, log, steps(), error) from error
+    write_skipped(run, log, error, f"rolled back to step {max(steps(), default=0)}, to leave it out")
+    jax.tree.map(lambda leaf: leaf.delete(), progress.state)  # two states need not fit into the memory
+    again = begin(run, output)
+    skipped = tuple(sorted({*progress.skipped, error.step}))
+    return dataclasses.replace(again, skipped=skipped, first_loss=progress.first_loss, last_loss=progress.last_loss)
+
+
+@contextmanager
+def saved_if_unreadable(run: Run, output: Output, progress: Progress, throughput: Throughput) -> Iterator[None]:
+    """Save the state so far if records can no longer be read in this context.
+
+    Raises:
+        UserError: They cannot; the line also states where the run is saved.
+    """
+    try:
+        yield
+    except UserError as error:
+        if progress.saved == progress.step or not progress.step or jax.process_count() > 1:
+            raise  # nothing to save; and to save takes all processes, of which the others still compute
+        write_step(run, output, progress, throughput)
+        save(run, output, progress)
+        output.checkpoints.wait()
+        raise UserError(f"{error}; the run is saved at step {progress.step}") from error
+
+
 def out_of_patience(run: Run, progress: Progress) -> bool:
     """Whether the run ends because of too many validations without improvement."""
     patience = getattr(run.settings.validation, "patience", None)
     return patience is not None and progress.stale >= patience
 
 
-def write_start(run: Run, output: Output, start: int) -> float:
-    """Log settings, devices and cost of the model; returns the operations per image in training."""
-    parts = resources.parts_of(run.task)
-    output.log.show(resources.table(parts))
-    output.log.write(
-        "start",
-        step=start,
-        devices=[device.device_kind for device in jax.devices()],
-        versions={"sarwmix_jax": __version__, "jax": jax.__version__},
-        mix_group=run.task.group,
-        parts=[dataclasses.asdict(part) for part in parts],
-        source=describe_sources(run),
-        settings=as_json(run.settings),
-    )
-    output.log.track(run.settings, output.workdir, start)
-    return resources.training_flops(parts)
-
-
 def take_step(run: Run, progress: Progress, feed: Feed, throughput: Throughput) -> None:
-    """Start one optimiser step on the next batch."""
+    """Start one optimiser step on the next batch, or leave it out if it is to be skipped."""
     asked = time.perf_counter()
     batch = next(feed)
     throughput.waited(time.perf_counter() - asked)
-    rate = run.schedule.rate(progress.step)
-    progress.state, metrics = run.train_step(progress.state, batch.arrays, np.float32(rate))
-    throughput.add(progress.step, metrics, batch.records)
+    if progress.step in progress.skipped:  # after a return to a checkpoint
+        progress.state = progress.state._replace(step=replicate(np.int32(progress.step + 1), run.mesh))
+    else:
+        rate = np.float32(run.schedule.rate(progress.step))
+        progress.state, metrics = run.train_step(progress.state, batch.arrays, rate)
+        throughput.add(progress.step, metrics, batch.records)
     progress.step += 1
 
 
@@ -222,27 +221,26 @@ def after_step(run: Run, output: Output, progress: Progress, throughput: Through
         write_step(run, output, progress, throughput)
     output.log.advance(done - throughput.in_flight)
     if probe_due and run.probe is not None:
-        write_probe(run, output, progress, run.probe(progress.state.params, progress.state.fixed))
+        with saved_if_unreadable(run, output, progress, throughput):
+            scores = run.probe(progress.state.params, progress.state.fixed)
+        output.log.write_probe(done, schedule.epoch(done), scores)
     if pause:
-        validate_and_save(run, output, progress)
+        validate_and_save(run, output, progress, throughput)
         throughput.restart()
-
-
-def write_probe(run: Run, output: Output, progress: Progress, scores: dict[str, float]) -> None:
-    """Log the scores of frozen features."""
-    step, nearest = progress.step, scores["neighbours"]
-    output.log.write("probe", step=step, epoch=run.schedule.epoch(step), **scores)
-    output.log.show(f"step {step}: probe, {nearest:.0f} nearest neighbours: {scores_text(scores)}")
 
 
 def write_step(run: Run, output: Output, progress: Progress, throughput: Throughput) -> None:
     """Log the means over the steps since the last line.
 
     Raises:
-        NonFiniteLoss: The loss or the gradient norm of a step is not finite.
+        NonFiniteLoss: The loss or the gradient norm of a step is not finite, and it may not be skipped.
     """
     output.checkpoints.check()
     values, done = throughput.flush(), progress.step
+    if throughput.skipped or throughput.found:
+        progress.skipped = write_faults(run, output.log, throughput, progress.skipped)
+    if not values:
+        return
     progress.first_loss = values["loss"] if progress.first_loss is None else progress.first_loss
     progress.last_loss = values["loss"]
     values |= {"epoch": run.schedule.epoch(done), "learning_rate": run.schedule.rate(done - 1)}
@@ -250,11 +248,13 @@ def write_step(run: Run, output: Output, progress: Progress, throughput: Through
     output.log.advance(done, values)
 
 
-def validate_and_save(run: Run, output: Output, progress: Progress) -> None:
+def validate_and_save(run: Run, output: Output, progress: Progress, throughput: Throughput) -> None:
     """Validate when due; save a checkpoint when due, at a signal, or for a new best by a selection rule."""
     better: list[str] = []
     if run.validate is not None and run.schedule.validation_due(progress.step):
-        better = validate(run, output, progress, run.validate(progress.state.params, progress.state.fixed))
+        with saved_if_unreadable(run, output, progress, throughput):
+            values = run.validate(progress.state.params, progress.state.fixed)
+        better = validate(run, output, progress, values)
     due = run.schedule.checkpoint_due(progress.step) or out_of_patience(run, progress)
     if progress.interrupted or due or (better and run.settings.checkpoint.best):
         save(run, output, progress)
@@ -292,7 +292,7 @@ def save(run: Run, output: Output, progress: Progress) -> None:
         run.settings.data.statistics,
         source=describe_sources(run),
         settings=as_json(run.settings),
-        progress=reached | {"best": best, "stale": progress.stale},
+        progress=reached | {"best": best, "stale": progress.stale, "skipped": progress.skipped},
         **run.task.description,
     )
     kept = [each["step"] for each in best.values()]

@@ -4,21 +4,25 @@ import glob
 import os
 import re
 import shutil
+import time
 import warnings
 import zlib
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
+import jax.monitoring
 
 from sarwmix_jax.errors import UserError, one_line
 from sarwmix_jax.models.state import abstract_model, flatten_names
-from sarwmix_jax.progress import show
+from sarwmix_jax.progress import Advance, show, shown
 from sarwmix_jax.settings.model import PATCH, STAGES, ModelSettings
 from sarwmix_jax.tasks.task import Task
+from sarwmix_jax.training.logs import RunLog
 
 GIB = 2**30
 
@@ -35,6 +39,12 @@ PEAK_FLOPS = {
     "TPU v6 lite": 918e12,
 }
 """Dense bfloat16 operations per second as stated by the manufacturers, by the beginning of the device's name."""
+
+MEASURED = {"cpu": "base on two CPU cores: 16 s"}
+"""Time of the compiler for a training step, by platform, where measured (benchmarks/NOTES.md)."""
+
+_LOADED = "/jax/compilation_cache/cache_hits"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -244,3 +254,38 @@ def keep_compiled(place: str | None = None) -> Path | None:
     if not isinstance(warnings.showwarning, _CacheWarnings):
         warnings.showwarning = _CacheWarnings(warnings.showwarning)
     return folder
+
+
+def announced(train_step: Callable[..., T], log: RunLog) -> Callable[..., T]:
+    """A training step with lines before and after its first call, which compiles it or loads it."""
+    called = False
+
+    def step(*arguments: Any) -> T:
+        nonlocal called
+        with nullcontext() if called else _compiling(log):
+            called = True
+            return train_step(*arguments)
+
+    return step
+
+
+@contextmanager
+def _compiling(log: RunLog) -> Iterator[None]:
+    loaded: list[str] = []
+
+    def note(event: str, **_: object) -> None:
+        if event == _LOADED:
+            loaded.append(event)
+
+    kept = jax.config.values["jax_compilation_cache_dir"] is not None
+    figure = MEASURED.get(jax.devices()[0].platform)
+    what = "compiling the training step"
+    log.show(f"{what}{', unless an earlier start has kept it' * kept}{f' ({figure})' if figure else ''}")
+    began = time.perf_counter()
+    jax.monitoring.register_event_listener(note)
+    try:
+        with shown(Advance(what, announced=True)):
+            yield
+    finally:
+        jax.monitoring.unregister_event_listener(note)
+    log.show(f"training step {'loaded' if loaded else 'compiled'} in {time.perf_counter() - began:.1f} s")

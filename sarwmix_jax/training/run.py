@@ -271,22 +271,25 @@ class LoaderFeed(Iterator[DeviceBatch]):
         Raises:
             UserError: The record sets cannot be mixed.
         """
-        data = run.settings.data
+        data, batch = run.settings.data, run.settings.batch.global_batch
         self._mesh, self._columns = run.mesh, run.task.columns
-        self._batches = TrainingInput(
-            run.sources,
-            run.settings.batch.global_batch,
-            run.settings.seed,
-            weights=data.mix_weights,
-            columns=run.task.columns,
-            group=run.task.group,
-            start_step=start,
+        how: dict[str, Any] = {
+            "weights": data.mix_weights,
+            "columns": self._columns,
+            "group": run.task.group,
             **reading(data),
-        )
+        }
+        self._from = lambda step: TrainingInput(run.sources, batch, run.settings.seed, start_step=step, **how)
+        self._batches = self._from(start)
 
     def __next__(self) -> DeviceBatch:
         host = next(self._batches)
         return DeviceBatch(shard_batch({name: host[name] for name in self._columns}, self._mesh), host["record"])
+
+    def go_to(self, step: int) -> None:
+        """Go on with another step."""
+        self.close()
+        self._batches = self._from(step)
 
     def close(self) -> None:
         """Stop reading."""

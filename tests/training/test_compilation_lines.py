@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from sarwmix_jax.training.logs import RunLog, announced
+from sarwmix_jax.training.logs import RunLog
+from sarwmix_jax.training.resources import announced
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,7 @@ from sarwmix_jax.settings.sections import PretrainingSettings
 from sarwmix_jax.tasks.gradients import open_all
 from sarwmix_jax.training import run as run_module
 from sarwmix_jax.training.device_cache import ResidentFeed
+from sarwmix_jax.training.divergence import can_skip
 from sarwmix_jax.training.logs import RunLog
 from sarwmix_jax.training.loop import train
 from sarwmix_jax.training.optimizer import Schedule, make_optimizer
@@ -36,6 +38,7 @@ from sarwmix_jax.training.run import (
     first_state,
     set_up,
 )
+from sarwmix_jax.training.throughput import NonFiniteLoss, Spikes
 from tests.training.conftest import TINY_RUN
 
 CONFIGS = [p for p in sorted((Path(__file__).parents[2] / "configs").glob("*.py")) if not p.stem.startswith("finetune")]
@@ -184,6 +187,20 @@ def start(settings, place):
         return str(error)
 
 
+def limit(settings, place):
+    """Steps in a row that a diverging run may skip."""
+    run, bad = SimpleNamespace(settings=settings), {"loss": float("nan")}
+    steps = range(20)
+    return [step for step in steps if can_skip(run, NonFiniteLoss(step, np.arange(2), bad), range(step))]
+
+
+def spikes(settings, place):
+    """Which of some losses are logged as spikes."""
+    rng, look = np.random.default_rng(0), Spikes(settings.log.spike_window, settings.log.spike_factor)
+    losses = rng.normal(1.0, 0.1, 300) + np.where(np.arange(300) % 40 == 39, np.arange(300) / 200, 0.0)
+    return [step for step, loss in enumerate(losses) if look.add(step, float(loss), np.arange(2))]
+
+
 def kept(settings, place):
     """Checkpoints that a run of four epochs leaves."""
     train(settings, place.folder)
@@ -271,12 +288,16 @@ TABLE = {
     "optimizer.schedule_epochs": ((9.0, 10.0), schedule),
     "optimizer.stop_after_epochs": ((3.0, 4.0), schedule),
     "optimizer.stop_after_steps": ((7, 8), schedule),
+    "optimizer.on_divergence": (("skip", "stop"), program),
+    "optimizer.max_skipped": ((3, 4), limit),
     "checkpoint.every_epochs": ((0.5, 3.0), schedule),
     "checkpoint.keep": ((1, 3), kept),
     "checkpoint.powers_of_two": ((True, False), schedule),
     "checkpoint.at_epochs": (((1.5,), (2.5,)), schedule),
     "checkpoint.best": ((False, True), kept),
     "log.every_steps": ((7, 5), schedule),
+    "log.spike_window": ((50, 0), spikes),
+    "log.spike_factor": ((3.0, 9.0), spikes),
     "log.trackers": ((("tensorboard",), ()), tracked),
     "validation.every_epochs": ((0.5, 3.0), schedule),
 }
@@ -286,6 +307,7 @@ CONTEXT = {
     "model.scan": {"model.scan": False, "model.depths": (1, 1, 3, 1)},  # None is one of both, by the device
     "batch.odd_group": {"batch.global_batch": 6, "batch.micro_batch": 3},
     "batch.mix_group": {"batch.global_batch": 32},
+    "optimizer.max_skipped": {"optimizer.on_divergence": "skip"},
     "checkpoint.keep": {"checkpoint.best": False},
     "checkpoint.best": {
         "checkpoint.keep": 1,

@@ -7,7 +7,8 @@ import pytest
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.progress import _board, progress
 from sarwmix_jax.training.history import read_log, training_curve
-from sarwmix_jax.training.logs import RunLog, Throughput, scalars
+from sarwmix_jax.training.logs import RunLog, scalars
+from sarwmix_jax.training.throughput import Throughput
 
 
 class Terminal(io.StringIO):

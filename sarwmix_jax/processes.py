@@ -1,0 +1,155 @@
+"""What reaches this process from outside: signals, which its child processes do not get, and the end of its readers."""
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from sarwmix_jax.errors import INTERRUPTED, UserError
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+"""Ctrl-C, and what schedulers send before they end a job (SIGUSR1 and SIGUSR2 where a script asks for it) or a closed
+terminal sends."""
+
+GRACE_SECONDS = 1.0
+"""Time from a second Ctrl-C until the process ends, if its main thread does not react."""
+
+INTERRUPTED_LINE = "interrupted; the same command continues from what is finished"
+
+
+class Terminated(BaseException):
+    """A signal other than Ctrl-C, while there is nothing to save; the argument is its name."""
+
+
+@contextmanager
+def _handled(handler: Callable[[int, FrameType | None], Any], numbers: Iterable[signal.Signals]) -> Iterator[None]:
+    """Use a handler in this context. A signal that is ignored stays so (`nohup`), but not Ctrl-C (jobs with `&`)."""
+    previous: dict[signal.Signals, Any] = {}
+    try:
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
+            for number in numbers:
+                if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
+                    previous[number] = signal.signal(number, handler)
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+
+
+@contextmanager
+def raised_signals() -> Iterator[None]:
+    """In this context signals raise `Terminated`; Ctrl-C raises `KeyboardInterrupt` anyway."""
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise Terminated(signal.Signals(number).name)
+
+    with _handled(stop, SIGNALS[1:]):
+        yield
+
+
+@contextmanager
+def noted_signals() -> Iterator[list[str]]:
+    """Names of signals so far: they are only noted, but a second Ctrl-C raises `KeyboardInterrupt`."""
+    received: list[str] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and "SIGINT" in received:
+            raise KeyboardInterrupt
+        received.append(signal.Signals(number).name)
+
+    with _handled(note, SIGNALS):
+        yield received
+
+
+@contextmanager
+def ended_by_second_ctrl_c() -> Iterator[None]:
+    """A second Ctrl-C in this context soon ends the process, whatever its main thread does.
+
+    Python calls handlers in the main thread alone, which a program on a device or a write can occupy for minutes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    previous = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    threading.Thread(target=_end_at_second_ctrl_c, args=(reader,), daemon=True, name="signals").start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(previous)
+        os.close(writer)
+
+
+def _end_at_second_ctrl_c(reader: int) -> None:
+    """Read numbers of signals until there are two of Ctrl-C; then end the process, unless the context is left."""
+    with open(reader, "rb", buffering=0) as numbers:
+        left = 2
+        while left and (number := numbers.read(1)):
+            left -= number[0] == signal.SIGINT
+        if left or (select.select([numbers], [], [], GRACE_SECONDS)[0] and not numbers.read(1)):
+            return
+    with contextlib.suppress(OSError):
+        os.write(2, f"{INTERRUPTED_LINE}\n".encode())
+    os._exit(INTERRUPTED)
+
+
+@contextmanager
+def signals_kept_from_children(wanted: bool = True) -> Iterator[None]:
+    """Processes that start in this context never get these signals, which reach all of a terminal or a job."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS if wanted else ())  # which they inherit
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def end_with_parent(*_: Any) -> None:
+    """To be called in a child process: it ends when its parent was killed, and does not wait or write for ever."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def flush_output() -> None:
+    """Write the buffered output.
+
+    Raises:
+        BrokenPipeError: Nobody reads it.
+        UserError: It cannot be written, as on a full disk.
+    """
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_output(sys.stdout)
+        raise UserError(f"cannot write the output: {error.strerror}") from error
+
+
+def drop_output(stream: Any) -> None:
+    """Discard buffered output; Python would report an error for it at its end, and end with an exit code of its own."""
+    with contextlib.suppress(OSError, ValueError):  # the output is not a file, as in a notebook
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def nobody_reads() -> bool:
+    """Whether standard output is a pipe whose other end is closed, as after `| head`."""
+    poll = select.poll()
+    with contextlib.suppress(OSError, AttributeError):  # the output is not a file, as in a notebook, or there is none
+        poll.register(sys.stdout.fileno(), 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
