@@ -161,7 +161,7 @@ def _to_append(path: Path) -> TextIO:
     """The log, to write further lines; a line that a kill has cut off is ended, so that the next one is not lost."""
     try:
         with path.open("ab+") as file:
-            if file.tell() and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
+            if path.stat().st_size and (file.seek(-1, os.SEEK_END), file.read())[1] != b"\n":
                 file.write(b"\n")
                 progress.show(f"{path}: its last line is cut off, as by a kill, and is left out from now on")
         return path.open("a", buffering=1)
