@@ -19,8 +19,8 @@ from sarwmix_jax.version import __version__
 DESCRIPTION, RESULT, FAILURE = "study.json", "step.json", "failure.txt"
 GROWING = ("variants", "checkpoints", "fractions", "seeds", "tries", "measured")
 """Settings to which entries may be added later: the steps that are done stay valid."""
-FREE = ("minutes", "score")
-"""Settings that may change: no step depends on them."""
+FREE = ("minutes", "score", "pretraining", "finetuning")
+"""Settings that may change: no step depends on them, or only by the recipes, which are compared themselves."""
 FREE_IN_RECIPES = re.compile(r"recipes\.\w+\.(log\.|data\.(threads|workers|prefetch|resident))")
 """Likewise of the recipes: how often runs log and how they read."""
 
