@@ -30,6 +30,7 @@ def whole(tmp_path_factory):
     return place / "out", config
 
 
+@pytest.mark.slow
 def test_a_whole_study_has_all_scores_tables_and_figures(whole):
     folder, _ = whole
     found = {(row["measured"], row["initialisation"], row["split"]) for row in rows(folder)}
@@ -54,6 +55,7 @@ def test_a_whole_study_has_all_scores_tables_and_figures(whole):
         assert (folder / name).read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.slow
 def test_a_finished_study_runs_nothing_again(whole, capsys):
     folder, config = whole
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("step.json")}
@@ -62,6 +64,7 @@ def test_a_finished_study_runs_nothing_again(whole, capsys):
     assert "8 steps, 8 of them done" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_probe_of_random_parameters_takes_those_from_which_finetuning_starts(whole):
     """Their scores are finite and differ from those of the pretrained encoder."""
     folder, _ = whole

@@ -302,7 +302,7 @@ SLOW = (numbers, program, traced, kept, start, probed)
 
 
 def config_arguments():
-    for path in CONFIGS:
+    for path in (path for path in CONFIGS if not path.stem.startswith("study")):
         sizes = ("base", "large", "huge") if path.stem.startswith("pretrain") else ("",)
         yield from (f"{path}:{size}" if size else str(path) for size in sizes)
 
