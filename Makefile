@@ -9,7 +9,7 @@ JOBS ?= 2
 BENCH_OUT ?= runs/bench-$(shell date +%Y%m%d-%H%M%S)
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --durations=12
 
-.PHONY: demo study test test-slow smoke check versions bench clean
+.PHONY: demo study test test-slow soak smoke check versions bench clean
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12 ...")'
@@ -31,6 +31,10 @@ test: versions
 
 test-slow: versions
 	$(PYTEST) -m "slow or torch"
+
+# the long forms of tests: minutes each
+soak: versions
+	$(PYTEST) -m soak
 
 # what a new Python or JAX breaks first, in about two minutes: make smoke PYTHON=python3.13 VENV=.venv313
 smoke: versions

@@ -136,16 +136,14 @@ def test_what_no_demo_wrote_is_refused_and_left_alone(demo_folder, tmp_path, kin
 @pytest.mark.slow
 def test_demo_that_learns_nothing_fails(tmp_path, capsys):
     changes = [f"--config.{name}={value}" for name, value in (TINY_RUN | {"optimizer.stop_after_steps": 1}).items()]
-    code = main(
-        ["demo", f"--config={CONFIG}", f"--workdir={tmp_path}/demo", *changes, "--config.batch.global_batch=64"]
-    )
+    code = main(["demo", f"--config={CONFIG}", f"--workdir={tmp_path}/demo", "--scenes=64", *changes])
     assert code == 1
     err = capsys.readouterr().err
     assert "error: the margin is below 10%" in err
     assert "error: the correlation inside hidden cells is below 0.4" in err
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_demo_beats_the_best_constant_prediction(tmp_path, optimised):
     command = [sys.executable, "-m", "sarwmix_jax.cli.main", "demo", f"--config={CONFIG}"]
     command.append(f"--workdir={tmp_path}/demo")
