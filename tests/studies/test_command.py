@@ -104,14 +104,15 @@ def test_a_killed_study_goes_on_with_the_same_results(tmp_path):
     changed = WHOLE | {"pretraining": WHOLE["pretraining"].replace(*longer)}
     changed |= {"finetuning": WHOLE["finetuning"].replace("steps=2", "steps=40 checkpoint.every_epochs=4")}
     config = config_file(tmp_path / "long.py", **changed)
-    assert main(["study", f"--config={config}", f"--workdir={tmp_path / 'straight'}"]) == 0
     command = [sys.executable, "-m", "sarwmix_jax", "study", f"--config={config}", f"--workdir={out}"]
+    # a process of its own as well: how many devices this one has, other tests have decided
+    subprocess.run([*command[:-1], f"--workdir={tmp_path / 'straight'}"], check=True, capture_output=True)
     stop_when(command, out / "pretrain/weighted/seed0/log.jsonl", signal.SIGKILL)
     assert list(out.rglob(CLAIM))
     code = stop_when(command, out / "finetune/random/0.5/recipe/seed0/stage0/log.jsonl", signal.SIGTERM)
     assert code == STOPPED
     assert not list(out.rglob(CLAIM))
-    assert main(["study", f"--config={config}", f"--workdir={out}"]) == 0
+    subprocess.run(command, check=True, capture_output=True)
     assert json.loads((out / "results.json").read_text()) == json.loads(
         (tmp_path / "straight" / "results.json").read_text()
     )

@@ -282,6 +282,7 @@ TABLE = {
 }
 """Alternative values and the observable that must differ."""
 CONTEXT = {
+    "model.image_size": {"model.windows": (8, 4, 2, 1)},  # windows that fit both
     "model.kernel": {"model.embed_dim": 16},  # heads deep enough for the kernel
     "model.scan": {"model.scan": False, "model.depths": (1, 1, 3, 1)},  # None is one of both, by the device
     "batch.odd_group": {"batch.global_batch": 6, "batch.micro_batch": 3},
