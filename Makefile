@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# test processes; tests of one file share what they compile, and the longest ones do not come last
+# test processes; tests of one file share what they compile, and the longest ones do not come last. Where a process dies,
+# the tests end: pytest-xdist would start another and then wait for ever.
 JOBS ?= 2
 # folder of the benchmark's results; one that holds results already is refused
 BENCH_OUT ?= runs/bench-$(shell date +%Y%m%d-%H%M%S)
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --durations=12
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 --durations=12
 
 .PHONY: demo study test test-slow soak smoke check versions bench clean
 
@@ -32,9 +33,9 @@ test: versions
 test-slow: versions
 	$(PYTEST) -m "slow or torch"
 
-# damage by the hundred; SOAK_SEED=N for others
+# the long forms of tests: minutes each, and damage by the hundred; SOAK_SEED=N for other damage
 soak: versions
-	SOAK_COUNT=200 $(PYTEST) -m soak -s
+	SOAK_COUNT=200 $(PYTEST) -m "soak or damage" -s --timeout=7200
 
 # what a new Python or JAX breaks first, in about two minutes: make smoke PYTHON=python3.13 VENV=.venv313
 smoke: versions

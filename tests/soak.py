@@ -1,4 +1,4 @@
-"""How much damage the tests marked `soak` do, and the changes that they make to files."""
+"""How much damage the tests marked `damage` do, and the changes that they make to files."""
 
 import os
 from collections.abc import Iterator

@@ -249,7 +249,8 @@ def assert_never_stopped(workdir, folder, whole):
     return step
 
 
-@pytest.mark.soak
+@pytest.mark.slow
+@pytest.mark.damage
 def test_signals_at_random_moments(records, tmp_path):  # noqa: F811
     """A run that is stopped again and again is in the end the run that was not."""
     rng, counts = np.random.default_rng(SEED), Counter()
@@ -272,7 +273,8 @@ def reader_of(process):
         time.sleep(0.05)
 
 
-@pytest.mark.soak
+@pytest.mark.slow
+@pytest.mark.damage
 def test_readers_killed_at_random_moments(records, tmp_path):  # noqa: F811
     rng, counts, run = np.random.default_rng(SEED), Counter(), tmp_path / "run"
     for turn in range(COUNT // 10):

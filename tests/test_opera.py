@@ -15,7 +15,7 @@ from tests.support import SHARED_DATA
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_held_out_places_are_reconstructed_far_better_than_by_a_constant(tmp_path, optimised):
     if not SHARED_DATA.is_dir():
         pytest.skip(f"real samples are not at {SHARED_DATA}")

@@ -120,7 +120,13 @@ def test_version_and_settings_from_the_wheel(installed):
 def test_demo_from_the_wheel(installed):
     """Two steps are too few: it runs to its end and fails its margin."""
     printed = installed.sarwmix(
-        "demo", "--workdir=demo", "--config.optimizer.stop_after_steps=2", "--compiled=off", *SMALL, code=1
+        "demo",
+        "--workdir=demo",
+        "--scenes=48",
+        "--config.optimizer.stop_after_steps=2",
+        "--compiled=off",
+        *SMALL,
+        code=1,
     )
     assert "error: the margin is below 10%: the model did not learn enough" in printed
     assert (installed.folder / "demo" / "reconstruction.png").is_file()

@@ -39,7 +39,6 @@ from sarwmix_jax.training.logs import FILE_NAME
 from sarwmix_jax.training.loop import train
 from sarwmix_jax.version import __version__
 
-SCENES = {"train": 3072, "validation": 128, "test": 256}
 LANDSCAPE = "large_parcels"
 SHOWN = 3
 """Scenes in the picture."""
@@ -106,7 +105,13 @@ def use_two_devices() -> None:
     use_cpu_devices(min(os.cpu_count() or 1, 2))
 
 
-def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> DemoResult:
+def scenes_of(training: int) -> dict[str, int]:
+    """Number of scenes of each split, by that of the training scenes."""
+    held_out = -(-training // 24)
+    return {"train": training, "validation": held_out, "test": 2 * held_out}
+
+
+def demo(workdir: Path, config: Any, scenes: dict[str, int]) -> DemoResult:
     """Write scenes, pretrain, evaluate on held-out ones and draw; see `take_folder` for what may lie there already.
 
     Args:
@@ -119,7 +124,7 @@ def demo(workdir: Path, config: Any, scenes: dict[str, int] | None = None) -> De
         KeyboardInterrupt: Ctrl-C stopped the run.
         Terminated: Another signal stopped it.
     """
-    scenes, records, minutes = scenes or SCENES, workdir / "records", Minutes()
+    records, minutes = workdir / "records", Minutes()
     config.data.records = (str(records),)
     settings = resolve(config, PretrainingSettings)
     take_folder(workdir, {"version": __version__, "scenes": scenes, "settings": as_json(settings)})

@@ -74,12 +74,14 @@ def checked(config: Any, compiled: str | None) -> Any:
         UserError: A setting is wrong, or the config is that of a study.
     """
     from sarwmix_jax.settings.config import resolve
-    from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings
+    from sarwmix_jax.settings.recipes import kind_of
+    from sarwmix_jax.settings.sections import TASKS
     from sarwmix_jax.training.logs import quiet_libraries
     from sarwmix_jax.training.resources import keep_compiled
 
-    if "variants" in config:
+    kind = kind_of(config)
+    if kind == "study":
         raise UserError("the config is that of a study; run it with sarwmix study")
     quiet_libraries()
     keep_compiled(compiled)
-    return resolve(config, FinetuningSettings if "task" in config else PretrainingSettings)
+    return resolve(config, TASKS[kind])

@@ -131,8 +131,12 @@ def markdown_table(results: Sequence[Result], published: Sequence[Published] = (
     lines += [[r.name, *(_cell(r.scores.summary[c], c, r.intervals.get(c)) for c in columns)] for r in results]
     for other in published:
         lines.append([f"published: {other.name}", *(_cell(other.scores.get(c), c, None) for c in columns)])
-    table = "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
-    return table + "\n\n" + "\n".join(f"- {note}" for note in _notes(results, published)) + "\n"
+    return markdown_rows(lines) + "\n" + "\n".join(f"- {note}" for note in _notes(results, published)) + "\n"
+
+
+def markdown_rows(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as the rows of a Markdown table."""
+    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines)
 
 
 def heading(name: str) -> str:

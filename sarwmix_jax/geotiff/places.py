@@ -9,8 +9,6 @@ from jaxtyping import Float, Int
 from rasterio.errors import RasterioError
 from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.geotiff.scenes import Scene
@@ -96,6 +94,9 @@ def _box(scene: Scene, *, in_degrees: bool) -> tuple[str, tuple[float, ...]]:
 
 def _connected(boxes: Float[np.ndarray, "box 4"]) -> Int[np.ndarray, " box"]:
     """Number of the group of each box; boxes that meet are in one group."""
+    from scipy.sparse import coo_array  # here, as --help does not need it
+    from scipy.sparse.csgraph import connected_components
+
     order = np.argsort(boxes[:, 0])
     left, bottom, right, top = boxes[order].T
     ends = np.searchsorted(left, right + _TOUCHING, side="right")

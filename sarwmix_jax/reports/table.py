@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.evaluation.results import heading
+from sarwmix_jax.evaluation.results import heading, markdown_rows
 from sarwmix_jax.facts.published import PUBLISHED, PublishedScores
 from sarwmix_jax.reports.summary import LoggedRun
 
@@ -79,7 +79,7 @@ def table_markdown(rows: Sequence[Row], runs: Sequence[LoggedRun]) -> str:
     columns = [name for name in (*FIRST, *scores, *LAST) if any(row.get(name) is not None for row in rows)]
     lines = [[_heading(name) for name in columns], ["---", *["---:"] * (len(columns) - 1)]]
     lines += [[_cell(row[name]) for name in columns] for row in rows]
-    text = _joined(lines) + "\n\nScores are those of the selected validation.\n"
+    text = markdown_rows(lines) + "\nScores are those of the selected validation.\n"
     if published := published_of(runs):
         text += "\n" + published_table(published)
     notes = [f"{run.name}: {note}" for run in runs for note in run.notes]
@@ -99,11 +99,7 @@ def published_table(published: Sequence[PublishedScores]) -> str:
     lines = [["published", "data set", *map(heading, names)], ["---", "---", *["---:"] * len(names)]]
     lines += [[each.model, each.dataset, *(_cell(each.scores[name]) for name in names)] for each in published]
     notes = dict.fromkeys(f"{each.dataset}: {each.note}" for each in published)
-    return _joined(lines) + "\n\n" + "".join(f"- Published scores of {note}.\n" for note in notes)
-
-
-def _joined(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+    return markdown_rows(lines) + "\n" + "".join(f"- Published scores of {note}.\n" for note in notes)
 
 
 def _heading(name: str) -> str:

@@ -1,6 +1,7 @@
 """The folder of a study: its settings, and the state and result of every step."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from sarwmix_jax.version import __version__
 DESCRIPTION, RESULT, FAILURE = "study.json", "step.json", "failure.txt"
 GROWING = ("variants", "checkpoints", "fractions", "seeds", "tries", "measured")
 """Settings to which entries may be added later: the steps that are done stay valid."""
-FREE = ("minutes", "score")
-"""Settings that may change: no step depends on them."""
+FREE = ("minutes", "score", "pretraining", "finetuning")
+"""Settings that may change: no step depends on them, or only by the recipes, which are compared themselves."""
+FREE_IN_RECIPES = re.compile(r"recipes\.\w+\.(log\.|data\.(threads|workers|prefetch|resident))")
+"""Likewise of the recipes: how often runs log and how they read."""
 
 
 @dataclass(frozen=True)
@@ -166,5 +169,5 @@ def _check_same(old: dict[str, Any], new: dict[str, Any], path: Path) -> None:
         own, others = before["settings"].get(name) or [], new["settings"][name]
         if name in FREE or all(each in others for each in own):
             before["settings"][name] = others
-    if changed := differences(before, new):
+    if changed := [line for line in differences(before, new) if not FREE_IN_RECIPES.match(line)]:
         raise UserError(f"{path} holds a study with other settings ({'; '.join(changed)}); name another --workdir")

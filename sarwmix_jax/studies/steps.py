@@ -16,7 +16,7 @@ from sarwmix_jax.evaluation.features import encode_with, labels_of
 from sarwmix_jax.evaluation.predict import load_candidate, predict
 from sarwmix_jax.evaluation.probes import Samples, logistic_probe
 from sarwmix_jax.evaluation.scoring import baseline_predictions, scores_of
-from sarwmix_jax.models.state import split_model
+from sarwmix_jax.models.state import split_model, unstack_blocks
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.settings.sections import RunSettings
 from sarwmix_jax.settings.study import StudySettings
@@ -142,7 +142,7 @@ def random_encoder(settings: RunSettings) -> Loaded:
     """The encoder as a finetuning run from random parameters starts with it."""
     task = set_up(settings).task
     make, *arguments = task.model
-    params, fixed = split_model(make(*arguments, rngs=nnx.Rngs(settings.seed)))[1:]
+    params, fixed = unstack_blocks(split_model(make(*arguments, rngs=nnx.Rngs(settings.seed)))[1:])
     model, name = task.settings.model, settings.data.statistics
     return Loaded(params, fixed, describe(task.kind, model, task.statistics, name, **task.description), 0)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from sarwmix_jax.data.records import read_contract
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.evaluation.brightness import PARTS
-from sarwmix_jax.evaluation.results import heading
+from sarwmix_jax.evaluation.results import heading, markdown_rows
 from sarwmix_jax.facts.published import PUBLISHED, PublishedScores
 from sarwmix_jax.settings.study import RANDOM, Line, StudySettings
 from sarwmix_jax.studies.collect import Collection, Spread
@@ -52,7 +52,7 @@ def label_table(collection: Collection, published: Sequence[PublishedScores]) ->
         lines.append(
             [f"published: {model}", *(f"{by_fraction[f]:.4f}" if f in by_fraction else "-" for f in fractions)]
         )
-    return markdown(lines) + "\n".join(f"- {note}" for note in _notes(collection, published)) + "\n"
+    return markdown_rows(lines) + "\n" + "\n".join(f"- {note}" for note in _notes(collection, published)) + "\n"
 
 
 def _cell(spread: Spread | None, study: StudySettings, sign: str = "") -> str:
@@ -124,7 +124,7 @@ def reconstruction_table(collection: Collection) -> str:
         for name in (name for name in found if UNWEIGHTED in found and name != UNWEIGHTED):
             gains = _gains(found[name], found[UNWEIGHTED])
             lines.append([f"{name} minus {UNWEIGHTED}", *(_cell(each, collection.study, "+") for each in gains)])
-        text += markdown(lines)
+        text += markdown_rows(lines) + "\n"
     samples = next((row["samples"] for row in collection.rows if row["measured"] == "reconstruction"), 0)
     notes = [
         f"Squared error of the reconstruction in dB, without any weights, over the hidden cells of {samples:,} records "
@@ -143,8 +143,3 @@ def _limits(collection: Collection, band: str) -> str:
         spreads = (collection.spread(measured="reconstruction", band=band, score=name) for name in names)
         parts.append(" and ".join(f"{each.median:.2f}" for each in spreads if each is not None))
     return f"{band}: the limits are {parts[0]} dB for pixels, {parts[1]} dB for cells."
-
-
-def markdown(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells as a table."""
-    return "".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |\n" for line in lines) + "\n"

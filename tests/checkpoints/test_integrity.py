@@ -166,7 +166,7 @@ def test_checksums_are_those_of_the_standard():
 
 
 @pytest.mark.slow
-@pytest.mark.soak
+@pytest.mark.damage
 def test_random_flips_are_noticed_or_harmless(folder):
     """Half of them anywhere in the files of a checkpoint, half in those that hold arrays, description and checksums."""
     held = [largest(folder / "2" / item) for item in ("params", "fixed", "optimizer")]

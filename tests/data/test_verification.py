@@ -229,7 +229,7 @@ def edited(fields, rng):
 
 
 @pytest.mark.slow
-@pytest.mark.soak
+@pytest.mark.damage
 def test_random_edits_of_contract_and_metadata_are_refused_or_harmless(folder):
     """With checksums every edit; without, what is silent is listed, and nothing is a traceback."""
     before, rng, counts = content(folder), np.random.default_rng(SEED), {"refused": 0, "harmless": [], "silent": []}

@@ -82,6 +82,7 @@ def test_entries_may_be_added_and_everything_else_is_refused_with_the_difference
         opened(tmp_path, **PLAIN | more | {"landscape": "small_parcels"})
     with pytest.raises(UserError, match=r"recipes\.pretraining\.optimizer\.base_lr: 0\.0256 -> 0\.5"):
         opened(tmp_path, **PLAIN | more | {"pretraining": "demo optimizer.base_lr=0.5"})
+    opened(tmp_path, **PLAIN | more | {"pretraining": "demo log.every_steps=3 data.threads=4"})
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").touch()
     with pytest.raises(UserError, match="holds something other than a study"):
