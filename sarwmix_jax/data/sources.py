@@ -36,7 +36,7 @@ _PART = re.compile(rf"([\w-]+)(?:\[{_BOUND}:{_BOUND}\])?")
 # replaces Python's import function for all threads.
 _IMPORTING = threading.Lock()
 
-SAMPLES = 64
+_SAMPLES = 64
 Batch = dict[str, np.ndarray]
 
 
@@ -203,26 +203,26 @@ def _file_slices(folder: Path, contract: Contract, wanted: SplitRange, lengths: 
     return slices
 
 
-def check_contract(source: RecordSource, expected: Expectation | None = None, samples: int = SAMPLES) -> None:
-    """Check a record set against what a run expects, from its metadata and from a sample of its values.
-
-    Args:
-        source: The records.
-        expected: What the run expects; by default VH and VV in dB.
-        samples: Number of records whose values are checked, evenly spaced.
+def check_contract(source: RecordSource, expected: Expectation | None = None) -> None:
+    """Check contract and a sample of values against what a run expects, by default VH and VV in dB.
 
     Raises:
         UserError: The records differ from it; the line states what was found, where, and the remedy.
     """
-    for fault in promise_faults(source.contract, expected or Expectation()):
+    check_promises(source, expected or Expectation())
+    check_values(source)
+
+
+def check_promises(source: RecordSource, expected: Expectation) -> None:
+    """Check the contract of a record set against what a run expects; errors as above."""
+    for fault in promise_faults(source.contract, expected):
         raise UserError(f"records {source.folder}: {fault}")
-    check_values(source, samples)
 
 
-def check_values(source: RecordSource, samples: int = SAMPLES) -> None:
-    """Check that a sample of a record set's values is plausible for its unit and bands; errors as above."""
+def check_values(source: RecordSource) -> None:
+    """Check that 64 records, evenly spaced, are plausible for unit, bands and statistics; errors as above."""
     contract = source.contract
-    indices = np.unique(np.linspace(0, len(source) - 1, min(samples, len(source))).astype(int))
+    indices = np.unique(np.linspace(0, len(source) - 1, min(_SAMPLES, len(source))).astype(int))
     batch = source.read_batch(indices)
     judge = plausibility.judge_db if contract.unit == "dB" else plausibility.judge_power
     found = judge(batch["image"].astype(np.float32), contract.bands, batch.get("valid_pixels"))

@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from sarwmix_jax.data.records import Expectation, read_contract
-from sarwmix_jax.data.sources import check_contract
+from sarwmix_jax.data.sources import check_contract, check_promises
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.models.state import Tree, merge_model
@@ -71,7 +71,7 @@ def open_all(open_split: Callable[..., Any], settings: RunSettings, split: str) 
     standardised = Expectation(bands=settings.model.bands, statistics=STATISTICS.get(settings.data.statistics))
     for folder, source in zip(settings.data.records, sources, strict=True):
         check_contract(source.records, expected)  # first: a wrong unit would also make the statistics look wrong
-        check_contract(source.records, standardised, samples=1)
+        check_promises(source.records, standardised)
         if settings.data.nodata_aware and not source.contract.has_valid_pixels:
             raise UserError(
                 f"the records in {folder} carry no masks of invalid pixels; give --config.data.nodata_aware=false"

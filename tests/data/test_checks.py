@@ -166,7 +166,8 @@ def test_no_real_sample_raises_a_false_alarm_alone_or_together(tmp_path):
     for side, images in groups.items():
         source_of(tmp_path, images, f"all_{side}")
         count = len(images)
-        check_contract(open_records(tmp_path / f"all_{side}", "train"), samples=count)
+        for first in range(0, count, 60):
+            check_contract(open_records(tmp_path / f"all_{side}", f"train[{first}:{min(first + 60, count)}]"))
         for number in range(count):
             check_contract(open_records(tmp_path / f"all_{side}", f"train[{number}:{number + 1}]"))
 
