@@ -36,12 +36,13 @@ ROW_BYTES = 2 * 6 * 5 * 2
 
 
 def write_noise(folder, count, *, height=6, width=5, masks=False):
-    """Records of any finite bits; a third of the pixels invalid where `masks`."""
+    """Records of all bit patterns of numbers below 100; a third of the pixels invalid where `masks`."""
     rng = np.random.default_rng(count)
 
     def record(number):
-        bits = rng.integers(0, 2**16, (2, height, width), np.uint16)
-        image = np.where(np.isfinite(bits.view(np.float16)), bits.view(np.float16), np.float16(-0.0))
+        limit = np.float16(100).view(np.uint16)  # of the magnitude; every bit pattern below it, zeros of both signs too
+        signs = rng.integers(0, 2, (2, height, width), np.uint16) << 15
+        image = (signs | rng.integers(0, limit, (2, height, width), np.uint16)).view(np.float16)
         valid = rng.random((height, width)) < 2 / 3 if masks else None
         return Record(image, f"noise_{count}_{number}", valid_pixels=valid)
 
