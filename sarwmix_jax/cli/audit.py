@@ -1,10 +1,10 @@
 """The command `sarwmix audit`.
 
     sarwmix audit runs/base
-    sarwmix audit runs/base --step 12000 --steps 40
+    sarwmix audit runs/base --step 12000 --count 40
 
 Repeats steps from the newest checkpoint at or before --step with the run's own settings, seeds and records, up to the
-next checkpoint that is kept or as many as --steps; with --step 0 from the initial parameters. Compared are the logged
+next checkpoint that is kept or as many as --count; with --step 0 from the initial parameters. Compared are the logged
 losses and other values of these steps, and all arrays of the checkpoint that they lead to: parameters and moments. They
 must be equal bit for bit. Nothing of the run is changed.
 
@@ -27,7 +27,7 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", type=Path, metavar="RUN", help="work directory of a run")
     first = "begin with the newest checkpoint at or before this step; by default with the last but one"
     parser.add_argument("--step", type=int, help=first)
-    parser.add_argument("--steps", type=positive, help="steps to repeat; by default those up to the next checkpoint")
+    parser.add_argument("--count", type=positive, help="steps to repeat; by default those up to the next checkpoint")
     parser.add_argument("--compiled")
 
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
 
     quiet_libraries()
     keep_compiled(options.compiled)
-    audit = plan_audit(options.run, options.step, options.steps)
+    audit = plan_audit(options.run, options.step, options.count)
     origin = f"its checkpoint at step {audit.begin}" if audit.begin else "its initial parameters"
     for line in (*audit.notes, f"repeating steps {audit.begin + 1} to {audit.end} of {options.run} from {origin}"):
         print(line, flush=True)

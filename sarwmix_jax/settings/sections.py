@@ -118,8 +118,10 @@ class MixedBatchSettings(Section, BatchSettings):
 
 
 @dataclass(frozen=True)
-class OptimizerSettings:
+class OptimizerSettings(Section):
     """AdamW and its schedule."""
+
+    section: ClassVar[str] = "optimizer."
 
     base_lr: Positive[float] = setting(1.5e-4, "largest learning rate for a global batch of 256; scaled with the batch")
     min_lr: NotNegative[float] = setting(

@@ -88,13 +88,13 @@ class Outcome:
         return ", ".join(parts)
 
 
-def plan_audit(workdir: Path, step: int | None = None, steps: int | None = None) -> Audit:
+def plan_audit(workdir: Path, step: int | None = None, count: int | None = None) -> Audit:
     """What an audit repeats, by the log and the checkpoints of a run; computes nothing.
 
     Args:
         workdir: Folder of the run.
         step: The newest checkpoint at or before this step is the first one; by default the last but one.
-        steps: Number of steps to repeat; by default those up to the next checkpoint.
+        count: Number of steps to repeat; by default those up to the next checkpoint.
 
     Raises:
         UserError: There is no log, no such checkpoint, or nothing to compare with.
@@ -115,11 +115,11 @@ def plan_audit(workdir: Path, step: int | None = None, steps: int | None = None)
         )
     lines = {done: line for part in parts for done, line in part.lines.items()}
     checkpoints = [number for number in kept if begin < number <= max(lines)]
-    end = next(iter(checkpoints), max(lines)) if steps is None else min(begin + steps, max(lines))
+    end = next(iter(checkpoints), max(lines)) if count is None else min(begin + count, max(lines))
     lines = {done: line for done, line in lines.items() if begin < done <= end}
     checkpoints = [number for number in checkpoints if number <= end]
     if not lines and not checkpoints:
-        raise UserError(f"{workdir} logs nothing from step {begin} to {end}; give a larger --steps, or another --step")
+        raise UserError(f"{workdir} logs nothing from step {begin} to {end}; give a larger --count, or another --step")
     use_cpu_devices(_cpu_devices(parts[0].start))
     start = parts[0].start
     rolled_back = start["settings"].get("optimizer", {}).get("on_divergence") == "roll_back"

@@ -129,7 +129,7 @@ def test_a_conversion_that_takes_too_much_memory_is_found(tmp_path, monkeypatch)
     honest = convert
 
     def greedy(request):
-        np.empty(110_000_000, np.uint8)
+        np.empty(4_000_000_000, np.uint8)  # more than a long test process could have kept from before
         return honest(request)
 
     monkeypatch.setattr("tests.conversion.test_fuzz.convert", greedy)

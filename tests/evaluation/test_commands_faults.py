@@ -51,7 +51,12 @@ def refusal(capsys):
         ("finetune", "renamed", [], ("has 19 classes with other names; use records with the classes",)),
         ("finetune", "unlabelled", [], ("carries no labels; evaluate on records with labels",)),
         ("finetune", "pairs", [], ("carries no labels; evaluate on records with labels",)),
-        ("finetune", "damaged", [], ("cannot be read", "prepare the records again")),
+        (
+            "finetune",
+            "damaged",
+            [],
+            ("is not the file that the preparation wrote", "prepare or copy the records again"),
+        ),
         ("flood", "labelled", [], ("needs pairs of dates", "holds single images; give the records that sarwmix prep")),
         ("pretrain", "labelled", [], ("has no head to evaluate; finetune it", "or use sarwmix probe")),
         ("finetune", "labelled", ["--split=tset"], ("no split 'tset'", "test (13 records)")),

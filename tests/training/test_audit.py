@@ -68,7 +68,7 @@ def content(folder):
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-@pytest.mark.parametrize(("flags", "first", "last", "lines"), [([], 7, 8, 1), (["--step=0", "--steps=5"], 1, 5, 3)])
+@pytest.mark.parametrize(("flags", "first", "last", "lines"), [([], 7, 8, 1), (["--step=0", "--count=5"], 1, 5, 3)])
 def test_an_untouched_run_is_equal_and_stays_untouched(finished, capsys, flags, first, last, lines):
     before = content(finished)
     assert main(["audit", str(finished), *flags]) == 0
