@@ -98,7 +98,16 @@ def garbled(content):
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
-@pytest.mark.parametrize("damage", [cut, garbled, lambda _: b"", lambda content: b"\0" * len(content)])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut,
+        pytest.param(garbled, marks=pytest.mark.slow),
+        pytest.param(lambda _: b"", marks=pytest.mark.slow),
+        pytest.param(lambda content: b"\0" * len(content), marks=pytest.mark.slow),
+    ],
+    ids=["cut", "garbled", "emptied", "zeroed"],
+)
 def test_a_damaged_program_is_compiled_and_kept_again_with_one_line_once(tmp_path, damage):
     start(tmp_path)
     kept = {path: path.read_bytes() for path in tmp_path.glob("jit__lambda*-cache")}

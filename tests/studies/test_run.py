@@ -109,6 +109,7 @@ def test_a_step_belongs_to_one_process_at_a_time_and_that_of_a_dead_one_is_taken
     assert json.loads((step / CLAIM).read_text())["host"] == "another"
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_steps_of_a_study(tmp_path):
     """Started at the same time; none is done twice, and both end when all are done."""
     config = config_file(tmp_path / "plain.py", **PLAIN | {"seeds": tuple(range(6))})

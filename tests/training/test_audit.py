@@ -68,7 +68,10 @@ def content(folder):
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
-@pytest.mark.parametrize(("flags", "first", "last", "lines"), [([], 7, 8, 1), (["--step=0", "--count=5"], 1, 5, 3)])
+@pytest.mark.parametrize(
+    ("flags", "first", "last", "lines"),
+    [([], 7, 8, 1), pytest.param(["--step=0", "--count=5"], 1, 5, 3, marks=pytest.mark.slow)],
+)
 def test_an_untouched_run_is_equal_and_stays_untouched(finished, capsys, flags, first, last, lines):
     before = content(finished)
     assert main(["audit", str(finished), *flags]) == 0
@@ -105,12 +108,14 @@ def test_a_flipped_bit_in_the_checkpoint_that_is_reached_and_an_altered_rate_are
     )
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_checkpoint_that_is_repeated_from_is_found(workdir, run_settings):
     with_flipped_bit(workdir, 6, run_settings(**LONG), "encoder/stages/0/blocks/0/norm1/scale", bit=4)
     differences = repeat(plan_audit(workdir)).differences
     assert differences and differences[-1].startswith("checkpoint at step 8: params ")
 
 
+@pytest.mark.slow
 def test_a_lost_line_does_not_change_what_the_next_one_is_compared_with(workdir):
     edited_log(workdir, lambda entry: None if (entry["event"], entry.get("step")) == ("train", 6) else entry)
     audit = plan_audit(workdir, 5, 4)
@@ -119,6 +124,7 @@ def test_a_lost_line_does_not_change_what_the_next_one_is_compared_with(workdir)
     assert (outcome.lines, list(outcome.arrays), outcome.differences) == (1, [6, 8], [])
 
 
+@pytest.mark.slow
 def test_finetuning_is_repeated(finetuning_settings, tmp_path):
     settings = finetuning_settings(head__class_weights="balanced", data__label_fraction=0.9, checkpoint__keep=1)
     train(settings, tmp_path / "run")

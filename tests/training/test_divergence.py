@@ -55,7 +55,7 @@ def diverging(run_settings, how, stop=STEPS, **changes):
 @pytest.mark.parametrize(
     ("how", "stops"),
     [
-        ("roll_back", (4,)),
+        pytest.param("roll_back", (4,), marks=pytest.mark.slow),
         pytest.param("roll_back", (1, 2, 3, 5), marks=pytest.mark.slow),
         pytest.param("skip", (1, 3, 4, 5), marks=pytest.mark.slow),
     ],
