@@ -21,7 +21,7 @@ from sarwmix_jax.tasks.gradients import TrainState, make_mesh, make_train_step, 
 from sarwmix_jax.tasks.labelled import make_forward
 from sarwmix_jax.tasks.multilabel import Multilabel
 from sarwmix_jax.tasks.pretraining import Pretraining
-from sarwmix_jax.training.optimizer import make_optimizer
+from sarwmix_jax.training.optimizer import optimizer_of
 
 RATE = np.float32(1e-5)
 """Small, as there is no warm-up; the computation is the same for any rate."""
@@ -96,7 +96,7 @@ def make_step(task: str, settings: ModelSettings, batch: int, mesh: Mesh) -> Ste
     graphdef, (params, fixed) = abstract_model(*trained.model)[0], jax.jit(lambda: draw()[1:])()
     if task == "inference":
         return make_forward(trained, graphdef, mesh), replicate((params, fixed), mesh)
-    optimizer = make_optimizer(trained.settings.optimizer, settings.depths)
+    optimizer = optimizer_of(trained.settings)
     state = TrainState(params, fixed, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32))
     return make_train_step(trained, graphdef, optimizer, mesh), replicate(state, mesh)
 

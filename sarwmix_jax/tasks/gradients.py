@@ -23,7 +23,7 @@ from sarwmix_jax.data.records import Expectation, read_contract
 from sarwmix_jax.data.sources import check_contract, check_promises
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
-from sarwmix_jax.models.state import Tree, merge_model
+from sarwmix_jax.models.state import Tree, abstract_model, merge_model
 from sarwmix_jax.settings.sections import DataSettings, RunSettings
 from sarwmix_jax.tasks.task import Batch, Metrics, Task
 
@@ -32,6 +32,7 @@ IF_ANY = "if_any"
 """This value of `validation.split` means the split `validation` where every record set has one, else none."""
 VALIDATION = "validation"
 Run = TypeVar("Run", bound=RunSettings)
+T = TypeVar("T")
 
 
 def reading(settings: DataSettings) -> dict[str, int]:
@@ -88,6 +89,13 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
 
 
+def state_shapes(task: Task, optimizer: optax.GradientTransformation) -> TrainState:
+    """Shapes and dtypes of the state of a task's training step."""
+    _, params, fixed = abstract_model(*task.model)
+    step: Any = jax.ShapeDtypeStruct((), np.int32)
+    return TrainState(params, fixed, jax.eval_shape(optimizer.init, params), step)
+
+
 TrainStep = Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
 
 
@@ -110,6 +118,13 @@ def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Puts every array of the tree on every device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def placed(shapes: T, mesh: Mesh, *, split: bool = False) -> T:
+    """Shapes and dtypes with their place: on every device of the mesh, or split over them on the leading axis."""
+    place = NamedSharding(mesh, PartitionSpec(DATA_AXIS) if split else PartitionSpec())
+    found: T = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
+    return found
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:

@@ -4,12 +4,11 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from sarwmix_jax.data.sources import read_mixed
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.progress import progress
-from sarwmix_jax.tasks.gradients import DATA_AXIS, TrainState, named_split
+from sarwmix_jax.tasks.gradients import TrainState, named_split, placed
 from sarwmix_jax.training import resources
 from sarwmix_jax.training.device_cache import bytes_per_device
 from sarwmix_jax.training.resources import GIB
@@ -71,12 +70,10 @@ def memory_text(run: Run, state: TrainState) -> str:
 
 def step_memory(run: Run, state: TrainState) -> int | None:
     """Bytes that a training step needs on one device, its state included, as estimated by the compiler."""
-    rows, place = run.settings.batch.global_batch, NamedSharding(run.mesh, PartitionSpec(DATA_AXIS))
+    rows = run.settings.batch.global_batch
     one = read_mixed(run.sources, np.zeros(1, np.int64), run.task.columns)
-    batch: Any = {
-        name: jax.ShapeDtypeStruct((rows, *one[name].shape[1:]), one[name].dtype, sharding=place)
-        for name in run.task.columns
-    }
+    shapes = {name: jax.ShapeDtypeStruct((rows, *one[name].shape[1:]), one[name].dtype) for name in run.task.columns}
+    batch = placed(shapes, run.mesh, split=True)
     step: Any = run.train_step
     with progress("compiling the training step"):
         analysis = step.lower(state, batch, np.float32(0)).compile().memory_analysis()

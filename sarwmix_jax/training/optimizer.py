@@ -14,7 +14,12 @@ import numpy as np
 import optax
 
 from sarwmix_jax.settings.model import STAGES
-from sarwmix_jax.settings.sections import FinetuningOptimizerSettings, OptimizerSettings, RunSettings
+from sarwmix_jax.settings.sections import (
+    FinetuningOptimizerSettings,
+    FinetuningSettings,
+    OptimizerSettings,
+    RunSettings,
+)
 
 REFERENCE_BATCH = 256
 """Base learning rates refer to this global batch."""
@@ -170,6 +175,12 @@ def make_optimizer(
     if frozen_encoder:
         parts.append(optax.masked(optax.set_to_zero(), lambda params: {name: name == "encoder" for name in params}))
     return optax.chain(*parts)
+
+
+def optimizer_of(settings: RunSettings) -> optax.GradientTransformation:
+    """The optimiser of a run; see `make_optimizer`."""
+    frozen = isinstance(settings, FinetuningSettings) and settings.head.frozen_encoder
+    return make_optimizer(settings.optimizer, settings.model.depths, frozen_encoder=frozen)
 
 
 def layer_of(name: str, depths: tuple[int, ...]) -> int:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from sarwmix_jax.checkpoints.loading import locate
 from sarwmix_jax.checkpoints.restore import Previous, Start, find_start
@@ -32,14 +32,16 @@ from sarwmix_jax.tasks.gradients import (
     make_mesh,
     make_train_step,
     open_all,
+    placed,
     reading,
     replicate,
     shard_batch,
+    state_shapes,
 )
 from sarwmix_jax.tasks.pretraining import Pretraining
 from sarwmix_jax.tasks.task import Batch, Task
 from sarwmix_jax.training.labelled import Samples, labelled_samples
-from sarwmix_jax.training.optimizer import Schedule, make_optimizer
+from sarwmix_jax.training.optimizer import Schedule, optimizer_of
 
 T = TypeVar("T")
 
@@ -111,9 +113,7 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
     sources, held_out, make_task = samples
     task: Task = make_task(cut, band_statistics(settings, sources))
     schedule = Schedule(steps_per_epoch(sum(map(len, sources)), settings.batch.global_batch), settings)
-    frozen = isinstance(settings, FinetuningSettings) and settings.head.frozen_encoder
-    optimizer = make_optimizer(settings.optimizer, settings.model.depths, frozen_encoder=frozen)
-    graphdef = abstract_model(*task.model)[0]
+    graphdef, optimizer = abstract_model(*task.model)[0], optimizer_of(cut)
     validate = task.make_validation(graphdef, mesh, held_out) if held_out else None
     train_step = make_train_step(task, graphdef, optimizer, mesh)
     probe = None
@@ -207,13 +207,8 @@ def describe_sources(run: Run) -> dict[str, Any]:
 
 def abstract_state(run: Run, *, stored: bool = False) -> TrainState:
     """Shapes, dtypes and shardings of a run's state; `stored`: as in checkpoints, with one entry per block."""
-    _, params, fixed = abstract_model(*run.task.model)
-    step: Any = jax.ShapeDtypeStruct((), np.int32)
-    state = TrainState(params, fixed, jax.eval_shape(run.optimizer.init, params), step)
-    state = jax.eval_shape(unstack_blocks, state) if stored else state
-    place = NamedSharding(run.mesh, PartitionSpec())
-    placed: TrainState = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state)
-    return placed
+    state = state_shapes(run.task, run.optimizer)
+    return placed(jax.eval_shape(unstack_blocks, state) if stored else state, run.mesh)
 
 
 def stored(tree: T, run: Run) -> T:
