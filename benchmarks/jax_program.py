@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from benchmarks import hlo, sample
+from benchmarks import sample
+from benchmarks.gpu_program.reader import read_program
 from sarwmix_jax.models.state import abstract_model, split_model
 from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.settings.sections import BatchSettings, FinetuningSettings, MixedBatchSettings, PretrainingSettings
@@ -51,7 +52,9 @@ class JaxProgram:
         seconds = time.perf_counter() - started
         versions = {"device": mesh.devices.item().device_kind}
         versions |= {name: importlib.metadata.version(name) for name in LIBRARIES}
-        self.facts = {"compile_seconds": seconds, "versions": versions, **hlo.account(self.compiled.as_text())}
+        program = read_program(self.compiled.as_text())
+        counts = {"kernels": program.count, "bytes": program.bytes}
+        self.facts = {"compile_seconds": seconds, "versions": versions, **counts}
 
     def arguments(self) -> tuple[Any, ...]:
         """Arguments of the next step."""
