@@ -1,5 +1,7 @@
 """The plan of a run, without running it: records, steps, batch, model, memory and disk."""
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import jax
@@ -7,16 +9,20 @@ import numpy as np
 
 from sarwmix_jax.data.sources import read_mixed
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts import gpu_memory
+from sarwmix_jax.facts.sizes import SIZES
+from sarwmix_jax.models.state import abstract_model
 from sarwmix_jax.progress import progress
 from sarwmix_jax.tasks.gradients import TrainState, named_split, placed
+from sarwmix_jax.tasks.task import Task
 from sarwmix_jax.training import resources
 from sarwmix_jax.training.device_cache import bytes_per_device
 from sarwmix_jax.training.resources import GIB
 from sarwmix_jax.training.run import Run, abstract_state
 
 
-def plan_text(run: Run) -> str:
-    """The plan of a run as lines of text.
+def plan_lines(run: Run) -> Iterator[str]:
+    """The plan of a run, line by line; the last ones after the training step has been compiled for this machine.
 
     Raises:
         UserError: A training step does not fit into the device's memory.
@@ -39,7 +45,35 @@ def plan_text(run: Run) -> str:
         f"checkpoints: {resources.tree_bytes(state) / GIB:.2f} GiB each, the last {settings.checkpoint.keep} and "
         f"{len(schedule.milestones())} milestones are kept",
     ]
-    return "\n".join([*lines, "", resources.table(resources.parts_of(task)), "", memory_text(run, state)])
+    yield from [*lines, "", resources.table(resources.parts_of(task)), ""]
+    yield from gpu_memory_text(task, batch // devices // micro_batch > 1)
+    yield memory_text(run, state)
+
+
+def gpu_memory_text(task: Task, accumulates: bool) -> list[str]:
+    """What GPUs with 80 and 141 GB hold, where the compiler's figures of such a step are known; nothing otherwise.
+
+    Args:
+        task: The task, with the micro-batch set.
+        accumulates: Whether gradients are summed over several micro-batches, which keeps them twice.
+    """
+    model = task.settings.model
+    sizes = [name for name, size in SIZES.items() if asdict(size).items() <= asdict(model).items()]
+    key = (getattr(task, "name", task.kind), *sizes, model.kernel, model.recompute)
+    known = (model.dtype, model.image_size, len(sizes)) == ("bfloat16", 128, 1)
+    step = gpu_memory.STEPS.get(key) if known else None
+    if step is None:
+        return []
+    kept = resources.tree_bytes(abstract_model(*task.model)[1]) if accumulates else 0
+    fits = {
+        device: gpu_memory.largest_batch(*step, gpu_memory.usable(memory) - kept)
+        for device, memory in gpu_memory.MEMORY.items()
+    }
+    figures = " and ".join(f"about {count:,} on an {device}" for device, count in fits.items())
+    return [
+        f"on GPUs:     largest micro-batch by the program compiled for one (an estimate, not measured): {figures}; "
+        f"here {task.settings.batch.micro_batch}"
+    ]
 
 
 def memory_text(run: Run, state: TrainState) -> str:
