@@ -24,12 +24,16 @@ from sarwmix_jax.facts.sizes import SIZES
 GPUS = ("h100", "h200")
 TASKS = ("pretraining", "multilabel", "flood", "inference")
 
+DEFAULTS = {"task": "pretraining", "size": "base", "devices": 1}
+ALONE = {"check": {"check"}, "read": {"read", "gpu", "out"}}
+"""Flags that take the rest from their files, and those that they may stand with."""
+
 FLAGS: dict[str, dict[str, Any]] = {
     "gpu": {"choices": GPUS, "help": "the GPU"},
-    "task": {"choices": TASKS, "default": "pretraining", "help": "step of this task; inference: logits"},
-    "size": {"choices": tuple(SIZES), "default": "base", "help": "published size of the model"},
+    "task": {"choices": TASKS, "help": "step of this task (default: pretraining); inference: logits"},
+    "size": {"choices": tuple(SIZES), "help": "published size of the model (default: base)"},
     "batch": {"type": int, "help": "samples on each device: 256, multilabel 128, flood 4 pairs of 512 px"},
-    "devices": {"type": int, "default": 1, "help": "number of GPUs, in one node"},
+    "devices": {"type": int, "help": "number of GPUs, in one node (default: 1)"},
     "out": {"type": Path, "help": "file for the result as JSON, to be checked later"},
     "text": {"type": Path, "help": "file for the compiled program, condensed; compressed if its name ends with .xz"},
     "read": {"type": Path, "help": "a file that --text wrote, read instead of compiling; --gpu may name another GPU"},
@@ -53,12 +57,21 @@ def parsed(arguments: list[str]) -> argparse.Namespace:
     for name, about in FLAGS.items():
         parser.add_argument(f"--{name}", **about)
     options: argparse.Namespace = parser.parse_args(arguments)
-    if options.gpu is None and options.check is None and options.read is None:
+    given = [name for name in FLAGS if getattr(options, name) is not None] + ["config"] * bool(options.config)
+    for name, beside in ALONE.items():
+        if name in given and (others := [other for other in given if other not in beside]):
+            raise UserError(f"--{name} takes the rest from its files; leave out --{others[0]}")
+    if not {"gpu", *ALONE} & set(given):
         raise UserError(f"--gpu is not given; use one of {', '.join(GPUS)}")
     if any(argument.startswith("--config=") for argument in options.config):
         raise UserError("the recipe is that of --task; change its settings with --config.GROUP.NAME=VALUE")
+    for name, default in DEFAULTS.items():
+        setattr(options, name, default if getattr(options, name) is None else getattr(options, name))
     if min(options.devices, 1 if options.batch is None else options.batch) < 1:
         raise UserError("--devices and --batch must be at least 1")
+    for path in filter(None, (options.out, options.text)):  # before minutes of the compiler
+        if not path.parent.is_dir():
+            raise UserError(f"{path} cannot be written: there is no folder {path.parent}; make it, or choose another")
     return options
 
 
