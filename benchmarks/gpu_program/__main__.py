@@ -3,6 +3,7 @@ r"""Compiles a step for GPUs that are not there, and shows what it will ask of t
     python -m benchmarks.gpu_program --gpu=h200 --task=pretraining --config.model.kernel=fused
     python -m benchmarks.gpu_program --gpu=h100 --task=pretraining --devices=8 --batch=256 --out=eight.json
     python -m benchmarks.gpu_program --gpu=h200 --task=flood --text=flood.txt.xz
+    python -m benchmarks.gpu_program --check benchmarks/gpu_programs/pretraining_shallow_fused_h200.json
 
 Runs from the root of a clone, on CPUs alone, with the wheels of the extra gpu-program. Every figure is an estimate from
 the compiled program: nothing is run on a GPU. `--check` compiles stored results again and fails (exit code 1) where a

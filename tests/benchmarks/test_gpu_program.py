@@ -306,6 +306,34 @@ def test_the_steps_of_all_tasks_are_traced(task):
     assert held > 0
 
 
+STORED_RESULTS = sorted(STORED.glob("*.json"))
+
+
+@pytest.mark.parametrize("path", STORED_RESULTS, ids=lambda path: path.stem)
+def test_stored_results_are_what_their_names_state(path):
+    result = read_result(path)
+    case, figure = result.case, result.figures
+    devices = f"x{case.devices}" if case.devices > 1 else ""
+    size = "shallow" if "--config.model.depths=1,1,1,1" in case.changes else case.size
+    assert path.stem == f"{case.task}_{size}_{case.kernel}_{case.gpu}{devices}"
+    assert settings_of(case.task, case.size, case.batch, case.devices, case.changes).model.kernel == case.kernel
+    assert sum(row["kernels"] for row in result.families.values()) == figure["kernels"]
+    assert sum(row["bytes"] for row in result.families.values()) == figure["bytes"]
+    assert sum(row["operations"] for row in result.products.values()) == figure["operations"]
+    assert 0 < figure["state_bytes"] < figure["peak_bytes"]
+
+
+def test_a_dry_run_knows_the_stored_steps():
+    found = {}
+    for case, figure in ((result.case, result.figures) for result in map(read_result, STORED_RESULTS)):
+        model = settings_of(case.task, case.size, case.batch, case.devices, case.changes).model
+        published = {change.split("=")[0].rpartition(".")[2] for change in case.changes} <= {"kernel", "recompute"}
+        if WORKS[case.task].training and case.devices == 1 and published:
+            step = gpu_memory.CompiledStep(case.batch, figure["peak_bytes"], figure["state_bytes"])
+            found[case.task, case.size, model.kernel, model.recompute] = step
+    assert found == gpu_memory.STEPS
+
+
 @pytest.mark.slow
 def test_no_figure_has_grown():
     """The package's step, compiled for a GPU at a small depth as it was for the stored result."""
