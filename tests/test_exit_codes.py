@@ -96,12 +96,15 @@ def interrupt(command, seconds, until=lambda: True, limit_seconds=300, number=si
         text=True,
     )
     end = time.monotonic() + limit_seconds
-    while not until() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.01)
-    time.sleep(seconds)
-    assert process.poll() is None, f"it ended before the signal: {process.stderr.read()}"
-    os.kill(target(process.pid), number)
-    _, output = process.communicate(timeout=limit_seconds)
+    try:
+        while not until() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(seconds)
+        assert process.poll() is None, f"it ended before the signal: {process.stderr.read()}"
+        os.kill(target(process.pid), number)
+        _, output = process.communicate(timeout=limit_seconds)
+    finally:
+        process.kill()
     return process.returncode, output
 
 
