@@ -27,7 +27,7 @@ INTERRUPTED_LINE = "interrupted; the same command continues from what is finishe
 
 _raised: list[str] = []
 """Names of the signals that raised an exception in this command. Python loses one that is raised in a finaliser or in
-some callbacks, of which imports and JAX have many."""
+some callbacks, as JAX has one for each garbage collection."""
 
 _UNSEEN = "ignore:resource_tracker"
 
@@ -59,11 +59,17 @@ def raised_signals() -> Iterator[None]:
         _raised.append(signal.Signals(number).name)
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated(_raised[-1])
 
+    def lost(found: Any) -> None:
+        if not issubclass(found.exc_type, KeyboardInterrupt | Terminated):
+            shown(found)
+
+    shown, sys.unraisablehook = sys.unraisablehook, lost  # which would print a traceback
     try:
         with _handled(stop, SIGNALS):
             yield
     finally:
         _raised.clear()
+        sys.unraisablehook = shown
 
 
 @contextmanager
