@@ -124,6 +124,7 @@ def test_too_many_steps_in_a_row_stop_the_run(how, infinite, run_settings, tmp_p
     assert len(events(tmp_path, "not_finite")) == 1
 
 
+@pytest.mark.slow
 def test_only_skip_changes_the_compiled_program(run_settings):
     def lowered(how):
         run = set_up(diverging(run_settings, how))
