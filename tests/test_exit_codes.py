@@ -45,9 +45,10 @@ ENDLESS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
-    [pytest.param(number, 75, marks=pytest.mark.slow) for number in SIGNALS[1:]] + [(signal.SIGINT, 130)],
+    [(signal.SIGINT, 130), *((number, 75) for number in SIGNALS[1:])],
 )
 def test_a_signal_saves_a_run_and_shows_in_the_exit_code(number, code, records, tmp_path, capsys, monkeypatch):  # noqa: F811
     take_step = loop.take_step
