@@ -25,6 +25,13 @@ GRACE_SECONDS = 1.0
 INTERRUPTED_LINE = "interrupted; the same command continues from what is finished"
 
 
+_raised: list[str] = []
+"""Names of the signals that raised an exception in this command. Python loses one that is raised in a finaliser or in
+some callbacks, as JAX has one for each garbage collection."""
+
+_UNSEEN = "ignore:resource_tracker"
+
+
 class Terminated(BaseException):
     """A signal other than Ctrl-C, while there is nothing to save; the argument is its name."""
 
@@ -46,19 +53,32 @@ def _handled(handler: Callable[[int, FrameType | None], Any], numbers: Iterable[
 
 @contextmanager
 def raised_signals() -> Iterator[None]:
-    """In this context signals raise `Terminated`; Ctrl-C raises `KeyboardInterrupt` anyway."""
+    """In this context signals raise `Terminated`, and Ctrl-C `KeyboardInterrupt`."""
 
     def stop(number: int, _: FrameType | None) -> None:
-        raise Terminated(signal.Signals(number).name)
+        _raised.append(signal.Signals(number).name)
+        raise KeyboardInterrupt if number == signal.SIGINT else Terminated(_raised[-1])
 
-    with _handled(stop, SIGNALS[1:]):
-        yield
+    def lost(found: Any) -> None:
+        if not issubclass(found.exc_type, KeyboardInterrupt | Terminated):
+            shown(found)
+
+    shown, sys.unraisablehook = sys.unraisablehook, lost  # which would print a traceback
+    try:
+        with _handled(stop, SIGNALS):
+            yield
+    finally:
+        _raised.clear()
+        sys.unraisablehook = shown
 
 
 @contextmanager
 def noted_signals() -> Iterator[list[str]]:
-    """Names of signals so far: they are only noted, but a second Ctrl-C raises `KeyboardInterrupt`."""
-    received: list[str] = []
+    """Names of signals so far, with those before whose exception was lost: they are only noted.
+
+    A second Ctrl-C raises `KeyboardInterrupt`.
+    """
+    received = [*_raised]
 
     def note(number: int, _: FrameType | None) -> None:
         if number == signal.SIGINT and "SIGINT" in received:
@@ -110,6 +130,12 @@ def signals_kept_from_children(wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def silence_resource_tracker() -> None:
+    """To be called before child processes start: what frees the memory that a killed one shared does so silently."""
+    if _UNSEEN not in sys.warnoptions:
+        sys.warnoptions.append(_UNSEEN)  # Python starts that process with them
 
 
 def end_with_parent(*_: Any) -> None:

@@ -169,7 +169,9 @@ def test_what_the_model_has_not_reached_is_named():
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core")
-@pytest.mark.parametrize("given, devices", [("", 2), ("--xla_force_host_platform_device_count=3", 3)])
+@pytest.mark.parametrize(
+    "given, devices", [pytest.param("", 2, marks=pytest.mark.slow), ("--xla_force_host_platform_device_count=3", 3)]
+)
 def test_two_devices_unless_the_environment_states_how_many(given, devices):
     code = (
         "from sarwmix_jax.cli.demonstration import use_two_devices\nimport jax\nuse_two_devices()\n"

@@ -45,9 +45,10 @@ ENDLESS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"),
-    [pytest.param(number, 75, marks=pytest.mark.slow) for number in SIGNALS[1:]] + [(signal.SIGINT, 130)],
+    [(signal.SIGINT, 130), *((number, 75) for number in SIGNALS[1:])],
 )
 def test_a_signal_saves_a_run_and_shows_in_the_exit_code(number, code, records, tmp_path, capsys, monkeypatch):  # noqa: F811
     take_step = loop.take_step
@@ -96,12 +97,15 @@ def interrupt(command, seconds, until=lambda: True, limit_seconds=300, number=si
         text=True,
     )
     end = time.monotonic() + limit_seconds
-    while not until() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.01)
-    time.sleep(seconds)
-    assert process.poll() is None, f"it ended before the signal: {process.stderr.read()}"
-    os.kill(target(process.pid), number)
-    _, output = process.communicate(timeout=limit_seconds)
+    try:
+        while not until() and process.poll() is None and time.monotonic() < end:
+            time.sleep(0.01)
+        time.sleep(seconds)
+        assert process.poll() is None, f"it ended before the signal: {process.stderr.read()}"
+        os.kill(target(process.pid), number)
+        _, output = process.communicate(timeout=limit_seconds)
+    finally:
+        process.kill()
     return process.returncode, output
 
 

@@ -50,6 +50,21 @@ def test_a_second_ctrl_c_is_raised():
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_whose_exception_was_lost_is_noted_later(number, capsys):
+    class Finalised:
+        def __del__(self):
+            signal.raise_signal(number)
+
+    with raised_signals():
+        Finalised()
+        with noted_signals() as received:
+            assert received == [number.name]
+    with noted_signals() as received:
+        assert received == []
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("context", [noted_signals, raised_signals])
 def test_under_nohup_a_closed_terminal_stops_nothing(context):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

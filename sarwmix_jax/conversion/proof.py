@@ -126,12 +126,12 @@ def _run_probe(model: LoadedModel, directory: Path) -> tuple[dict[str, np.ndarra
     return outputs, differences
 
 
-def _kept(file: Path) -> dict[str, np.ndarray]:
+def _kept(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:  # which would leave its own open
             return dict(arrays)
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{file} cannot be read; delete it to make a new one") from error
+        raise UserError(f"{path} cannot be read; delete it to make a new one") from error
 
 
 def summary(outputs: Mapping[str, np.ndarray]) -> list[str]:

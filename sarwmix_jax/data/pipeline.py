@@ -20,7 +20,7 @@ from jaxtyping import Int64
 
 from sarwmix_jax.data.sources import Batch, read_mixed
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.processes import end_with_parent, signals_kept_from_children
+from sarwmix_jax.processes import end_with_parent, signals_kept_from_children, silence_resource_tracker
 
 _POSITIONS = 0
 _RECORDS = 1
@@ -225,6 +225,7 @@ class Reading:
         options = grain.ReadOptions(self.threads, prefetch_buffer_size=max(self.prefetch, self.threads))
         batches = grain.MapDataset.range(steps.start, steps.stop).map(read).to_iter_dataset(options)
         if self.workers:
+            silence_resource_tracker()
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # Grain passes absl flags on to its workers, even where none are parsed
             batches = batches.mp_prefetch(grain.MultiprocessingOptions(self.workers, self.prefetch), end_with_parent)

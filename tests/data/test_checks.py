@@ -154,6 +154,7 @@ def test_a_changed_contract_is_noticed(tmp_path, images):
     assert "values are linear, expected dB" in refusal(open_records(source.folder, "train"))
 
 
+@pytest.mark.slow
 @needs_shared_data
 def test_no_real_sample_raises_a_false_alarm_alone_or_together(tmp_path):
     """13 BigEarthNet patches and 210 OPERA scenes, among them open sea where VH and VV are noise."""
@@ -172,6 +173,7 @@ def test_no_real_sample_raises_a_false_alarm_alone_or_together(tmp_path):
             check_contract(open_records(tmp_path / f"all_{side}", f"train[{number}:{number + 1}]"))
 
 
+@pytest.mark.slow
 @needs_shared_data
 def test_real_samples_with_swapped_bands_are_found(tmp_path):
     """Every set of ten or more, and nine in ten single scenes (a calm sea hides the bands in noise)."""

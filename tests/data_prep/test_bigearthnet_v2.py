@@ -109,6 +109,7 @@ def test_official_metadata_with_a_tree_of_v1_patches(prepare, tmp_path):
     assert len(open_records(tmp_path / "ten", "train+validation+test")) == 10
 
 
+@pytest.mark.slow
 def test_planning_all_official_rows_takes_seconds(run_here):
     """549,488 rows: about five seconds of processor time, which other work on the machine does not change."""
     begin = time.process_time()

@@ -178,6 +178,7 @@ def test_pixels_outside_of_the_coverage_are_zero(raw):
     assert (found[:, :200] > 0).all() and (found[:, 300:] == 0).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["records", "npy"])
 def test_zip_workers_and_parts_change_no_byte(run_here, raw, archive, tmp_path, layout):
     fixed = [f"--layout={layout}", "--on-error=skip", *(["--records-per-shard=2"] if layout == "records" else [])]

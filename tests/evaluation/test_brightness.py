@@ -58,6 +58,7 @@ def test_thirds_are_those_of_the_values_to_a_hundredth_of_a_db():
     assert sum(count for _, _, count in errors.by_pixel.parts.values()) == truth.size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm_pix", [False, True])
 def test_the_weights_of_a_model_have_no_influence_on_the_measure(held_out_scenes, norm_pix):
     """The same parameters with another loss give the same errors; their mean is that of all hidden cells in dB."""

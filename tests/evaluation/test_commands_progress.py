@@ -28,7 +28,7 @@ def check(capsys, *titles):
         assert any(re.search(rf": {count}, (about .* left|done in .*)$", line) for line in lines), (title, errors)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_prepare_and_inspect(tmp_path, capsys, dense, workers):
     plan, draw = synthetic_plan({"train": 24, "validation": 8}, side=32, records_per_shard=8)
     prepare(plan, draw, tmp_path / "scenes", workers=workers)

@@ -86,6 +86,7 @@ def test_confusion_is_percent_of_rows(tmp_path, drawn):
     assert {"a (40)", "c (0)", "75", "25"} <= set(texts(drawn[0]))
 
 
+@pytest.mark.slow
 def test_substitutions(tmp_path, drawn):
     missed = np.array([[1, 0, 0], [1, 0, 0], [1, 1, 0], [0, 0, 0]], bool)
     false = np.array([[0, 1, 0], [0, 1, 1], [0, 0, 1], [0, 1, 0]], bool)

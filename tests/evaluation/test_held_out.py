@@ -19,7 +19,8 @@ def kept_groups(model, source):
         yield EvaluatedGroup(*(np.asarray(part)[valid] for part in group))
 
 
-@pytest.mark.parametrize("norm_pix", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("norm_pix", [False, True])
 def test_held_out_loss_is_the_validation_loss(held_out_scenes, norm_pix):
     model = small_model(norm_pix=norm_pix)
     validate = model.task.make_validation(model.graphdef, make_mesh(), (held_out_scenes,))

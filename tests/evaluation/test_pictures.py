@@ -49,6 +49,7 @@ def overlapping(figure):
     return pairs + [(a, "edge") for a, box in boxes if box.x0 < 0 or box.y0 < 0]
 
 
+@pytest.mark.slow
 def test_reconstructions_of_two_checkpoints_side_by_side(held_out_scenes, tmp_path, texts):
     models = {"one": small_model(), "two": small_model(seed=0, norm_pix=True)}
     samples = reconstruct_samples(models, held_out_scenes, [4, 0, 5])

@@ -170,6 +170,7 @@ def test_bfloat16_loss_within_one_percent(side):
         assert abs(rounded - exact) < 0.01 * exact
 
 
+@pytest.mark.slow
 def test_drop_path_and_dropout_act_only_with_a_key():
     small = at_size(64, depths=(1, 1, 1, 1), decoder_depth=1)
     model = merge_model(*model_arrays(MixMAE, replace(small, drop_path=0.9, dropout=0.1)))

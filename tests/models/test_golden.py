@@ -141,6 +141,7 @@ def updates_of(optimizer):
     return update
 
 
+@pytest.mark.slow
 @pytest.mark.promotes("optax raises a float to the power of the whole number of steps")
 @pytest.mark.smoke
 def test_eight_steps():

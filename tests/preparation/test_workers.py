@@ -1,6 +1,7 @@
 import dataclasses
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,13 @@ class Touch:
 
     def __call__(self) -> None:
         self.path.write_text(str(os.getpid()))
+
+
+@dataclasses.dataclass(frozen=True)
+class SlowTouch(Touch):
+    def __call__(self) -> None:
+        time.sleep(0.05)
+        super().__call__()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +53,7 @@ def test_every_task_runs_once(tmp_path, workers):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_error_of_a_task_arrives_and_the_rest_is_dropped(tmp_path, workers):
-    tasks = [(Fail("this one"), 1), *((Touch(tmp_path / str(n)), 1) for n in range(200))]
+    tasks = [(Fail("this one"), 1), *((SlowTouch(tmp_path / str(n)), 1) for n in range(200))]
     with pytest.raises(UserError, match=r"^this one$"):
         list(run_tasks(tasks, workers, "tried", total=201))
     assert len(list(tmp_path.iterdir())) < 200

@@ -85,6 +85,7 @@ def test_an_untouched_run_is_equal_and_stays_untouched(finished, capsys, flags, 
     assert content(finished) == before
 
 
+@pytest.mark.slow
 def test_a_flipped_bit_in_the_checkpoint_that_is_reached_and_an_altered_rate_are_named(workdir, run_settings, capsys):
     name = "encoder/stages/0/blocks/0/norm1/scale"
     with_flipped_bit(workdir, 8, run_settings(**LONG), name, bit=0)

@@ -112,7 +112,8 @@ def test_all_ways_to_leave_a_step_out_are_the_same(infinite, run_settings, tmp_p
     np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
-@pytest.mark.parametrize("how", ["roll_back", pytest.param("skip", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["roll_back", "skip"])
 def test_too_many_steps_in_a_row_stop_the_run(how, infinite, run_settings, tmp_path):
     infinite(0, 2, 3, 4)
     line = (
@@ -124,6 +125,7 @@ def test_too_many_steps_in_a_row_stop_the_run(how, infinite, run_settings, tmp_p
     assert len(events(tmp_path, "not_finite")) == 1
 
 
+@pytest.mark.slow
 def test_only_skip_changes_the_compiled_program(run_settings):
     def lowered(how):
         run = set_up(diverging(run_settings, how))

@@ -53,7 +53,7 @@ def kill_one_reader():
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_killed_reader_ends_a_run_after_a_save(workers, run_settings, tmp_path, monkeypatch):
-    settings = run_settings(**LONG, data__workers=workers)
+    settings = run_settings(**LONG, data__workers=workers, data__prefetch=1)  # else it may have read all before
     at_step(monkeypatch, 3, kill_one_reader)
     stopped_run(settings, tmp_path / "run", r"a process that reads records has ended.*exit code -9")
     assert multiprocessing.active_children() == []
