@@ -58,9 +58,9 @@ def gpu_memory_text(task: Task, accumulates: bool) -> list[str]:
         accumulates: Whether gradients are summed over several micro-batches, which keeps them twice.
     """
     model = task.settings.model
-    sizes = [name for name, size in SIZES.items() if asdict(size).items() <= asdict(model).items()]
-    key = (getattr(task, "name", task.kind), *sizes, model.kernel, model.recompute)
-    known = (model.dtype, model.image_size, len(sizes)) == ("bfloat16", 128, 1)
+    size = next((name for name, size in SIZES.items() if asdict(size).items() <= asdict(model).items()), "")
+    key = (getattr(task, "name", task.kind), size, model.kernel, model.recompute)
+    known = (model.dtype, model.image_size) == ("bfloat16", 128)
     step = gpu_memory.STEPS.get(key) if known else None
     if step is None:
         return []
