@@ -1,6 +1,5 @@
 """Exit codes after signals: 130 after Ctrl-C, 75 of a run that was saved at another signal; one line, no traceback."""
 
-import fcntl
 import itertools
 import os
 import pty
@@ -8,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-import termios
 import time
 from collections import Counter
 from pathlib import Path
@@ -203,6 +201,15 @@ def test_a_run_whose_output_is_no_longer_read_goes_on(records, tmp_path):  # noq
     assert complete_steps(tmp_path / "run" / "checkpoints") == [2, 4]
 
 
+TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGHUP, signal.Handlers(int(sys.argv[1])))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""A program that takes its input as its terminal and a handler for the end of it, and becomes another program."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("handler", "code"), [(signal.SIG_DFL, 75), (signal.SIG_IGN, 0)], ids=["plain", "nohup"])
 def test_a_terminal_that_is_closed_saves_a_run_or_with_nohup_changes_nothing(handler, code, records, tmp_path):  # noqa: F811
@@ -210,18 +217,13 @@ def test_a_terminal_that_is_closed_saves_a_run_or_with_nohup_changes_nothing(han
     stop = f"--config.optimizer.stop_after_epochs={1000 if code else 200}"
     arguments = pretrain(f"--workdir={tmp_path}/run", *ENDLESS, stop, records=records)
 
-    def take_terminal():
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGHUP, handler)
-
     process = subprocess.Popen(
-        [sys.executable, "-m", "sarwmix_jax.cli.main", *arguments],
+        [sys.executable, "-c", TERMINAL, str(int(handler)), sys.executable, "-m", "sarwmix_jax.cli.main", *arguments],
         cwd=ROOT,
         stdin=slave,
         stdout=slave,
         stderr=slave,
         start_new_session=True,
-        preexec_fn=take_terminal,
     )
     os.close(slave)
     log = tmp_path / "run" / "log.jsonl"
