@@ -75,6 +75,17 @@ def raised_signals() -> Iterator[None]:
         sys.unraisablehook = shown
 
 
+def raise_lost_signal() -> None:
+    """Raise for a signal once more: libraries turn the exception of its handler into another, which looks like damage.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came before.
+        Terminated: Another signal came before.
+    """
+    if _raised:
+        raise KeyboardInterrupt if _raised[-1] == "SIGINT" else Terminated(_raised[-1])
+
+
 @contextmanager
 def noted_signals() -> Iterator[list[str]]:
     """Names of signals so far, with those before whose exception was lost: they are only noted.
