@@ -72,7 +72,8 @@ def raised_signals() -> Iterator[None]:
             yield
     finally:
         _raised.clear()
-        sys.unraisablehook = shown
+        if sys.unraisablehook is lost:  # else a command has set its own for all that follows
+            sys.unraisablehook = shown
 
 
 def raise_lost_signal() -> None:
