@@ -162,7 +162,7 @@ def test_the_verification_states_unchecked_checkpoints_in_its_own_lines_alone(fo
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_a_checkpoint_is_read_is_no_damage(folder, monkeypatch, number):
-    """Reading libraries turn the exception of a signal into one of theirs."""
+    """Reading libraries turn the exception of a signal into one of their own."""
 
     def interrupted(*_):
         try:
