@@ -36,6 +36,9 @@ class Terminated(BaseException):
     """A signal other than Ctrl-C, while there is nothing to save; the argument is its name."""
 
 
+RAISED_BY_SIGNALS = (KeyboardInterrupt, Terminated)
+
+
 @contextmanager
 def _handled(handler: Callable[[int, FrameType | None], Any], numbers: Iterable[signal.Signals]) -> Iterator[None]:
     """Use a handler in this context. A signal that is ignored stays so (`nohup`), but not Ctrl-C (jobs with `&`)."""
@@ -60,7 +63,7 @@ def raised_signals() -> Iterator[None]:
         raise KeyboardInterrupt if number == signal.SIGINT else Terminated(_raised[-1])
 
     def lost(found: Any) -> None:
-        if not issubclass(found.exc_type, KeyboardInterrupt | Terminated):
+        if not issubclass(found.exc_type, RAISED_BY_SIGNALS):
             shown(found)
 
     shown, sys.unraisablehook = sys.unraisablehook, lost  # which would print a traceback
@@ -69,7 +72,19 @@ def raised_signals() -> Iterator[None]:
             yield
     finally:
         _raised.clear()
-        sys.unraisablehook = shown
+        if sys.unraisablehook is lost:  # else a command has set its own for all that follows
+            sys.unraisablehook = shown
+
+
+def raise_lost_signal() -> None:
+    """Raise for a signal once more: libraries turn the exception of its handler into another, which looks like damage.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C came before.
+        Terminated: Another signal came before.
+    """
+    if _raised:
+        raise KeyboardInterrupt if _raised[-1] == "SIGINT" else Terminated(_raised[-1])
 
 
 @contextmanager

@@ -38,6 +38,7 @@ NOT_RUN = {
         for command in ("checkpoints verify", "audit")
     },
     "sarwmix study": "takes hours; the tests of studies run small ones",
+    "sarwmix reconstruct --checkpoint runs/labels/pretrain/pretrained/seed0": "needs a study that takes hours",
     "make": "installs an environment and runs for long; CI runs its targets",
     "pip": "installs; the test of the wheel does",
     "pytest": "needs a GPU",

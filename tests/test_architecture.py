@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "data": {"errors", "facts", "plausibility", "processes"},
     "geotiff": {"errors", "facts", "plausibility", "data", "progress"},
     "preparation": {"errors", "facts", "plausibility", "processes", "data", "geotiff", "progress"},
-    "checkpoints": {"version", "errors", "facts", "settings", "models"},
+    "checkpoints": {"version", "errors", "processes", "facts", "settings", "models"},
 }
 """Parts at the bottom and all that each may import of the package; the parts above them are listed in ORDER."""
 

@@ -1,6 +1,5 @@
 """Exit codes after signals: 130 after Ctrl-C, 75 of a run that was saved at another signal; one line, no traceback."""
 
-import fcntl
 import itertools
 import os
 import pty
@@ -8,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-import termios
 import time
 from collections import Counter
 from pathlib import Path
@@ -203,6 +201,15 @@ def test_a_run_whose_output_is_no_longer_read_goes_on(records, tmp_path):  # noq
     assert complete_steps(tmp_path / "run" / "checkpoints") == [2, 4]
 
 
+TERMINAL = """
+import fcntl, os, signal, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGHUP, signal.Handlers(int(sys.argv[1])))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""A program that takes its input as its terminal and a handler for the end of it, and becomes another program."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("handler", "code"), [(signal.SIG_DFL, 75), (signal.SIG_IGN, 0)], ids=["plain", "nohup"])
 def test_a_terminal_that_is_closed_saves_a_run_or_with_nohup_changes_nothing(handler, code, records, tmp_path):  # noqa: F811
@@ -210,18 +217,13 @@ def test_a_terminal_that_is_closed_saves_a_run_or_with_nohup_changes_nothing(han
     stop = f"--config.optimizer.stop_after_epochs={1000 if code else 200}"
     arguments = pretrain(f"--workdir={tmp_path}/run", *ENDLESS, stop, records=records)
 
-    def take_terminal():
-        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-        signal.signal(signal.SIGHUP, handler)
-
     process = subprocess.Popen(
-        [sys.executable, "-m", "sarwmix_jax.cli.main", *arguments],
+        [sys.executable, "-c", TERMINAL, str(int(handler)), sys.executable, "-m", "sarwmix_jax.cli.main", *arguments],
         cwd=ROOT,
         stdin=slave,
         stdout=slave,
         stderr=slave,
         start_new_session=True,
-        preexec_fn=take_terminal,
     )
     os.close(slave)
     log = tmp_path / "run" / "log.jsonl"
@@ -235,17 +237,20 @@ def test_a_terminal_that_is_closed_saves_a_run_or_with_nohup_changes_nothing(han
     assert complete_steps(tmp_path / "run" / "checkpoints")[-1] == ended["step"]
 
 
-def stopped(folder, workdir, rng, expected, workers, **how):
-    """Last line of an endless run that is stopped at a random moment; it is continued if there was one before."""
+def stopped(folder, workdir, seconds, expected, workers, until=None, **how):
+    """Last line of an endless run that is stopped some seconds after `until` or its start; one before is continued."""
     arguments = pretrain(f"--workdir={workdir}", *ENDLESS, f"--config.data.workers={workers}", records=folder)
-    running = (workdir / "running.json").exists
-    code, output = interrupt(("-m", "sarwmix_jax.cli.main", *arguments), rng.uniform(0, 6), running, **how)
+    until = until or (workdir / "running.json").exists
+    code, output = interrupt(("-m", "sarwmix_jax.cli.main", *arguments), seconds, until, **how)
     assert code == expected and "Traceback" not in output, output
     return output.splitlines()[-1]
 
 
 def assert_never_stopped(workdir, folder, whole):
-    """The losses of a run are those of one that was not stopped; returns their number."""
+    """The losses of a run, stopped once more in training, are those of one that was not; returns their number."""
+    log = workdir / "log.jsonl"
+    before = len(losses(workdir)) if log.exists() else 0
+    stopped(folder, workdir, 0, 75, 0, lambda: log.exists() and len(losses(workdir)) > before, number=signal.SIGTERM)
     step = complete_steps(workdir / "checkpoints")[-1]
     done = pretrain(f"--workdir={whole}", *ENDLESS, f"--config.optimizer.stop_after_steps={step}", records=folder)
     assert main(done) == 0
@@ -261,7 +266,7 @@ def test_signals_at_random_moments(records, tmp_path):  # noqa: F811
     for turn in range(COUNT // 5):
         number = SIGNALS[turn % len(SIGNALS)]
         code = 130 if number == signal.SIGINT else 75
-        line = stopped(records, tmp_path / "run", rng, code, int(rng.integers(3)), number=number)
+        line = stopped(records, tmp_path / "run", rng.uniform(0, 6), code, int(rng.integers(3)), number=number)
         assert line.startswith(("interrupted; ", f"{number.name}: ")), line
         counts["saved" if ": saved at step" in line else "before the first step"] += 1
     print(f"signals: {dict(counts)}, {assert_never_stopped(tmp_path / 'run', records, tmp_path / 'whole')} steps")
@@ -282,7 +287,7 @@ def reader_of(process):
 def test_readers_killed_at_random_moments(records, tmp_path):  # noqa: F811
     rng, counts, run = np.random.default_rng(SEED), Counter(), tmp_path / "run"
     for turn in range(COUNT // 10):
-        line = stopped(records, run, rng, 2, 1 + turn % 2, number=signal.SIGKILL, target=reader_of)
+        line = stopped(records, run, rng.uniform(0, 6), 2, 1 + turn % 2, number=signal.SIGKILL, target=reader_of)
         assert line.startswith("error: a process that reads records has ended"), line
         counts["saved" if "; the run is saved at step" in line else "before a step"] += 1
     print(f"readers killed: {dict(counts)}, {assert_never_stopped(run, records, tmp_path / 'whole')} steps")

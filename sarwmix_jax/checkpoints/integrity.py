@@ -21,6 +21,8 @@ from typing import Any, ParamSpec, TypeVar
 import google_crc32c
 import numpy as np
 
+from sarwmix_jax.processes import raise_lost_signal
+
 CHECKSUMS = "checksums"
 """Item of a checkpoint, beside the items that it describes."""
 
@@ -152,6 +154,7 @@ def one_line_of_damage(read: Callable[Arguments, Result]) -> Callable[Arguments,
             try:
                 return read(*args, **options)
             except Exception as error:
+                raise_lost_signal()
                 reason = first_line(error)
             gc.collect()  # what refers to itself would print later
         raise ValueError(reason)

@@ -34,7 +34,6 @@ from sarwmix_jax.preparation.writer import check_absent, publish, write_file, wr
 from sarwmix_jax.processes import end_with_parent
 from sarwmix_jax.progress import progress, show
 
-REPORT = REPORT_FILE
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
 Result = TypeVar("Result")
 Task = tuple[Callable[[], Result], int]
@@ -102,7 +101,7 @@ def run(
             if part is not None:
                 return None
             report = {"plan": work.fingerprint, **work.finish(folder / "records", _outcomes(work, folder))}
-            write_file(folder / "records" / REPORT, json.dumps(report, indent=2) + "\n")
+            write_file(folder / "records" / REPORT_FILE, json.dumps(report, indent=2) + "\n")
             for leftover in folder.rglob(".*.tmp"):  # of a killed run
                 leftover.unlink()
             publish(folder / "records", out)
@@ -120,7 +119,7 @@ def _check_counts(workers: int, part: tuple[int, int] | None = None) -> None:
 def _report_if_complete(out: Path, fingerprint: str) -> dict[str, Any] | None:
     """The report of a run that finished the same work; None if there is none."""
     try:
-        report: dict[str, Any] = json.loads((out / REPORT).read_bytes())
+        report: dict[str, Any] = json.loads((out / REPORT_FILE).read_bytes())
         return report if report["plan"] == fingerprint else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

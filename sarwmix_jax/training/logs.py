@@ -14,6 +14,7 @@ from typing import Any, Self, TextIO
 
 from sarwmix_jax import progress
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.processes import RAISED_BY_SIGNALS
 from sarwmix_jax.progress import Advance, duration, shown
 from sarwmix_jax.settings.sections import RunSettings
 
@@ -36,7 +37,8 @@ def quiet_libraries() -> None:
 
 def _unraisable(raised: "sys.UnraisableHookArgs") -> None:
     # After a failed write, tensorstore's threads report to an event loop that Orbax has already closed.
-    if not (raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"):
+    closed = raised.exc_type is RuntimeError and str(raised.exc_value) == "Event loop is closed"
+    if not (closed or issubclass(raised.exc_type, RAISED_BY_SIGNALS)):  # a run notes the signals
         sys.__unraisablehook__(raised)
 
 

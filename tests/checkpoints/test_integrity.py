@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import signal
 from collections import Counter
 
 import jax
@@ -17,6 +18,7 @@ from sarwmix_jax.checkpoints.store import Checkpoints, describe
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BandStatistics
+from sarwmix_jax.processes import Terminated, raised_signals
 from sarwmix_jax.settings.config import as_json
 from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.settings.sections import PretrainingSettings
@@ -156,6 +158,25 @@ def test_the_verification_states_unchecked_checkpoints_in_its_own_lines_alone(fo
     with caplog.at_level(logging.WARNING):
         assert main(["checkpoints", "verify", str(folder)]) == 0
     assert capsys.readouterr().out.count("unchecked") == 2 and not caplog.messages
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_checkpoint_is_read_is_no_damage(folder, monkeypatch, number):
+    """Reading libraries turn the exception of a signal into one of their own."""
+
+    def interrupted(*_):
+        try:
+            signal.raise_signal(number)
+        except BaseException as stop:
+            raise RuntimeError("an array cannot be read") from stop
+
+    monkeypatch.setattr(integrity, "verify", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal
+    try:
+        with pytest.raises((KeyboardInterrupt, Terminated)), raised_signals():
+            Checkpoints(folder, read_only=True).restore_latest(state_of(0))
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_checksums_are_those_of_the_standard():

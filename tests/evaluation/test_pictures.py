@@ -125,6 +125,7 @@ def test_outline_surrounds_the_hidden_cells():
     assert ends.min(axis=0).tolist() == [0, 0] and ends.max(axis=0).tolist() == [64, 32]
 
 
+@pytest.mark.slow
 def test_long_names_are_shortened_and_never_overlap(held_out_scenes, tmp_path, monkeypatch):
     kept, long = [], "S1B_IW_GRDH_1SDV_20180524T164402_33UXP_12_34_a_patch_of_a_set_of_a_long_name"
     monkeypatch.setattr(pictures, "write", lambda figure, path: kept.append(figure))

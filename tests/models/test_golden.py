@@ -206,6 +206,16 @@ def test_classifier():
 @pytest.mark.slow
 def test_the_same_as_users_compile(optimised):
     """Gradients and eight steps, in a process with all optimisations."""
-    command = [sys.executable, "-m", "pytest", "-q", "-k", "gradient or eight_steps", "tests/models/test_golden.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "",
+        "-k",
+        "gradient or eight_steps",
+        "tests/models/test_golden.py",
+    ]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout

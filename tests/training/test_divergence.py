@@ -159,6 +159,7 @@ def test_spikes_lie_above_the_window_by_the_factor():
     assert [spike.step for spike in found([*calm, 50.0, 50.0], 10, 3.0)] == [10]  # then it is part of the window
 
 
+@pytest.mark.slow
 def test_a_spike_is_logged_with_its_records(run_settings, tmp_path, capsys):
     """With a window of one step and no distance, every rise of the loss is one."""
     settings = run_settings(**LONG, log__spike_window=1, log__spike_factor=1e-9, optimizer__stop_after_steps=STEPS)

@@ -10,7 +10,7 @@ from sarwmix_jax.settings.declarations import setting_types
 from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings
 from sarwmix_jax.training.loop import train
 from sarwmix_jax.training.run import set_up
-from tests.training.test_every_setting import Place, get
+from tests.training.observables import Place, get
 
 
 def labelled_run(settings, place):

@@ -68,7 +68,8 @@ def shards_of(folder, split):
     return found
 
 
-@pytest.mark.parametrize("damage", ["truncated", pytest.param("overwritten", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["truncated", "overwritten"])
 def test_a_damaged_file_ends_a_run_after_a_save(damage, records, run_settings, tmp_path, monkeypatch):
     folder = shutil.copytree(records, tmp_path / "records")
 

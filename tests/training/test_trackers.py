@@ -87,7 +87,7 @@ def test_wandb_has_one_run_with_each_step_once_over_all_starts(tmp_path, wandb_o
     settings = tracked("wandb")
     write(settings, tmp_path, 0, 5)
     write(settings, tmp_path, 3, 6)
-    write(dataclasses.replace(settings, log=LogSettings(7, ("wandb",))), tmp_path, 6, 8)
+    write(dataclasses.replace(settings, log=LogSettings(7, trackers=("wandb",))), tmp_path, 6, 8)
     rows = wandb_rows(tmp_path)
     assert len({row["id"] for row in rows}) == 1
     assert [(row["step"], row["train/loss"]) for row in rows if "train/loss" in row] == [(n, n) for n in range(1, 9)]

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from sarwmix_jax.data.records import STORED_DTYPE, ExcludedError, RecordError, read_contract
+from sarwmix_jax.data.verification import REPORT_FILE
 from sarwmix_jax.errors import UserError, one_line
 from sarwmix_jax.preparation.plan import Plan, Row
 from sarwmix_jax.preparation.shards import Finish, Read, Reasons, prepare
-from sarwmix_jax.preparation.workers import REPORT
 from sarwmix_jax.preparation.writer import RECORDS_PER_SHARD, check_absent, free_gib
 
 _SHOWN_PROBLEMS = 10
@@ -124,15 +124,15 @@ def print_outcome(out: Path, skipped: Reasons | None) -> None:
             contract.bands, contract.statistics.mean_db, contract.statistics.std_db, strict=True
         ):
             print(f"  {band} of {contract.statistics_split}: mean {mean:.4f} dB, standard deviation {std:.4f} dB")
-    report = json.loads((out / REPORT).read_text())
+    report = json.loads((out / REPORT_FILE).read_text())
     for reason, count in report["excluded"].items():
         print(f"excluded {count} records: {reason}")
     for reason, count in report.get("excluded by lists", {}).items():
         print(f"excluded {count} records: {one_line(reason)} (list)")
     if left_out := report.get("skipped scenes"):
-        print(f"skipped {len(left_out)} scenes, files or folders (all in {out / REPORT}):")
+        print(f"skipped {len(left_out)} scenes, files or folders (all in {out / REPORT_FILE}):")
         print("\n".join(f"  {one_line(reason)}" for reason in left_out[:_SHOWN_PROBLEMS]))
     if skipped:
-        print(f"skipped {len(skipped)} records (all in {out / REPORT}):")
+        print(f"skipped {len(skipped)} records (all in {out / REPORT_FILE}):")
         for name, reason in itertools.islice(skipped.items(), _SHOWN_PROBLEMS):
             print(f"  {one_line(name)}: {one_line(reason)}")

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from sarwmix_jax.cli.prepare.frame import add_work_arguments, print_dry_run, run_plan, work_arguments
+from sarwmix_jax.data.verification import REPORT_FILE
 from sarwmix_jax.errors import FAILED, UserError
 from sarwmix_jax.preparation import flood, workers
 from sarwmix_jax.preparation.flood_files import SKIPPED, FloodSequence, RawFiles, open_folder, open_zip
-from sarwmix_jax.preparation.workers import REPORT
 
 SCENES_PER_SHARD = 128
 
@@ -50,7 +50,7 @@ def write_records(
     """Write (or, with --dry-run, plan) the records; returns the report of a complete set."""
     plan = flood.scene_plan(sequences, arguments.records_per_shard)
     run_plan(arguments, plan, partial(flood.read_scene, raw), partial(flood.index_pairs, sequences))
-    path = arguments.out / REPORT
+    path = arguments.out / REPORT_FILE
     return json.loads(path.read_text()) if path.is_file() and not arguments.dry_run else None
 
 
