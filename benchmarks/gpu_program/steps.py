@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.facts.labels import CLASSES
 from sarwmix_jax.facts.sizes import SIZES
-from sarwmix_jax.models.layers import check_kernel
+from sarwmix_jax.models.kernels import check_kernel
 from sarwmix_jax.models.state import abstract_model
 from sarwmix_jax.settings.config import resolve
 from sarwmix_jax.settings.recipes import kind_of, read_config, split_arguments

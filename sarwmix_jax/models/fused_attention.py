@@ -11,9 +11,6 @@ The backward pass recomputes the weights; only the inputs are stored.
 
 import functools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Shaped
 
+from sarwmix_jax.models.interpreter import interpreting
 from sarwmix_jax.models.state import FORBIDDEN
 
 SMALLEST, LARGEST = 16, 64
@@ -51,18 +49,6 @@ LAUNCH = Launch()
 Packed = Float[Array, "*batch n packed"]
 Rows = Float[Array, "rows groups n 3 heads depth"]
 Bias = Float[Array, "groups heads n n"]
-
-_interpret: ContextVar[bool] = ContextVar("interpret", default=False)
-
-
-@contextmanager
-def interpreted() -> Iterator[None]:
-    """Functions traced in this context run the kernels in Pallas' interpreter: on any device, exact, and very slow."""
-    token = _interpret.set(True)
-    try:
-        yield
-    finally:
-        _interpret.reset(token)
 
 
 def unsupported(
@@ -101,7 +87,7 @@ def fused_attention(
     rows = qkv.reshape(-1, groups, shape[-2], 3, heads, shape[-1] // (3 * heads))
     if shape[-2] < SMALLEST:
         rows, bias = _stack(rows, bias, SMALLEST // shape[-2])
-    return _attend(rows, bias, launch, _interpret.get()).reshape(*shape[:-1], -1)
+    return _attend(rows, bias, launch, interpreting()).reshape(*shape[:-1], -1)
 
 
 def _groups(bias: Float[Array, "..."] | jax.ShapeDtypeStruct | None) -> int:

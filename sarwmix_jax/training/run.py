@@ -20,7 +20,6 @@ from sarwmix_jax.data.pipeline import TrainingInput, steps_per_epoch
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS, BandStatistics
-from sarwmix_jax.models.layers import check_kernel
 from sarwmix_jax.models.state import Tree, abstract_model, split_model, stack_blocks, unstack_blocks
 from sarwmix_jax.progress import progress
 from sarwmix_jax.settings.config import RECORDS, remedy
@@ -107,7 +106,10 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
     cut = dataclasses.replace(
         settings, model=settings.model.on(platform), batch=cut_batch(settings.batch, mesh.size, mix_group)
     )
-    check_kernel(cut.model, platform)
+    if cut.model.kernel != "xla":
+        from sarwmix_jax.models.kernels import check_kernel  # plain attention has no need of that file
+
+        check_kernel(cut.model, platform)
     found, notes = find_validation(settings)
     samples = labelled_samples(found) if isinstance(found, FinetuningSettings) else pretraining_samples(found)
     sources, held_out, make_task = samples

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sarwmix_jax.models.fused_attention import LAUNCH, Launch, fused_attention, interpreted, unsupported
+from sarwmix_jax.models.fused_attention import LAUNCH, Launch, fused_attention, unsupported
+from sarwmix_jax.models.interpreter import interpreted
 from sarwmix_jax.models.layers import self_attend
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import FORBIDDEN, abstract_model, flatten_names, unflatten_names

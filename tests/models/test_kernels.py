@@ -3,7 +3,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.models.layers import check_kernel
+from sarwmix_jax.models.kernels import check_kernel
 from sarwmix_jax.settings.model import described_model, published
 from tests.support import TINY
 
