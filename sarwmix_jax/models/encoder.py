@@ -12,12 +12,12 @@ from jaxtyping import Array, Float, Int
 from sarwmix_jax.models.layers import (
     Attention,
     Key,
+    LayerNorm,
     Mlp,
     Rate,
     dense,
     drop_path,
     dropout,
-    layer_norm,
     linear,
     numbered,
 )
@@ -85,9 +85,9 @@ class Block(nnx.Module):
 
     def __init__(self, stage: int, settings: ModelSettings, *, rngs: nnx.Rngs):
         width, heads = settings.widths[stage], settings.num_heads[stage]
-        self.norm1 = layer_norm(width, settings, rngs=rngs)
+        self.norm1 = LayerNorm(width, settings, rngs=rngs)
         self.attention = WindowAttention(width, heads, settings.window_sides[stage], settings, rngs=rngs)
-        self.norm2 = layer_norm(width, settings, rngs=rngs)
+        self.norm2 = LayerNorm(width, settings, rngs=rngs)
         self.mlp = Mlp(width, settings, rngs=rngs)
 
     def __call__(
@@ -95,16 +95,17 @@ class Block(nnx.Module):
     ) -> Float[Array, "batch windows n width"]:
         """Transforms tokens that are already sorted into windows; `rate` is that of drop path."""
         keys = [numbered(key, part) for part in range(4)]
-        branch = self.attention(self.norm1(x), self.attention.bias(pairs), keys[0])
-        x = keep("residual", x + drop_path(branch, rate, keys[1]))
-        return x + drop_path(self.mlp(self.norm2(x), keys[2]), rate, keys[3])
+        normed, x = self.norm1.beside(x)
+        branch = self.attention(normed, self.attention.bias(pairs), keys[0])
+        normed, x = self.norm2.beside(keep("residual", x + drop_path(branch, rate, keys[1])))
+        return x + drop_path(self.mlp(normed, keys[2]), rate, keys[3])
 
 
 class PatchMerging(nnx.Module):
     """Four neighbours, consecutive in Z-order, become one token of twice the width."""
 
     def __init__(self, width: int, settings: ModelSettings, *, rngs: nnx.Rngs):
-        self.norm = layer_norm(4 * width, settings, rngs=rngs)
+        self.norm = LayerNorm(4 * width, settings, rngs=rngs)
         self.reduction = linear(4 * width, 2 * width, settings, bias=False, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch merged doubled"]:
@@ -188,7 +189,7 @@ class Encoder(nnx.Module):
         rates = [settings.drop_path * k / max(blocks - 1, 1) for k in range(blocks)]
         starts = np.cumsum((0, *settings.depths))
         self.stages = nnx.List([Stage(s, rates[starts[s] : starts[s + 1]], settings, rngs=rngs) for s in range(STAGES)])
-        self.norm = layer_norm(settings.features, settings, rngs=rngs)
+        self.norm = LayerNorm(settings.features, settings, rngs=rngs)
         self.dropout = settings.dropout
         self.starts = tuple(int(start) for start in starts)
 

@@ -38,10 +38,31 @@ def linear(
     )
 
 
-def layer_norm(width: int, settings: ModelSettings, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm with eps 1e-5; statistics in float32, computed in two passes."""
-    dtype = jnp.dtype(settings.dtype)
-    return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
+class LayerNorm(nnx.LayerNorm):
+    """LayerNorm with eps 1e-5; statistics in float32, computed in two passes, or by the project's own GPU kernel."""
+
+    def __init__(self, width: int, settings: ModelSettings, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(settings.dtype)
+        super().__init__(width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
+        self.fused = settings.kernel == "fused"
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        """Normalises the last axis."""
+        if not self.fused:
+            return super().__call__(x)  # type: ignore[no-any-return]
+        from sarwmix_jax.models.fused_norm import fused_layer_norm
+
+        return fused_layer_norm(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon)
+
+    def beside(
+        self, x: Float[Array, "*batch width"]
+    ) -> tuple[Float[Array, "*batch width"], Float[Array, "*batch width"]]:
+        """The normalised `x`, and `x` for the residual connection; the kernel adds the gradients of both."""
+        if not self.fused:
+            return self(x), x
+        from sarwmix_jax.models.fused_norm import fused_layer_norm_beside
+
+        return fused_layer_norm_beside(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon)
 
 
 def dense(layer: nnx.Linear, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
