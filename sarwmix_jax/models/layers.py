@@ -161,10 +161,43 @@ def attend(
         from sarwmix_jax.models.kernels import attend_cudnn
 
         return attend_cudnn(q, k, v, bias)
-    logits = jnp.einsum("...qhd,...khd->...hqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits if bias is None else logits + bias, axis=-1)
+    weights = jax.nn.softmax(_logits(q * q.shape[-1] ** -0.5, k, bias), axis=-1)
     out = jnp.einsum("...hqk,...khd->...qhd", keep("weights", weights.astype(v.dtype)), v)
     return out.reshape(*out.shape[:-2], -1)
+
+
+_PAIRS = partial(jnp.einsum, "...qhd,...khd->...hqk")
+
+
+@jax.custom_vjp
+def _logits(
+    q: Float[Array, "*batch queries heads depth"],
+    k: Float[Array, "*batch keys heads depth"],
+    bias: Float[Array, "... heads queries keys"] | None,
+) -> Float[Array, "*batch heads queries keys"]:
+    """Products of queries and keys plus bias, float32; in the backward pass products are of the type of `q` too."""
+    # Without the barrier XLA has cuBLAS add the bias, and for this writes it once for every window and image.
+    logits = jax.lax.optimization_barrier(_PAIRS(q, k, preferred_element_type=jnp.float32))
+    return logits if bias is None else logits + bias
+
+
+def _logits_forward(q: Array, k: Array, bias: Array | None) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    return _logits(q, k, bias), (q, k, bias)
+
+
+def _logits_backward(
+    saved: tuple[Array, Array, Array | None], cotangent: Float[Array, "..."]
+) -> tuple[Array, Array, Array | None]:
+    q, k, bias = saved
+    narrow = cotangent.astype(q.dtype)  # else XLA would write it, q and k in float32
+    d_q, d_k = jax.vjp(_PAIRS, q, k)[1](narrow)
+    if bias is None:
+        return d_q, d_k, None
+    (d_bias,) = jax.vjp(lambda bias: jnp.broadcast_to(bias, narrow.shape), bias)[1](narrow.astype(bias.dtype))
+    return d_q, d_k, d_bias
+
+
+_logits.defvjp(_logits_forward, _logits_backward)
 
 
 def self_attend(
