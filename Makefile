@@ -10,7 +10,7 @@ JOBS ?= 2
 BENCH_OUT ?= runs/bench-$(shell date +%Y%m%d-%H%M%S)
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 --durations=12
 
-.PHONY: demo study test test-slow soak smoke check versions bench gpu-program gpu-guard clean
+.PHONY: demo study test test-slow soak smoke check versions bench gpu-program gpu-guard gpu-windows clean
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12 ...")'
@@ -83,6 +83,10 @@ gpu-program: $(GPU_VENV)/.installed
 # fails where the step at a small depth has more kernels, bytes or memory than the stored result
 gpu-guard: $(GPU_VENV)/.installed
 	$(GPU_VENV)/bin/python -m benchmarks.gpu_program --check benchmarks/gpu_programs/*_shallow_*.json
+
+# whether the package's own kernels compile for every window and LayerNorm of the published models: minutes
+gpu-windows: $(GPU_VENV)/.installed
+	$(GPU_VENV)/bin/python -m benchmarks.gpu_program.windows
 
 clean:
 	rm -rf $(VENV) $(GPU_VENV) demo_output study_output

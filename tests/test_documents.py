@@ -5,6 +5,7 @@ import re
 import pytest
 
 from benchmarks.__main__ import FLAGS
+from benchmarks.gpu_program import windows
 from benchmarks.gpu_program.__main__ import parsed
 from benchmarks.gpu_program.guard import case_of
 from benchmarks.gpu_program.results import read_result
@@ -43,6 +44,8 @@ def check_parses(line: Line) -> None:
     if line.words[:3] == ("python", "-m", "benchmarks.gpu_program"):
         options = parsed(list(line.words[3:]))
         case_of(options) if options.check is None else [read_result(path) for path in options.check]
+    elif line.words[:3] == ("python", "-m", "benchmarks.gpu_program.windows"):
+        windows.parsed(list(line.words[3:]))
     elif line.words[:3] == ("python", "-m", "benchmarks"):
         parser = Parser(prog="python -m benchmarks")
         for name, about in FLAGS.items():

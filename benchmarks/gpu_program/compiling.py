@@ -124,7 +124,7 @@ def assembled(folder: Path) -> tuple[Resources, ...]:
     Raises:
         UserError: There are none, as for a program that was kept from earlier, or the assembler fails.
     """
-    files = sorted(folder.glob("*.ptx"))
+    files = [file for file in sorted(folder.glob("*.ptx")) if file.stat().st_size]  # of a library's call alone: empty
     target = re.search(r"^\.target (\w+)", files[0].read_text(), re.MULTILINE) if files else None
     if target is None:
         raise UserError(f"the compiler wrote no code of kernels to {folder}; unset JAX_COMPILATION_CACHE_DIR")

@@ -8,10 +8,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.facts.labels import CLASSES
 from sarwmix_jax.facts.sizes import SIZES
-from sarwmix_jax.models.kernels import check_kernel
+from sarwmix_jax.models.places import check_kernel
 from sarwmix_jax.models.state import abstract_model
 from sarwmix_jax.settings.config import resolve
 from sarwmix_jax.settings.recipes import kind_of, read_config, split_arguments
@@ -72,6 +73,8 @@ def settings_of(task: str, size: str, batch: int, devices: int, changes: Sequenc
     config = read_config([f"--config={TASKS[task].recipe}", *flags, *changes])
     settings: RunSettings = resolve(config, KINDS[kind_of(config)])
     model = settings.model.on("gpu")
+    if model.kernel == "auto" and model.kernels is None:
+        raise UserError("model.kernel auto is chosen on the device; give xla, cudnn, fused or --config.model.kernels")
     check_kernel(model, "gpu")
     found: RunSettings = replace(settings, model=model, batch=cut_batch(settings.batch, devices))
     return found

@@ -48,8 +48,9 @@ class TokenPairs(NamedTuple):
 class WindowAttention(Attention):
     """Attention within windows, with a trained bias for every relative position."""
 
-    def __init__(self, width: int, heads: int, window: int, settings: ModelSettings, *, rngs: nnx.Rngs):
-        super().__init__(width, heads, settings, rngs=rngs)
+    def __init__(self, stage: int, settings: ModelSettings, *, rngs: nnx.Rngs):
+        heads, window = settings.num_heads[stage], settings.window_sides[stage]
+        super().__init__(settings.widths[stage], heads, f"stage {stage + 1}", settings, rngs=rngs)
         # The published initialisation truncates at +-2, a hundred standard deviations.
         draw = jax.random.truncated_normal(rngs.params(), -100, 100, ((2 * window - 1) ** 2, heads))
         self.bias_table = nnx.Param(0.02 * draw)
@@ -84,9 +85,9 @@ class Block(nnx.Module):
     """Pre-norm window attention and MLP, each with a residual connection."""
 
     def __init__(self, stage: int, settings: ModelSettings, *, rngs: nnx.Rngs):
-        width, heads = settings.widths[stage], settings.num_heads[stage]
+        width = settings.widths[stage]
         self.norm1 = LayerNorm(width, settings, rngs=rngs)
-        self.attention = WindowAttention(width, heads, settings.window_sides[stage], settings, rngs=rngs)
+        self.attention = WindowAttention(stage, settings, rngs=rngs)
         self.norm2 = LayerNorm(width, settings, rngs=rngs)
         self.mlp = Mlp(width, settings, rngs=rngs)
 

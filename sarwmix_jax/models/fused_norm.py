@@ -81,6 +81,7 @@ def fused_layer_norm_beside(
 ) -> tuple[Float[Array, "*batch width"], Float[Array, "*batch width"]]:
     """The same, and `x`: who goes on with this one has both gradients added in the kernel."""
     out, stream = _normalise(x.reshape(-1, x.shape[-1]), scale, bias, epsilon, True, interpreting())
+    assert stream is not None
     return out.reshape(x.shape), stream.reshape(x.shape)
 
 
@@ -113,8 +114,8 @@ def _normalise_backward(
     plan = plan_of(*x.shape)
     given = [(x, "rows"), (mean, "row"), (deviation, "row"), (scale, "vector")]
     given += [(cotangent, "rows") for cotangent in cotangents if cotangent is not None]
-    partial = jax.ShapeDtypeStruct((plan.programs, 2, plan.width), jnp.float32)
-    results = [(jax.ShapeDtypeStruct(x.shape, x.dtype), "rows"), (partial, "partial")]
+    partials = jax.ShapeDtypeStruct((plan.programs, 2, plan.width), jnp.float32)
+    results = [(jax.ShapeDtypeStruct(x.shape, x.dtype), "rows"), (partials, "partial")]
     kernel = functools.partial(_backward_kernel, plan=plan)
     dx, partial = _call(kernel, "layer_norm_backward", plan, given, results, interpret)
     d_scale, d_bias = partial.sum(axis=0)

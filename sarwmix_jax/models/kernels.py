@@ -1,12 +1,12 @@
-"""Attention by cuDNN, and which kernels serve a model; of interest on GPUs alone."""
+"""Attention by cuDNN or the project's own kernels, on GPUs alone."""
 
 import jax
-import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float
 
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.settings.model import ModelSettings
+
+REMEDY = "use --config.model.kernel=xla"
 
 
 def attend_cudnn(
@@ -26,44 +26,16 @@ def attend_cudnn(
     return rearrange(out, "b n (w h) d -> b w n (h d)", w=windows).reshape(*q.shape[:-2], -1)
 
 
-def check_kernel(settings: ModelSettings, platform: str) -> None:
-    """Refuses a kernel that this machine does not support, or that would be used in no part of the model.
-
-    Args:
-        settings: Shape and arithmetic of the model.
-        platform: That of the devices, such as "cpu" or "gpu".
+def attend_fused(
+    qkv: Float[Array, "*batch tokens packed"], heads: int, bias: Float[Array, "... heads tokens tokens"] | None
+) -> Float[Array, "*batch tokens width"]:
+    """`self_attend` by the project's own kernels.
 
     Raises:
-        UserError: The kernel cannot be used; the line states why and what to use instead.
+        UserError: They do not support such arrays.
     """
-    if settings.kernel == "xla":
-        return
-    if platform != "gpu":
-        raise UserError(
-            f"model.kernel {settings.kernel} needs a GPU and this machine computes on {platform}; "
-            "use --config.model.kernel=xla"
-        )
-    if reason := _no_fused(settings) if settings.kernel == "fused" else _no_cudnn(settings):
-        raise UserError(
-            f"model.kernel {settings.kernel} cannot serve this model: {reason}; use --config.model.kernel=xla"
-        )
+    from sarwmix_jax.models.fused_attention import fused_attention, unsupported
 
-
-def _no_cudnn(settings: ModelSettings) -> str | None:
-    stages = [width // heads for width, heads in zip(settings.widths, settings.num_heads, strict=True)]
-    depths = [*stages, settings.decoder_dim // settings.decoder_heads]
-    odd = [depth for depth in depths if depth % 8 or depth > 128]
-    return f"a head depth of {odd[0]} is not a multiple of 8 up to 128" if odd else None
-
-
-def _no_fused(settings: ModelSettings) -> str | None:
-    """Why no stage can use the fused kernel, or None where one can."""
-    try:
-        from sarwmix_jax.models.fused_attention import unsupported
-    except ImportError:
-        return f"jax {jax.__version__} no longer has Pallas' Triton backend"
-    reasons = []
-    for window, heads, width in zip(settings.window_sides, settings.num_heads, settings.widths, strict=True):
-        qkv = jax.ShapeDtypeStruct((1, 1, window**2, 3 * width), jnp.dtype(settings.dtype))
-        reasons.append(unsupported(qkv, heads))
-    return None if None in reasons else reasons[0]
+    if reason := unsupported(qkv, heads):
+        raise UserError(f"model.kernel fused cannot compute this attention: {reason}; {REMEDY}")
+    return fused_attention(qkv, heads, bias)

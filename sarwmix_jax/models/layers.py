@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from sarwmix_jax.models.state import keep
-from sarwmix_jax.settings.model import Kernel, ModelSettings
+from sarwmix_jax.settings.model import ModelSettings
 
 Key = Array
 """A random key; one per sample where a sample's result must not depend on the rest of its batch."""
@@ -44,15 +44,15 @@ class LayerNorm(nnx.LayerNorm):
     def __init__(self, width: int, settings: ModelSettings, *, rngs: nnx.Rngs):
         dtype = jnp.dtype(settings.dtype)
         super().__init__(width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
-        self.fused = settings.kernel == "fused"
+        self.fused = settings.kernel_of("LayerNorm") == "fused"
 
-    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:  # type: ignore[override]
         """Normalises the last axis."""
         if not self.fused:
-            return super().__call__(x)  # type: ignore[no-any-return]
+            return super().__call__(x)
         from sarwmix_jax.models.fused_norm import fused_layer_norm
 
-        return fused_layer_norm(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon)
+        return fused_layer_norm(*self._given(x))
 
     def beside(
         self, x: Float[Array, "*batch width"]
@@ -62,7 +62,11 @@ class LayerNorm(nnx.LayerNorm):
             return self(x), x
         from sarwmix_jax.models.fused_norm import fused_layer_norm_beside
 
-        return fused_layer_norm_beside(x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon)
+        return fused_layer_norm_beside(*self._given(x))
+
+    def _given(self, x: Float[Array, "*batch width"]) -> tuple[Array, Array, Array, float]:
+        assert self.scale is not None and self.bias is not None
+        return x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon
 
 
 def dense(layer: nnx.Linear, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
@@ -151,7 +155,7 @@ def attend(
     k: Float[Array, "*batch keys heads depth"],
     v: Float[Array, "*batch keys heads depth"],
     bias: Float[Array, "... heads queries keys"] | None = None,
-    kernel: Kernel = "xla",
+    kernel: str = "xla",
 ) -> Float[Array, "*batch queries width"]:
     """Scaled dot-product attention; logits and softmax in float32, `bias` broadcast over the batch.
 
@@ -204,18 +208,18 @@ def self_attend(
     qkv: Float[Array, "*batch tokens packed"],
     heads: int,
     bias: Float[Array, "... heads tokens tokens"] | None = None,
-    kernel: Kernel = "xla",
+    kernel: str = "xla",
 ) -> Float[Array, "*batch tokens width"]:
     """Self-attention from packed queries, keys and values, the last axis in the order (part, head, depth).
 
-    What the fused kernel does not support is computed by `attend`.
+    Raises:
+        UserError: The fused kernel does not support such arrays.
     """
     if kernel == "fused":
         # Imported where it is needed: `attend` must not depend on Pallas.
-        from sarwmix_jax.models.fused_attention import fused_attention, unsupported
+        from sarwmix_jax.models.kernels import attend_fused
 
-        if unsupported(qkv, heads, bias) is None:
-            return fused_attention(qkv, heads, bias)
+        return attend_fused(qkv, heads, bias)
     q, k, v = split_heads(qkv, 3, heads)
     return attend(q, k, v, bias, kernel)
 
@@ -226,12 +230,12 @@ def split_heads(x: Float[Array, "... parts_width"], parts: int, heads: int) -> t
 
 
 class Attention(nnx.Module):
-    """Self-attention without position bias."""
+    """Self-attention without position bias; `place` is one of `settings.model.PLACES`."""
 
-    def __init__(self, width: int, heads: int, settings: ModelSettings, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, place: str, settings: ModelSettings, *, rngs: nnx.Rngs):
         self.qkv = linear(width, 3 * width, settings, rngs=rngs)
         self.proj = linear(width, width, settings, rngs=rngs)
-        self.heads, self.dropout, self.kernel = heads, settings.dropout, settings.kernel
+        self.heads, self.dropout, self.kernel = heads, settings.dropout, settings.kernel_of(place)
 
     def __call__(
         self,

@@ -24,6 +24,7 @@ from sarwmix_jax.models.layers import (
     dropout,
     linear,
     numbered,
+    self_attend,
     split_heads,
 )
 from sarwmix_jax.models.state import Blocks, Execution, Fixed, keep, make_blocks, run_blocks, split_last
@@ -76,7 +77,7 @@ class DecoderBlock(nnx.Module):
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
         width = settings.decoder_dim
         self.norm1 = LayerNorm(width, settings, rngs=rngs)
-        self.attention = Attention(width, settings.decoder_heads, settings, rngs=rngs)
+        self.attention = Attention(width, settings.decoder_heads, "decoder", settings, rngs=rngs)
         self.norm2 = LayerNorm(width, settings, rngs=rngs)
         self.mlp = Mlp(width, settings, rngs=rngs)
 
@@ -93,13 +94,18 @@ class DecoderBlock(nnx.Module):
         each query. Exact for any mask.
         """
         normed, x = self.norm1.beside(x)
-        qkv, width, heads, kernel = self.attention.qkv, x.shape[-1], self.attention.heads, self.attention.kernel
-        (q,) = split_heads(dense_columns(qkv, select(normed, mask), slice(width)), 1, heads)
-        k, v = split_heads(dense_columns(qkv, normed, slice(width, None)), 2, heads)
-        seen = select(jnp.stack([attend(q, k[own], v[own], kernel=kernel) for own in (0, 1)]), mask)
+        seen = self._attend_half(normed, mask)
         out = select(x, mask) + dropout(dense(self.attention.proj, seen), self.attention.dropout, numbered(key, 0))
         normed, out = self.norm2.beside(out)
         return out + self.mlp(normed, numbered(key, 1))
+
+    def _attend_half(self, normed: Float[Array, "2 batch cells width"], mask: Mask) -> Tokens:
+        qkv, width, heads, kernel = self.attention.qkv, normed.shape[-1], self.attention.heads, self.attention.kernel
+        if kernel == "fused":  # whose kernel takes packed arrays; the queries that are not read cost it next to nothing
+            return select(self_attend(dense(qkv, normed), heads, kernel=kernel), mask)
+        (q,) = split_heads(dense_columns(qkv, select(normed, mask), slice(width)), 1, heads)
+        k, v = split_heads(dense_columns(qkv, normed, slice(width, None)), 2, heads)
+        return select(jnp.stack([attend(q, k[own], v[own], kernel=kernel) for own in (0, 1)]), mask)
 
 
 def select(sequences: Float[Array, "2 batch cells width"], mask: Mask) -> Tokens:

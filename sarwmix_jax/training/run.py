@@ -101,15 +101,7 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
     if settings.init_from is not None and previous is None:
         locate(Path(settings.init_from))
     mesh = make_mesh()
-    platform = mesh.devices.flat[0].platform
-    mix_group = None if previous is None else previous.progress.get("mix_group")
-    cut = dataclasses.replace(
-        settings, model=settings.model.on(platform), batch=cut_batch(settings.batch, mesh.size, mix_group)
-    )
-    if cut.model.kernel != "xla":
-        from sarwmix_jax.models.kernels import check_kernel  # plain attention has no need of that file
-
-        check_kernel(cut.model, platform)
+    cut, chosen = adapted(settings, mesh, None if previous is None else previous.progress.get("mix_group"))
     found, notes = find_validation(settings)
     samples = labelled_samples(found) if isinstance(found, FinetuningSettings) else pretraining_samples(found)
     sources, held_out, make_task = samples
@@ -124,7 +116,22 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
 
         probe = make_probe(settings.probe, settings.probe.records, task, graphdef, mesh)
     built = (graphdef, train_step, validate, probe)
-    return Run(settings, task, mesh, sources, held_out, schedule, optimizer, *built, notes)
+    return Run(settings, task, mesh, sources, held_out, schedule, optimizer, *built, (*chosen, *notes))
+
+
+def adapted(settings: RunSettings, mesh: Mesh, mix_group: int | None) -> tuple[RunSettings, tuple[str, ...]]:
+    """The settings with those set that depend on the devices, and lines on what was chosen; see `cut_batch` for errors.
+
+    A checkpoint's mix group is kept.
+    """
+    platform = mesh.devices.flat[0].platform
+    batch = cut_batch(settings.batch, mesh.size, mix_group)
+    cut = dataclasses.replace(settings, model=settings.model.on(platform), batch=batch)
+    if (cut.model.kernel, cut.model.kernels) == ("xla", None):
+        return cut, ()
+    from sarwmix_jax.training.kernels import with_kernels  # plain attention has no need of that file
+
+    return with_kernels(cut, platform)
 
 
 def pretraining_samples(settings: RunSettings) -> Samples:

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from benchmarks.gpu_program import compiling, guard
+from benchmarks.gpu_program import compiling, guard, windows
 from benchmarks.gpu_program.__main__ import GPUS, TASKS, main
 from benchmarks.gpu_program.compiling import Resources, missing_wheels, read_resources
 from benchmarks.gpu_program.report import by_family, by_product, figures, seconds_of, spills_text, sums
@@ -22,6 +22,7 @@ from benchmarks.gpu_program.steps import lowered_step, settings_of
 from benchmarks.gpu_program.targets import LAUNCH_SECONDS, TARGETS, target_of
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts import gpu_memory
+from sarwmix_jax.settings.model import published
 from sarwmix_jax.tasks.gradients import make_mesh
 
 ROOT = Path(__file__).parents[2]
@@ -334,6 +335,12 @@ def test_a_dry_run_knows_the_stored_steps():
     assert found == gpu_memory.STEPS
 
 
+def compiling_environment():
+    """The environment without what makes tests compile quickly."""
+    unset = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+    return {name: value for name, value in os.environ.items() if name not in unset}
+
+
 @pytest.mark.slow
 def test_no_figure_has_grown():
     """The package's step, compiled for a GPU at a small depth as it was for the stored result."""
@@ -342,9 +349,26 @@ def test_no_figure_has_grown():
         pytest.skip(reason)
     if read_result(path).case.jax != jax.__version__:
         pytest.skip(f"{path.name} is of jax {read_result(path).case.jax}, jax {jax.__version__} is installed")
-    unset = ("JAX_DISABLE_MOST_OPTIMIZATIONS", "XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
-    environment = {name: value for name, value in os.environ.items() if name not in unset}
     command = [sys.executable, "-m", "benchmarks.gpu_program", "--check", str(path)]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=ROOT, env=compiling_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "no figure is above the stored one" in done.stdout
+
+
+def test_every_form_of_attention_and_layer_norm_is_listed():
+    names = [name for name, _, _ in windows.forms(published("huge", 384, dtype="bfloat16"))]
+    some = {"stage 3, 2 windows of 288, 2 biases", "decoder, 2 windows of 144, 0 biases", "LayerNorm, width 5632"}
+    assert some <= set(names)
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("side", [128, 384])
+@pytest.mark.parametrize("size", ["base", "large", "huge"])
+def test_the_kernels_compile_for_every_window(size, side):
+    if reason := missing_wheels():
+        pytest.skip(reason)
+    command = [sys.executable, "-m", "benchmarks.gpu_program.windows", "--sizes", size, "--sides", str(side)]
+    done = subprocess.run(command, cwd=ROOT, env=compiling_environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"^(\d+) of \1 forms compile, forward and backward$", done.stdout, re.MULTILINE)

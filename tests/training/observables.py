@@ -18,7 +18,7 @@ from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import merge_model, split_model
 from sarwmix_jax.tasks.gradients import open_all
-from sarwmix_jax.training import run as run_module
+from sarwmix_jax.training import kernels
 from sarwmix_jax.training.device_cache import ResidentFeed
 from sarwmix_jax.training.divergence import can_skip
 from sarwmix_jax.training.logs import RunLog
@@ -138,7 +138,7 @@ def program(settings):
 def traced(settings):
     """The training step before it is handed to a compiler: kernels for a GPU show without one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "check_kernel", lambda settings, platform: None)
+        patch.setattr(kernels, "check_kernel", lambda settings, platform: None)
         step, state, batch = _step(settings)
     return str(step.trace(state, batch, np.float32(1e-3)).jaxpr)
 

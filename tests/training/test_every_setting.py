@@ -53,6 +53,7 @@ TABLE = {
     "model.attention": (("plain", "auto"), program),
     "model.decoder": (("full", "auto"), program),
     "model.kernel": (("fused", "xla"), traced),
+    "model.kernels": ((("xla", "xla", "xla", "xla", "xla", "fused"), ("fused",) * 6), traced),
     "mask.ratio": ((0.25, 0.75), numbers),
     "mask.range_mask_ratio": ((0.4, 0.3), numbers),
     "weighting.mode": (("shared_power", "off"), numbers),
@@ -107,9 +108,12 @@ TABLE = {
     "validation.every_epochs": ((0.5, 3.0), schedule),
 }
 """Alternative values and the observable that must differ."""
+DEEP_HEADS = {"model.embed_dim": 16, "model.num_heads": (1, 2, 4, 8), "model.decoder_dim": 16}
+"""Heads that the kernels support."""
 CONTEXT = {
     "model.image_size": {"model.windows": (8, 4, 2, 1)},  # windows that fit both
-    "model.kernel": {"model.embed_dim": 16},  # heads deep enough for the kernel
+    "model.kernel": DEEP_HEADS,
+    "model.kernels": DEEP_HEADS,
     "model.scan": {"model.scan": False, "model.depths": (1, 1, 3, 1)},  # None is one of both, by the device
     "batch.odd_group": {"batch.global_batch": 6, "batch.micro_batch": 3},
     "batch.mix_group": {"batch.global_batch": 32},
