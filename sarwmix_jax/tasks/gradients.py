@@ -184,9 +184,14 @@ def _share_gradients(
 def make_gradients(
     task: Task, graphdef: nnx.GraphDef, mesh: Mesh
 ) -> Callable[[TrainState, Batch], tuple[Tree, Metrics]]:
-    """Gradients of the mean loss over the global batch: each device computes its share, then one all-reduce."""
+    """Gradients of the mean loss over the global batch: each device computes its share, then one all-reduce.
+
+    A single device has nothing to reduce.
+    """
 
     def share(state: TrainState, batch: Batch) -> tuple[Tree, Metrics]:
+        if mesh.size == 1:
+            return _share_gradients(task, graphdef, state, batch, jnp.int32(0))
         first = jax.lax.axis_index(DATA_AXIS) * len(next(iter(batch.values())))
         return jax.lax.pmean(_share_gradients(task, graphdef, state, batch, first), DATA_AXIS)
 

@@ -120,6 +120,7 @@ def quick() -> dict:
     return {
         "devices": jax.device_count(),
         "collectives": collectives(compiled_step(8, 2)[0]),
+        "alone": collectives(compiled_step(1, 16)[0]),
         "refusal": refusal(),
     }
 
