@@ -208,10 +208,12 @@ def gradient_norm(gradients: Any) -> Float[Array, ""]:
     the compiler finds in the kernel that also updates the parameter. Twice the gradient, which rounds nothing, is
     squared so that on CPUs XLA does not write the squares to memory in order to share them with Adam's.
     """
-    squares = (jnp.square(2 * leaf) for leaf in jax.tree.leaves(gradients))
-    parts = [each if each.size <= SMALL else each.sum(axis=-1) for each in squares]
+    leaves = jax.tree.leaves(gradients)
+    small, _ = ravel_pytree([leaf for leaf in leaves if leaf.size <= SMALL])
+    rows = [jnp.square(2 * leaf).sum(axis=-1) for leaf in leaves if leaf.size > SMALL]
     # without the barrier, XLA would make of it a sum for every array again
-    return 0.5 * jnp.sqrt(jax.lax.optimization_barrier(ravel_pytree(parts)[0]).sum())
+    parts = jax.lax.optimization_barrier(ravel_pytree([jnp.square(2 * small), *rows])[0])
+    return 0.5 * jnp.sqrt(parts.sum())
 
 
 def apply_updates(params: Tree, updates: Tree, rate: Float[Array, ""]) -> Tree:
