@@ -196,9 +196,20 @@ def make_gradients(
         if mesh.size == 1:
             return _share_gradients(task, graphdef, state, batch, jnp.int32(0))
         first = jax.lax.axis_index(DATA_AXIS) * len(next(iter(batch.values())))
-        return jax.lax.pmean(_share_gradients(task, graphdef, state, batch, first), DATA_AXIS)
+        return _mean_over_devices(_share_gradients(task, graphdef, state, batch, first))
 
     return over_devices(share, mesh, False, True, reduced=True)
+
+
+def _mean_over_devices(tree: T) -> T:
+    """Mean of every array over the devices; small ones travel together in one array."""
+    leaves, structure = jax.tree.flatten(tree)
+    packed, unpack = ravel_pytree([leaf for leaf in leaves if leaf.size <= SMALL])
+    packed, large = jax.lax.pmean((packed, [leaf for leaf in leaves if leaf.size > SMALL]), DATA_AXIS)
+    small, rest = iter(unpack(packed)), iter(large)
+    means = [next(small if leaf.size <= SMALL else rest) for leaf in leaves]
+    found: T = jax.tree.unflatten(structure, means)
+    return found
 
 
 def gradient_norm(gradients: Any) -> Float[Array, ""]:
@@ -254,7 +265,10 @@ def make_train_step(
             params, opt_state = jax.tree.map(lambda new, kept: jnp.where(finite, new, kept), (params, opt_state), old)
         return TrainState(params, state.fixed, opt_state, state.step + 1), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    # Gradients that XLA reduces together, it first copies to one array and afterwards back, and it waits for the last.
+    several_gpus = mesh.size > 1 and mesh.devices.flat[0].platform == "gpu"
+    apart = {"xla_gpu_all_reduce_combine_threshold_bytes": 0} if several_gpus else None
+    return jax.jit(train_step, donate_argnums=0, compiler_options=apart)
 
 
 def sample_keys(seed: int, step: Int[Array, ""], first: Int[Array, ""], count: int) -> Array:

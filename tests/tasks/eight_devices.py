@@ -12,6 +12,7 @@ from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import merge_model
 from sarwmix_jax.settings.sections import BatchSettings, FinetuningSettings, OptimizerSettings
+from sarwmix_jax.tasks import gradients
 from sarwmix_jax.tasks.gradients import TrainState, make_gradients, make_mesh, make_train_step, replicate, shard_batch
 from sarwmix_jax.tasks.multilabel import Multilabel
 from sarwmix_jax.tasks.pretraining import Pretraining
@@ -20,6 +21,8 @@ from tests.support import V2, at_size, collectives, golden, model_arrays, pretra
 
 MODEL = at_size(64, depths=(1, 1, 1, 1), decoder_depth=1, drop_path=0.1)
 GRAPHDEF, PARAMS, FIXED = model_arrays(MixMAE, MODEL)
+gradients.SMALL = 4096  # so that the model has large arrays, too
+assert {leaf.size > gradients.SMALL for leaf in jax.tree.leaves(PARAMS)} == {True, False}
 STORED = golden("pretrain_tiny")
 IMAGES = np.concatenate([STORED["x_db"], *STORED["train_x_db"]])[..., :64, :64]
 OPTIMIZER = make_optimizer(OptimizerSettings())
