@@ -196,18 +196,21 @@ def make_gradients(
         if mesh.size == 1:
             return _share_gradients(task, graphdef, state, batch, jnp.int32(0))
         first = jax.lax.axis_index(DATA_AXIS) * len(next(iter(batch.values())))
-        return _mean_over_devices(_share_gradients(task, graphdef, state, batch, first))
+        gradients, metrics = _share_gradients(task, graphdef, state, batch, first)
+        return _mean_over_devices((gradients, metrics), task.settings.batch.reduce_dtype)
 
     return over_devices(share, mesh, False, True, reduced=True)
 
 
-def _mean_over_devices(tree: T) -> T:
-    """Mean of every array over the devices; small ones travel together in one array."""
+def _mean_over_devices(tree: T, dtype: str) -> T:
+    """Mean of every array over the devices; small ones travel together in one array, large ones in `dtype`."""
     leaves, structure = jax.tree.flatten(tree)
     packed, unpack = ravel_pytree([leaf for leaf in leaves if leaf.size <= SMALL])
-    packed, large = jax.lax.pmean((packed, [leaf for leaf in leaves if leaf.size > SMALL]), DATA_AXIS)
+    large = [leaf.astype(dtype) for leaf in leaves if leaf.size > SMALL]
+    packed, large = jax.lax.psum((packed, large), DATA_AXIS)
+    devices = jax.lax.axis_size(DATA_AXIS)
     small, rest = iter(unpack(packed)), iter(large)
-    means = [next(small if leaf.size <= SMALL else rest) for leaf in leaves]
+    means = [next(small if leaf.size <= SMALL else rest).astype(leaf.dtype) / devices for leaf in leaves]
     found: T = jax.tree.unflatten(structure, means)
     return found
 

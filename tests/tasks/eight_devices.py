@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -37,10 +38,20 @@ def state(mesh) -> TrainState:
     return replicate(TrainState(*copies, jnp.int32(3)), mesh)
 
 
-def gradient_error() -> float:
-    """Largest difference, over all parameters, from the mean of the gradients of each device's two images alone."""
+def reduced_in(dtype: str) -> Pretraining:
+    """The task with another type of the gradients that devices exchange."""
+    settings = task(2).settings
+    return replace(task(2), settings=replace(settings, batch=replace(settings.batch, reduce_dtype=dtype)))
+
+
+def gradient_errors(dtype: str) -> tuple[float, float]:
+    """Largest difference, over all parameters, from the mean of the gradients of each device's two images alone.
+
+    Absolute, and as a share of the largest gradient that a device has of the parameter.
+    """
     mesh = make_mesh()
-    found, _ = jax.jit(make_gradients(task(2), GRAPHDEF, mesh))(state(mesh), shard_batch({"image": IMAGES}, mesh))
+    reduced = jax.jit(make_gradients(reduced_in(dtype), GRAPHDEF, mesh))
+    found, _ = reduced(state(mesh), shard_batch({"image": IMAGES}, mesh))
 
     @jax.jit
     def alone(images, group):
@@ -51,8 +62,10 @@ def gradient_error() -> float:
         return jax.grad(loss)(PARAMS)
 
     shards = [jax.tree.map(np.asarray, alone(IMAGES[2 * g : 2 * g + 2], jnp.int32(g))) for g in range(8)]
-    mean = jax.tree.map(lambda *leaves: sum(leaves) / 8, *shards)
-    return max(float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (found, mean)), strict=True))
+    stacked = [np.stack(leaves) for leaves in zip(*map(jax.tree.leaves, shards), strict=True)]
+    wrong = [np.abs(leaf - each.mean(0)).max() for leaf, each in zip(jax.tree.leaves(found), stacked, strict=True)]
+    shares = [error / (np.abs(each).max() or 1.0) for error, each in zip(wrong, stacked, strict=True)]
+    return float(max(wrong)), float(max(shares))
 
 
 def compiled_step(devices: int, micro_batch: int):
@@ -130,7 +143,7 @@ def quick() -> dict:
 
 def thorough() -> dict:
     return {
-        "gradient_error": gradient_error(),
+        "gradient_errors": [gradient_errors(dtype) for dtype in ("float32", "bfloat16")],
         "eight": losses(8, 2),
         "one": losses(1, 16),
         "accumulated": losses(2, 4),
