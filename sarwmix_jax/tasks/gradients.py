@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax.flatten_util import ravel_pytree
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from sarwmix_jax.data.records import Expectation, read_contract
@@ -144,7 +144,9 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
 
-def over_devices(function: Callable[..., Any], mesh: Mesh, *split: bool, reduced: bool = False) -> Callable[..., Any]:
+def over_devices(
+    function: Callable[..., Any], mesh: Mesh | AbstractMesh, *split: bool, reduced: bool = False
+) -> Callable[..., Any]:
     """Runs `function` on each device's share: arguments marked in `split` are split on their leading axis.
 
     Results are split in the same way or, where `reduced`, the same on every device.
@@ -187,7 +189,7 @@ def _share_gradients(
 
 
 def make_gradients(
-    task: Task, graphdef: nnx.GraphDef, mesh: Mesh
+    task: Task, graphdef: nnx.GraphDef, mesh: Mesh | AbstractMesh
 ) -> Callable[[TrainState, Batch], tuple[Tree, Metrics]]:
     """Gradients of the mean loss over the global batch: each device computes its share, then one all-reduce.
 
@@ -248,7 +250,8 @@ def apply_updates(params: Tree, updates: Tree, rate: Float[Array, ""]) -> Tree:
     """Parameters minus `rate` times the optimiser's updates.
 
     For small arrays the rate is read from an array of which it is every value: XLA combines kernels of equal shape that
-    read the same array, so that one kernel updates a dozen biases and norms.
+    read the same array, so that one kernel updates a dozen biases and norms. Of large arrays, eight updated by one
+    kernel need more registers than a GPU has.
     """
     small = max((leaf.size for leaf in jax.tree.leaves(params) if leaf.size <= SMALL), default=0)
     rates = jax.lax.optimization_barrier(jnp.full(small, rate))

@@ -115,7 +115,7 @@ CONTEXT = {
     "model.scan": {"model.scan": False, "model.depths": (1, 1, 3, 1)},  # None is one of both, by the device
     "batch.odd_group": {"batch.global_batch": 6, "batch.micro_batch": 3},
     "batch.mix_group": {"batch.global_batch": 32},
-    "batch.reduce_dtype": {"model.decoder_dim": 64},  # a kernel that is not small
+    "batch.reduce_dtype": {"batch.micro_batch": 2, "model.decoder_dim": 64},  # two devices, a large kernel
     "optimizer.max_skipped": {"optimizer.on_divergence": "skip"},
     "checkpoint.keep": {"checkpoint.best": False},
     "checkpoint.best": {
