@@ -102,12 +102,13 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
     if settings.init_from is not None and previous is None:
         locate(Path(settings.init_from))
     mesh = make_mesh()
-    platform = mesh.devices.flat[0].platform
+    device = mesh.devices.flat[0]
     mix_group = None if previous is None else previous.progress.get("mix_group")
     cut = dataclasses.replace(
-        settings, model=settings.model.on(platform), batch=cut_batch(settings.batch, mesh.size, mix_group)
+        settings, model=settings.model.on(device.platform), batch=cut_batch(settings.batch, mesh.size, mix_group)
     )
-    check_kernel(cut.model, platform)
+    cut.model.check_device(device.device_kind, getattr(device, "compute_capability", None))
+    check_kernel(cut.model, device.platform)
     found, notes = find_validation(settings)
     samples = labelled_samples(found) if isinstance(found, FinetuningSettings) else pretraining_samples(found)
     sources, held_out, make_task = samples
