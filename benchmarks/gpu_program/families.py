@@ -9,8 +9,8 @@ FAMILIES = {
     "dense layers": r"linear\b|dense|promote_dtype",
     "residual connections": r"block\.__call__|block\.half|drop_path",
     "order of tokens": r"_embed|_regroup|_cells|patch|_to_vectors|_to_image|select|swap_|decoder|unmix",
-    "gradient norm": r"global_norm|clip_by_norm",
-    "optimiser": r"update_fn|moment|scale_by|train_step\.<locals>\.<lambda>",
+    "gradient norm": r"gradient_norm|clip_by_norm",
+    "optimiser": r"update_fn|moment|scale_by|apply_updates|train_step\.<locals>\.<lambda>",
     "sums of gradients": r"_share_gradients(\.<locals>\.add.*)?$|make_gradients\.<locals>\.share",
     "input and loss": r"prepare|resize|flip|standardise|mix|mask|keys|weight|loss|error|target|predict|logits|tiles",
 }

@@ -17,6 +17,9 @@ STAGES = 4
 PATCH = CELL // 2 ** (STAGES - 1)
 """Side of a patch in pixels."""
 
+BFLOAT16_SINCE = 8
+"""Major compute capability from which NVIDIA GPUs compute in bfloat16 (CUDA C++ Programming Guide)."""
+
 Kernel = Literal["xla", "cudnn", "fused", "auto"]
 
 PLACES = (*(f"stage {number}" for number in range(1, STAGES + 1)), "decoder", "LayerNorm")
@@ -143,6 +146,23 @@ class ModelSettings(Section):
             return self.kernels[PLACES.index(place)]
         plain = self.kernel == "auto" or (self.kernel == "cudnn" and place == "LayerNorm")
         return "xla" if plain else self.kernel
+
+    def check_device(self, name: str, capability: str | None) -> None:
+        """Refuses bfloat16 on an NVIDIA GPU that has no arithmetic for it.
+
+        Args:
+            name: Name of the device.
+            capability: Its compute capability, such as "9.0"; None, or another form, of what is no NVIDIA GPU.
+
+        Raises:
+            UserError: The capability is below 8.0 and `dtype` is bfloat16.
+        """
+        major, dot, _ = (capability or "").partition(".")
+        if self.dtype == "bfloat16" and dot and major.isdigit() and int(major) < BFLOAT16_SINCE:
+            raise UserError(
+                f"model.dtype bfloat16 needs a GPU of compute capability {BFLOAT16_SINCE}.0 or above, and {name} has "
+                f"{capability}; use --config.model.dtype=float32"
+            )
 
     def _check_lengths(self) -> None:
         for name, values in (("depths", self.depths), ("num_heads", self.num_heads), ("windows", self.window_sides)):

@@ -20,6 +20,7 @@ from sarwmix_jax.settings.sections import (
     OptimizerSettings,
     RunSettings,
 )
+from sarwmix_jax.tasks.gradients import gradient_norm
 
 REFERENCE_BATCH = 256
 """Base learning rates refer to this global batch."""
@@ -88,7 +89,7 @@ def clip_by_norm(limit: float) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        factor = jnp.minimum(1.0, limit / (optax.tree.norm(updates) + 1e-6))
+        factor = jnp.minimum(1.0, limit / (gradient_norm(updates) + 1e-6))
         return jax.tree.map(lambda leaf: leaf * factor, updates), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)

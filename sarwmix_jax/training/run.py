@@ -120,18 +120,16 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
 
 
 def adapted(settings: RunSettings, mesh: Mesh, mix_group: int | None) -> tuple[RunSettings, tuple[str, ...]]:
-    """The settings with those set that depend on the devices, and lines on what was chosen; see `cut_batch` for errors.
-
-    A checkpoint's mix group is kept.
-    """
-    platform = mesh.devices.flat[0].platform
+    """The settings with those set that depend on the devices, and lines on what was chosen; raises as `cut_batch`."""
+    device = mesh.devices.flat[0]
     batch = cut_batch(settings.batch, mesh.size, mix_group)
-    cut = dataclasses.replace(settings, model=settings.model.on(platform), batch=batch)
+    cut = dataclasses.replace(settings, model=settings.model.on(device.platform), batch=batch)
+    cut.model.check_device(device.device_kind, getattr(device, "compute_capability", None))
     if (cut.model.kernel, cut.model.kernels) == ("xla", None):
         return cut, ()
     from sarwmix_jax.training.kernels import with_kernels  # plain attention has no need of that file
 
-    return with_kernels(cut, platform)
+    return with_kernels(cut, device.platform)
 
 
 def pretraining_samples(settings: RunSettings) -> Samples:

@@ -22,6 +22,7 @@ from tests.training.observables import (
     probed,
     program,
     reading,
+    reduced,
     schedule,
     sources,
     spikes,
@@ -83,6 +84,7 @@ TABLE = {
     "batch.micro_batch": ((2, 1), cut),
     "batch.mix_group": ((2, 4), cut),
     "batch.odd_group": (("faithful", "refuse"), cut),
+    "batch.reduce_dtype": (("bfloat16", "float32"), reduced),
     "optimizer.base_lr": ((1e-3, 2e-3), schedule),
     "optimizer.min_lr": ((1e-6, 1e-5), schedule),
     "optimizer.beta1": ((0.8, 0.7), adam),
@@ -117,6 +119,7 @@ CONTEXT = {
     "model.scan": {"model.scan": False, "model.depths": (1, 1, 3, 1)},  # None is one of both, by the device
     "batch.odd_group": {"batch.global_batch": 6, "batch.micro_batch": 3},
     "batch.mix_group": {"batch.global_batch": 32},
+    "batch.reduce_dtype": {"batch.micro_batch": 2, "model.decoder_dim": 64},  # two devices, a large kernel
     "optimizer.max_skipped": {"optimizer.on_divergence": "skip"},
     "checkpoint.keep": {"checkpoint.best": False},
     "checkpoint.best": {
@@ -129,7 +132,7 @@ CONTEXT = {
 }
 """What else a setting needs to show."""
 
-SLOW = (numbers, program, traced, kept, start, probed)
+SLOW = (numbers, program, traced, reduced, kept, start, probed)
 """Observables that compile."""
 
 
