@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from benchmarks import sample
 from benchmarks.gpu_program.reader import read_program
-from sarwmix_jax.models.state import abstract_model, split_model
+from sarwmix_jax.models.state import abstract_model, converted_once, split_model
 from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.settings.sections import BatchSettings, FinetuningSettings, MixedBatchSettings, PretrainingSettings
 from sarwmix_jax.tasks.gradients import TrainState, make_mesh, make_train_step, replicate, shard_batch
@@ -98,7 +98,7 @@ def make_step(task: str, settings: ModelSettings, batch: int, mesh: Mesh) -> Ste
 
     graphdef, (params, fixed) = abstract_model(*trained.model)[0], jax.jit(lambda: draw()[1:])()
     if task == "inference":
-        return make_forward(trained, graphdef, mesh), replicate((params, fixed), mesh)
+        return make_forward(trained, graphdef, mesh), replicate((converted_once(params, settings.dtype), fixed), mesh)
     optimizer = optimizer_of(trained.settings)
     state = TrainState(params, fixed, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32))
     return make_train_step(trained, graphdef, optimizer, mesh), replicate(state, mesh)
