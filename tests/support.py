@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from sarwmix_jax import preprocessing as sar
@@ -42,6 +43,14 @@ TINY = ModelSettings(
     decoder_heads=4,
 )
 """The model of the golden numbers."""
+
+
+WITH_GPU = jax.default_backend() == "gpu"
+
+
+def on_gpu(test: Any) -> Any:
+    """Marks a test that compiles for the GPU that is there."""
+    return pytest.mark.gpu(pytest.mark.skipif(not WITH_GPU, reason="needs a GPU")(test))
 
 
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")

@@ -19,15 +19,7 @@ from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import FORBIDDEN, abstract_model, flatten_names, unflatten_names
 from sarwmix_jax.settings.model import published
 from sarwmix_jax.tasks.gradients import TrainState, make_gradients, make_mesh
-from tests.support import TINY, pretraining_task
-
-WITH_GPU = jax.default_backend() == "gpu"
-
-
-def on_gpu(test):
-    """Marks a test that compiles for the GPU that is there."""
-    return pytest.mark.gpu(pytest.mark.skipif(not WITH_GPU, reason="needs a GPU")(test))
-
+from tests.support import TINY, WITH_GPU, on_gpu, pretraining_task
 
 CASES = {
     "shared": ((3, 2, 64), ()),
