@@ -45,12 +45,14 @@ TINY = ModelSettings(
 """The model of the golden numbers."""
 
 
-WITH_GPU = jax.default_backend() == "gpu"
+def with_gpu() -> bool:
+    """A function: asked at import, it would start JAX in processes that have to join others first."""
+    return jax.default_backend() == "gpu"
 
 
 def on_gpu(test: Any) -> Any:
     """Marks a test that compiles for the GPU that is there."""
-    return pytest.mark.gpu(pytest.mark.skipif(not WITH_GPU, reason="needs a GPU")(test))
+    return pytest.mark.gpu(pytest.mark.usefixtures("needs_gpu")(test))
 
 
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
