@@ -12,6 +12,7 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from sarwmix_jax.cli.main import Parser, guarded
 from sarwmix_jax.errors import FAILED, UserError, one_line
 from sarwmix_jax.facts.sizes import SIZES, WINDOWS
 from sarwmix_jax.models.fused_attention import fused_attention
-from sarwmix_jax.models.fused_norm import fused_layer_norm_beside
+from sarwmix_jax.models.fused_norm import fused_add_layer_norm, fused_layer_norm_beside
 from sarwmix_jax.models.places import places
 from sarwmix_jax.settings.model import ModelSettings, published
 from sarwmix_jax.tasks.gradients import make_mesh, placed
@@ -59,8 +60,11 @@ def forms(settings: ModelSettings) -> Iterator[tuple[str, Any, tuple[Any, ...]]]
     merged = {4 * width: rows // 4 for width, rows in list(cells.items())[:-1]}
     for width, rows in (merged | cells | {settings.decoder_dim: 2 * IMAGES[side] * settings.cells}).items():
         vector = jax.ShapeDtypeStruct((width,), jnp.float32)
-        shapes = (jax.ShapeDtypeStruct((rows, width), dtype), vector, vector)
-        yield f"LayerNorm, width {width}", lambda x, scale, bias: fused_layer_norm_beside(x, scale, bias, 1e-5), shapes
+        x = jax.ShapeDtypeStruct((rows, width), dtype)
+        yield f"LayerNorm, width {width}", partial(fused_layer_norm_beside, epsilon=1e-5), (x, vector, vector)
+        branch = (x, jax.ShapeDtypeStruct((width,), dtype))
+        name = f"LayerNorm of a sum, width {width}"
+        yield name, partial(fused_add_layer_norm, epsilon=1e-5), (x, *branch, vector, vector)
 
 
 def compiled_form(function: Any, shapes: tuple[Any, ...], mesh: Any) -> str:

@@ -21,7 +21,8 @@ from sarwmix_jax.models.layers import (
     linear,
     numbered,
 )
-from sarwmix_jax.models.state import FORBIDDEN, Execution, Fixed, keep, make_blocks, run_blocks
+from sarwmix_jax.models.residual import Stream, add, added
+from sarwmix_jax.models.state import FORBIDDEN, Execution, Fixed, make_blocks, run_blocks
 from sarwmix_jax.models.tokens import (
     PatchEmbed,
     StageLayout,
@@ -91,15 +92,13 @@ class Block(nnx.Module):
         self.norm2 = LayerNorm(width, settings, rngs=rngs)
         self.mlp = Mlp(width, settings, rngs=rngs)
 
-    def __call__(
-        self, x: Float[Array, "batch windows n width"], pairs: TokenPairs, key: Key | None, rate: Rate
-    ) -> Float[Array, "batch windows n width"]:
+    def __call__(self, x: Stream, pairs: TokenPairs, key: Key | None, rate: Rate) -> Stream:
         """Transforms tokens that are already sorted into windows; `rate` is that of drop path."""
         keys = [numbered(key, part) for part in range(4)]
         normed, x = self.norm1.beside(x)
         branch = self.attention(normed, self.attention.bias(pairs), keys[0])
-        normed, x = self.norm2.beside(keep("residual", x + drop_path(branch, rate, keys[1])))
-        return x + drop_path(self.mlp(normed, keys[2]), rate, keys[3])
+        normed, x = self.norm2.beside(add(x, drop_path(branch, rate, keys[1])))
+        return add(x, drop_path(self.mlp(normed, keys[2]), rate, keys[3]))
 
 
 class PatchMerging(nnx.Module):
@@ -148,7 +147,7 @@ class Stage(nnx.Module):
         windows = 2 if gathers else self.layout.windows
         shape, x = x.shape, x.reshape(x.shape[0], windows, -1, x.shape[-1])
         x = run_blocks(self.blocks, x, (pairs,), list(zip(keys, self.rates, strict=True)), self.execution)
-        x = x.reshape(shape)
+        x = added(x).reshape(shape)
         return x if reorder is None else x[:, inverse(reorder)]
 
     def _pairs(self, mask: CellMask | None) -> TokenPairs:

@@ -4,6 +4,10 @@ The backward pass keeps the input and two statistics a row. It adds the gradient
 leaves the stream where LayerNorm does. The gradients of scale and bias are summed in registers over the rows of a
 program and written once; these partial sums are added afterwards, always in the same order, so that results are
 reproducible bit by bit. A width that is no power of two is filled up with lanes that neither read nor write.
+
+Before it normalises, the kernel may add what the last dense layer of a residual branch gives, and that layer's bias.
+The sum is written once, for the backward pass and for the next addition, and the bias' gradient is summed with the
+others.
 """
 
 import functools
@@ -30,6 +34,8 @@ VALUES, VALUES_PER_THREAD, LARGEST_WARPS = 2048, 16, 16
 Rows = Float[Array, "rows width"]
 Vector = Float[Array, " width"]
 Statistics = Float[Array, " rows"]
+Added = tuple[Rows, Vector]
+"""What a dense layer gives without its bias, and the bias."""
 
 
 class Plan(NamedTuple):
@@ -72,7 +78,7 @@ def fused_layer_norm(
     x: Float[Array, "*batch width"], scale: Vector, bias: Vector, epsilon: float
 ) -> Float[Array, "*batch width"]:
     """LayerNorm over the last axis, of any width; statistics in float32."""
-    out, _ = _normalise(x.reshape(-1, x.shape[-1]), scale, bias, epsilon, False, interpreting())
+    out, _ = _normalise(x.reshape(-1, x.shape[-1]), None, scale, bias, epsilon, False, interpreting())
     return out.reshape(x.shape)
 
 
@@ -80,46 +86,69 @@ def fused_layer_norm_beside(
     x: Float[Array, "*batch width"], scale: Vector, bias: Vector, epsilon: float
 ) -> tuple[Float[Array, "*batch width"], Float[Array, "*batch width"]]:
     """The same, and `x`: who goes on with this one has both gradients added in the kernel."""
-    out, stream = _normalise(x.reshape(-1, x.shape[-1]), scale, bias, epsilon, True, interpreting())
+    out, stream = _normalise(x.reshape(-1, x.shape[-1]), None, scale, bias, epsilon, True, interpreting())
     assert stream is not None
     return out.reshape(x.shape), stream.reshape(x.shape)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def fused_add_layer_norm(
+    x: Float[Array, "*batch width"],
+    product: Float[Array, "*batch width"],
+    product_bias: Vector,
+    scale: Vector,
+    bias: Vector,
+    epsilon: float,
+) -> tuple[Float[Array, "*batch width"], Float[Array, "*batch width"]]:
+    """`fused_layer_norm_beside` of `x + (product + product_bias)`, which the kernel adds and rounds once."""
+    rows = [array.reshape(-1, x.shape[-1]) for array in (x, product)]
+    out, total = _normalise(rows[0], (rows[1], product_bias), scale, bias, epsilon, True, interpreting())
+    assert total is not None
+    return out.reshape(x.shape), total.reshape(x.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def _normalise(
-    x: Rows, scale: Vector, bias: Vector, epsilon: float, beside: bool, interpret: bool
+    x: Rows, added: Added | None, scale: Vector, bias: Vector, epsilon: float, beside: bool, interpret: bool
 ) -> tuple[Rows, Rows | None]:
-    return _normalise_forward(x, scale, bias, epsilon, beside, interpret)[0]
+    return _normalise_forward(x, added, scale, bias, epsilon, beside, interpret)[0]
 
 
 def _normalise_forward(
-    x: Rows, scale: Vector, bias: Vector, epsilon: float, beside: bool, interpret: bool
-) -> tuple[tuple[Rows, Rows | None], tuple[Rows, Vector, Statistics, Statistics]]:
-    plan, statistics = plan_of(*x.shape), jax.ShapeDtypeStruct(x.shape[:1], jnp.float32)
+    x: Rows, added: Added | None, scale: Vector, bias: Vector, epsilon: float, beside: bool, interpret: bool
+) -> tuple[tuple[Rows, Rows | None], tuple[Rows, Vector | None, Vector, Statistics, Statistics]]:
+    plan = plan_of(*x.shape)
+    rows, statistics = jax.ShapeDtypeStruct(x.shape, x.dtype), jax.ShapeDtypeStruct(x.shape[:1], jnp.float32)
     kernel = functools.partial(_forward_kernel, plan=plan, epsilon=epsilon)
-    results = [(jax.ShapeDtypeStruct(x.shape, x.dtype), "rows"), (statistics, "row"), (statistics, "row")]
-    given = [(x, "rows"), (scale, "vector"), (bias, "vector")]
-    out, mean, deviation = _call(kernel, "layer_norm", plan, given, results, interpret)
-    return (out, x if beside else None), (x, scale, mean, deviation)
+    results = [(rows, "rows"), (statistics, "row"), (statistics, "row")]
+    given = [(scale, "vector"), (bias, "vector"), (x, "rows")]
+    if added is not None:
+        given += zip(added, ("rows", "vector"), strict=True)
+        results.append((rows, "rows"))
+    out, mean, deviation, *total = _call(kernel, "layer_norm", plan, given, results, interpret)
+    stream = total[0] if total else x
+    product_bias = None if added is None else added[1]
+    return (out, stream if beside else None), (stream, product_bias, scale, mean, deviation)
 
 
 def _normalise_backward(
     epsilon: float,
     beside: bool,
     interpret: bool,
-    saved: tuple[Rows, Vector, Statistics, Statistics],
+    saved: tuple[Rows, Vector | None, Vector, Statistics, Statistics],
     cotangents: tuple[Rows, Rows | None],
-) -> tuple[Rows, Vector, Vector]:
-    x, scale, mean, deviation = saved
+) -> tuple[Rows, Added | None, Vector, Vector]:
+    x, product_bias, scale, mean, deviation = saved
     plan = plan_of(*x.shape)
     given = [(x, "rows"), (mean, "row"), (deviation, "row"), (scale, "vector")]
     given += [(cotangent, "rows") for cotangent in cotangents if cotangent is not None]
-    partials = jax.ShapeDtypeStruct((plan.programs, 2, plan.width), jnp.float32)
+    sums = 2 if product_bias is None else 3
+    partials = jax.ShapeDtypeStruct((plan.programs, sums, plan.width), jnp.float32)
     results = [(jax.ShapeDtypeStruct(x.shape, x.dtype), "rows"), (partials, "partial")]
-    kernel = functools.partial(_backward_kernel, plan=plan)
+    kernel = functools.partial(_backward_kernel, plan=plan, sums=sums)
     dx, partial = _call(kernel, "layer_norm_backward", plan, given, results, interpret)
-    d_scale, d_bias = partial.sum(axis=0)
-    return dx, d_scale, d_bias
+    d_scale, d_bias, *d_product_bias = partial.sum(axis=0)
+    added = None if product_bias is None else (dx, d_product_bias[0].astype(product_bias.dtype))
+    return dx, added, d_scale, d_bias
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
@@ -134,7 +163,7 @@ def _call(
         "rows": pl.BlockSpec((each, plan.lanes), lambda p: (p, 0)),
         "row": pl.BlockSpec((each,), lambda p: (p,)),
         "vector": pl.BlockSpec((plan.lanes,), lambda p: (0,)),
-        "partial": pl.BlockSpec((None, 2, plan.lanes), lambda p: (p, 0, 0)),
+        "partial": pl.BlockSpec((None, 3, plan.lanes), lambda p: (p, 0, 0)),
     }
     call = pl.pallas_call(
         kernel,
@@ -176,23 +205,18 @@ def _read(ref: Any, mask: Any) -> Array:
     return triton.load(ref, mask=mask, other=0.0).astype(jnp.float32)
 
 
-def _forward_kernel(
-    x_ref: Any,
-    scale_ref: Any,
-    bias_ref: Any,
-    out_ref: Any,
-    mean_ref: Any,
-    deviation_ref: Any,
-    *,
-    plan: Plan,
-    epsilon: float,
-) -> None:
-    scale, bias = (_read(ref, _lanes(plan)) for ref in (scale_ref, bias_ref))
+def _forward_kernel(scale_ref: Any, bias_ref: Any, x_ref: Any, *refs: Any, plan: Plan, epsilon: float) -> None:
+    added, (out_ref, mean_ref, deviation_ref, *total_ref) = (refs[:2], refs[2:]) if len(refs) == 6 else ((), refs)
+    scale, bias, *added_bias = (_read(ref, _lanes(plan)) for ref in (scale_ref, bias_ref, *added[1:]))
     rows_here = _rows_here(plan)
 
     def tile(number: Array, nothing: None) -> None:
         place, rows, values = _tile(number, rows_here, plan)
         x = _read(x_ref.at[place, :], values)
+        if added:
+            total = (x + (_read(added[0].at[place, :], values) + added_bias[0][None])).astype(x_ref.dtype)
+            triton.store(total_ref[0].at[place, :], total, mask=values)
+            x = jnp.where(values, total.astype(jnp.float32), 0.0)
         mean = x.sum(axis=1) / plan.width
         centred = jnp.where(values, x - mean[:, None], 0.0)
         deviation = jax.lax.rsqrt((centred * centred).sum(axis=1) / plan.width + epsilon)
@@ -205,12 +229,12 @@ def _forward_kernel(
 
 
 def _backward_kernel(
-    x_ref: Any, mean_ref: Any, deviation_ref: Any, scale_ref: Any, cotangent_ref: Any, *refs: Any, plan: Plan
+    x_ref: Any, mean_ref: Any, deviation_ref: Any, scale_ref: Any, cotangent_ref: Any, *refs: Any, plan: Plan, sums: int
 ) -> None:
     *stream_ref, dx_ref, partial_ref = refs
     scale, rows_here = _read(scale_ref, _lanes(plan)), _rows_here(plan)
 
-    def tile(number: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+    def tile(number: Array, totals: tuple[Array, ...]) -> tuple[Array, ...]:
         place, rows, values = _tile(number, rows_here, plan)
         mean, deviation = (_read(ref.at[place], rows)[:, None] for ref in (mean_ref, deviation_ref))
         x, d_out = _read(x_ref.at[place, :], values), _read(cotangent_ref.at[place, :], values)
@@ -221,8 +245,9 @@ def _backward_kernel(
         if stream_ref:
             dx += _read(stream_ref[0].at[place, :], values)
         triton.store(dx_ref.at[place, :], dx.astype(dx_ref.dtype), mask=values)
-        return sums[0] + d_out * normal, sums[1] + d_out
+        # the deviation of a row that does not exist is read as 0, so that its gradient is 0 as well
+        return tuple(total + part for total, part in zip(totals, (d_out * normal, d_out, dx), strict=False))
 
     zeros = jnp.zeros((plan.tile, plan.lanes), jnp.float32)
-    for part, total in enumerate(jax.lax.fori_loop(0, plan.tiles, tile, (zeros, zeros))):
+    for part, total in enumerate(jax.lax.fori_loop(0, plan.tiles, tile, (zeros,) * sums)):
         triton.store(partial_ref.at[pl.ds(part, 1), :], total.sum(axis=0)[None], mask=_lanes(plan)[None])

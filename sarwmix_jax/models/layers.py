@@ -9,6 +9,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
+from sarwmix_jax.models.residual import Pending, Product, Stream, added
 from sarwmix_jax.models.state import keep
 from sarwmix_jax.settings.model import ModelSettings
 
@@ -46,32 +47,43 @@ class LayerNorm(nnx.LayerNorm):
         super().__init__(width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
         self.fused = settings.kernel_of("LayerNorm") == "fused"
 
-    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:  # type: ignore[override]
+    def __call__(self, x: Stream) -> Float[Array, "*batch width"]:  # type: ignore[override]
         """Normalises the last axis."""
+        if isinstance(x, Pending):
+            return self.beside(x)[0]
         if not self.fused:
             return super().__call__(x)
         from sarwmix_jax.models.fused_norm import fused_layer_norm
 
-        return fused_layer_norm(*self._given(x))
+        return fused_layer_norm(x.astype(self.dtype), *self._parameters())
 
-    def beside(
-        self, x: Float[Array, "*batch width"]
-    ) -> tuple[Float[Array, "*batch width"], Float[Array, "*batch width"]]:
+    def beside(self, x: Stream) -> tuple[Float[Array, "*batch width"], Float[Array, "*batch width"]]:
         """The normalised `x`, and `x` for the residual connection; the kernel adds the gradients of both."""
         if not self.fused:
+            x = added(x)
             return self(x), x
-        from sarwmix_jax.models.fused_norm import fused_layer_norm_beside
+        from sarwmix_jax.models.fused_norm import fused_add_layer_norm, fused_layer_norm_beside
 
-        return fused_layer_norm_beside(*self._given(x))
+        if isinstance(x, Pending):
+            values, bias = x.branch
+            return fused_add_layer_norm(x.stream.astype(self.dtype), values, bias, *self._parameters())
+        return fused_layer_norm_beside(x.astype(self.dtype), *self._parameters())
 
-    def _given(self, x: Float[Array, "*batch width"]) -> tuple[Array, Array, Array, float]:
+    def _parameters(self) -> tuple[Array, Array, float]:
         assert self.scale is not None and self.bias is not None
-        return x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon
+        return self.scale[...], self.bias[...], self.epsilon
 
 
 def dense(layer: nnx.Linear, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
     """Applies a dense layer to tokens flattened to two dimensions, which XLA multiplies fastest on a CPU."""
     return layer(x.reshape(-1, x.shape[-1])).reshape(*x.shape[:-1], -1)
+
+
+def product(layer: nnx.Linear, x: Float[Array, "... inputs"]) -> Product:
+    """A dense layer without its bias, both in the type of `x`."""
+    assert layer.bias is not None
+    kernel, bias = (parameter[...].astype(x.dtype) for parameter in (layer.kernel, layer.bias))
+    return Product((x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1), bias)
 
 
 def dense_columns(layer: nnx.Linear, x: Float[Array, "... inputs"], columns: slice) -> Float[Array, "... some_outputs"]:
@@ -86,9 +98,16 @@ def dropout(x: Float[Array, "..."], rate: float, key: Key | None) -> Float[Array
     return x if key is None else _drop(x, rate, key, x.shape)
 
 
-def drop_path(branch: Float[Array, "batch ..."], rate: Rate, key: Key | None) -> Float[Array, "batch ..."]:
-    """Drops whole samples of a residual branch with probability `rate`; nothing without a key."""
-    return branch if key is None else _drop(branch, rate, key, (branch.shape[0],) + (1,) * (branch.ndim - 1))
+def drop_path(
+    branch: Float[Array, "batch ..."] | Product, rate: Rate, key: Key | None
+) -> Float[Array, "batch ..."] | Product:
+    """Drops whole samples of a residual branch with probability `rate`; nothing without a key, or of a product.
+
+    Products there are only where nothing is dropped, see `ModelSettings.adds_in_norm`.
+    """
+    if key is None or isinstance(branch, Product):
+        return branch
+    return _drop(branch, rate, key, (branch.shape[0],) + (1,) * (branch.ndim - 1))
 
 
 def _drop(x: Float[Array, "..."], rate: Rate, key: Key, shape: tuple[int, ...]) -> Float[Array, "..."]:
@@ -141,11 +160,13 @@ class Mlp(nnx.Module):
     def __init__(self, width: int, settings: ModelSettings, *, rngs: nnx.Rngs):
         self.fc1 = linear(width, settings.mlp_ratio * width, settings, rngs=rngs)
         self.fc2 = linear(settings.mlp_ratio * width, width, settings, rngs=rngs)
-        self.dropout = settings.dropout
+        self.dropout, self.adds_in_norm = settings.dropout, settings.adds_in_norm
 
-    def __call__(self, x: Float[Array, "... width"], key: Key | None = None) -> Float[Array, "... width"]:
+    def __call__(self, x: Float[Array, "... width"], key: Key | None = None) -> Float[Array, "... width"] | Product:
         """Transforms each token by itself."""
         hidden = gelu(keep("hidden", dense(self.fc1, x)))
+        if self.adds_in_norm:
+            return product(self.fc2, hidden)
         hidden = dropout(hidden, self.dropout, numbered(key, 0))
         return dropout(dense(self.fc2, hidden), self.dropout, numbered(key, 1))
 
@@ -236,13 +257,20 @@ class Attention(nnx.Module):
         self.qkv = linear(width, 3 * width, settings, rngs=rngs)
         self.proj = linear(width, width, settings, rngs=rngs)
         self.heads, self.dropout, self.kernel = heads, settings.dropout, settings.kernel_of(place)
+        self.adds_in_norm = settings.adds_in_norm
 
     def __call__(
         self,
         x: Float[Array, "*batch tokens width"],
         bias: Float[Array, "... heads tokens tokens"] | None = None,
         key: Key | None = None,
-    ) -> Float[Array, "*batch tokens width"]:
+    ) -> Float[Array, "*batch tokens width"] | Product:
         """Attends over the tokens of the second last axis."""
         seen = keep("attended", self_attend(keep("qkv", dense(self.qkv, x)), self.heads, bias, self.kernel))
-        return dropout(dense(self.proj, seen), self.dropout, key)
+        return self.project(seen, key)
+
+    def project(
+        self, seen: Float[Array, "*batch tokens width"], key: Key | None = None
+    ) -> Float[Array, "*batch tokens width"] | Product:
+        """The last dense layer."""
+        return product(self.proj, seen) if self.adds_in_norm else dropout(dense(self.proj, seen), self.dropout, key)

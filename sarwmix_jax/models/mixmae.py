@@ -21,13 +21,13 @@ from sarwmix_jax.models.layers import (
     attend,
     dense,
     dense_columns,
-    dropout,
     linear,
     numbered,
     self_attend,
     split_heads,
 )
-from sarwmix_jax.models.state import Blocks, Execution, Fixed, keep, make_blocks, run_blocks, split_last
+from sarwmix_jax.models.residual import Stream, add
+from sarwmix_jax.models.state import Blocks, Execution, Fixed, make_blocks, run_blocks, split_last
 from sarwmix_jax.models.tokens import image_to_vectors, sine_cosine_positions
 from sarwmix_jax.settings.model import CELL, ModelSettings
 
@@ -81,23 +81,22 @@ class DecoderBlock(nnx.Module):
         self.norm2 = LayerNorm(width, settings, rngs=rngs)
         self.mlp = Mlp(width, settings, rngs=rngs)
 
-    def __call__(self, x: Tokens, key: Key | None = None) -> Tokens:
-        """Transforms complete sequences."""
-        normed, x = self.norm1.beside(x)
-        normed, x = self.norm2.beside(keep("residual", x + self.attention(normed, key=numbered(key, 0))))
-        return x + self.mlp(normed, numbered(key, 1))
+    def __call__(self, x: Stream, key: Key | None = None) -> Stream:
+        """Transforms complete sequences, (batch, cells, width)."""
+        normed, stream = self.norm1.beside(x)
+        normed, stream = self.norm2.beside(add(stream, self.attention(normed, key=numbered(key, 0))))
+        return add(stream, self.mlp(normed, numbered(key, 1)))
 
-    def half(self, x: Float[Array, "2 batch cells width"], mask: Mask, key: Key | None = None) -> Tokens:
+    def half(self, x: Stream, mask: Mask, key: Key | None = None) -> Stream:
         """The same, computed only where the loss reads it: sequence 1 at masked cells, sequence 2 at the others.
 
         Queries, projection and MLP run on one token per cell instead of two; keys and values come from the sequence of
         each query. Exact for any mask.
         """
-        normed, x = self.norm1.beside(x)
+        normed, stream = self.norm1.beside(x)
         seen = self._attend_half(normed, mask)
-        out = select(x, mask) + dropout(dense(self.attention.proj, seen), self.attention.dropout, numbered(key, 0))
-        normed, out = self.norm2.beside(out)
-        return out + self.mlp(normed, numbered(key, 1))
+        normed, out = self.norm2.beside(add(select(stream, mask), self.attention.project(seen, numbered(key, 0))))
+        return add(out, self.mlp(normed, numbered(key, 1)))
 
     def _attend_half(self, normed: Float[Array, "2 batch cells width"], mask: Mask) -> Tokens:
         qkv, width, heads, kernel = self.attention.qkv, normed.shape[-1], self.attention.heads, self.attention.kernel
@@ -133,8 +132,8 @@ class Decoder(nnx.Module):
         """Both sequences with every cell reconstructed; sequence 1 belongs to image i, sequence 2 to B-1-i."""
         x = self._sequences(encoded, mask)
         x, shape = x.reshape(-1, *x.shape[2:]), x.shape
-        x = self._run(self.blocks, x, self.depth, key)
-        return dense(self.predict, self.norm(x)).reshape(*shape[:-1], -1)
+        decoded = self._run(self.blocks, x, self.depth, key)
+        return dense(self.predict, self.norm(decoded)).reshape(*shape[:-1], -1)
 
     def half(
         self, encoded: Float[Array, "batch cells features"], mask: Mask, *, key: Key | None = None
@@ -143,11 +142,11 @@ class Decoder(nnx.Module):
         x = self._sequences(encoded, mask)
         x, shape = x.reshape(-1, *x.shape[2:]), x.shape
         all_but_last, last = split_last(self.blocks, self.execution)
-        x = self._run(all_but_last, x, self.depth - 1, key)
-        x = last.half(x.reshape(shape), mask, numbered(key, self.depth - 1))
-        return dense(self.predict, self.norm(x))
+        decoded = self._run(all_but_last, x, self.depth - 1, key)
+        decoded = last.half(decoded.reshape(shape), mask, numbered(key, self.depth - 1))
+        return dense(self.predict, self.norm(decoded))
 
-    def _run(self, blocks: Blocks, x: Tokens, count: int, key: Key | None) -> Tokens:
+    def _run(self, blocks: Blocks, x: Tokens, count: int, key: Key | None) -> Stream:
         return run_blocks(blocks, x, (), [(numbered(key, number),) for number in range(count)], self.execution)
 
     def _sequences(

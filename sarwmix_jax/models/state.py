@@ -187,16 +187,16 @@ def split_last(blocks: Blocks, execution: Execution) -> tuple[Blocks, Any]:
 
 def run_blocks(
     blocks: Blocks,
-    x: Float[Array, "..."],
+    x: Any,
     shared: tuple[Any, ...],
     own: Sequence[tuple[Any, ...]],
     execution: Execution,
-) -> Float[Array, "..."]:
+) -> Any:
     """Runs `x = block(x, *shared, *own[number])` for all blocks.
 
     Args:
         blocks: The blocks from `make_blocks`.
-        x: Input of the first block; its shape stays.
+        x: Input of the first block, `residual.Stream`; its shape stays. In a loop it is an array.
         shared: Further arguments, the same for all blocks.
         own: Further arguments of each block: arrays, numbers or None.
         execution: How the blocks run.

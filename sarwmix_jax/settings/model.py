@@ -147,6 +147,16 @@ class ModelSettings(Section):
         plain = self.kernel == "auto" or (self.kernel == "cudnn" and place == "LayerNorm")
         return "xla" if plain else self.kernel
 
+    @property
+    def adds_in_norm(self) -> bool:
+        """Whether LayerNorm's own kernel adds the residual branch before it.
+
+        A branch of which something is dropped is added at once, as at the end of each block in a loop; and what
+        "elementwise" keeps are these sums.
+        """
+        apart = self.scan or self.recompute == "elementwise" or self.dropout > 0 or self.drop_path > 0
+        return self.kernel_of("LayerNorm") == "fused" and not apart
+
     def check_device(self, name: str, capability: str | None) -> None:
         """Refuses bfloat16 on an NVIDIA GPU that has no arithmetic for it.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sarwmix_jax.models.fused_norm import fused_layer_norm, fused_layer_norm_beside, plan_of
+from sarwmix_jax.models.fused_norm import fused_add_layer_norm, fused_layer_norm, fused_layer_norm_beside, plan_of
 from sarwmix_jax.models.interpreter import interpreted
 from sarwmix_jax.models.layers import LayerNorm
 from sarwmix_jax.settings.model import published
@@ -62,12 +62,60 @@ def test_values_and_gradients_are_those_of_the_formula(shape):
     compare(alone, results(plain, x, scale, bias, cotangent))
 
 
+def with_branch(shape, dtype=jnp.float32):
+    """(x, product, its bias, scale, bias), and both cotangents."""
+    x, scale, bias, *cotangents = arrays(shape, dtype)
+    rng = np.random.default_rng(1)
+    product, product_bias = (jnp.asarray(rng.normal(size=size), dtype) for size in (shape, shape[-1:]))
+    return (x, product, product_bias, scale, bias), tuple(cotangents)
+
+
+def plain_sum(x, product, product_bias, scale, bias):
+    """LayerNorm of a sum, and the sum."""
+    total = x + (product + product_bias)
+    return plain(total, scale, bias), total
+
+
+def all_of(function, given, cotangents):
+    """Output, sum, and the gradients of everything given, float32."""
+    out, pull = jax.vjp(function, *given)
+    return [np.asarray(array, np.float32) for array in (*out, *pull(cotangents))]
+
+
+def fused_sum(*given):
+    return fused_add_layer_norm(*given, 1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_sum_with_a_branch_and_all_gradients_are_those_of_the_formula(shape):
+    given, cotangents = with_branch(shape)
+    with interpreted():
+        found = all_of(fused_sum, given, cotangents)
+    expected = all_of(plain_sum, given, cotangents)
+    for number, (a, b) in enumerate(zip(found, expected, strict=True)):
+        np.testing.assert_allclose(a, b, rtol=0, atol=(1e-5 if number < 2 else 3e-5) * max(1.0, np.abs(b).max()))
+
+
+def test_a_sum_in_bfloat16_is_rounded_once():
+    given, cotangents = with_branch((70, 192), jnp.bfloat16)
+    with interpreted():
+        found = all_of(fused_sum, given, cotangents)
+    wide = jax.tree.map(lambda array: array.astype(jnp.float32), (given, cotangents))
+    exact = all_of(plain_sum, *wide)
+    np.testing.assert_array_equal(found[1], jnp.asarray(exact[1], jnp.bfloat16).astype(jnp.float32))
+    for a, b in zip(found, exact, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2**-7 * np.abs(b).max())
+
+
 @on_gpu
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_compiled_kernel_is_exact_in_float32(shape):
     given = arrays(shape)
     found = results(lambda *given: fused_layer_norm_beside(*given, 1e-5), *given)
     compare(found, results(lambda *given: (plain(*given), given[0]), *given))
+    branched = with_branch(shape)
+    for a, b in zip(all_of(fused_sum, *branched), all_of(plain_sum, *branched), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=3e-5 * max(1.0, np.abs(b).max()))
 
 
 def test_bfloat16_is_rounded_once():
@@ -150,12 +198,15 @@ def test_each_device_normalises_its_own_rows():
 
 @pytest.mark.parametrize("width", [128, 192, 352, 5632])
 def test_lowers_for_cuda_without_a_gpu(width):
-    def both(x, scale, bias):
-        out, pull = jax.vjp(lambda *given: fused_layer_norm_beside(*given, 1e-5), x, scale, bias)
-        return out, pull(out)
+    rows, vector = jax.ShapeDtypeStruct((1000, width), jnp.bfloat16), jax.ShapeDtypeStruct((width,), jnp.float32)
+    forms = {fused_layer_norm_beside: (rows, vector, vector), fused_add_layer_norm: (rows, rows, *[vector] * 3)}
+    for norm, shapes in forms.items():
 
-    shapes = [jax.ShapeDtypeStruct((1000, width), jnp.bfloat16), *[jax.ShapeDtypeStruct((width,), jnp.float32)] * 2]
-    with a_hopper():
-        text = jax.jit(both).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
-    assert text.count("stablehlo.custom_call @") == 2
-    assert "xla.gpu.triton" in text
+        def both(*given, norm=norm):
+            out, pull = jax.vjp(lambda *given: norm(*given, 1e-5), *given)
+            return out, pull(out)
+
+        with a_hopper():
+            text = jax.jit(both).trace(*shapes).lower(lowering_platforms=("cuda",)).as_text()
+        assert text.count("stablehlo.custom_call @") == 2
+        assert "xla.gpu.triton" in text
