@@ -20,6 +20,7 @@ from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import Tree, abstract_model, flatten_names, split_model, unflatten_names
 from sarwmix_jax.settings.model import ModelSettings, described_model
 
+ON_CPUS = "compute on CPUs, with JAX_PLATFORMS=cpu"
 PYTORCH_SUFFIXES = (".pth", ".pt", ".ckpt")
 
 
@@ -70,6 +71,17 @@ class Loaded:
                     f"({len(wrong)} such tensors)"
                 )
         return graphdef
+
+    @cached_property
+    def computed(self) -> nnx.GraphDef:
+        """`structure`, for those who compute with it on this machine's devices.
+
+        Raises:
+            UserError: As for `structure`, or the devices have no arithmetic for the model's type.
+        """
+        device = jax.devices()[0]
+        self.settings.check_device(device.device_kind, getattr(device, "compute_capability", None), ON_CPUS)
+        return self.structure
 
 
 def model_of(kind: str, settings: ModelSettings, classes: int | None) -> tuple[Any, ...]:

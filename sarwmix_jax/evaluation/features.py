@@ -70,9 +70,9 @@ def make_encode(
 
 def encode_with(loaded: Loaded, batch: int = 32) -> Encode:
     """A function that encodes sources with a checkpoint."""
-    mesh = make_mesh()
+    graphdef, mesh = loaded.computed, make_mesh()
     params, fixed = replicate((loaded.params, loaded.fixed), mesh)
-    make = make_encode(loaded.structure, loaded.statistics, loaded.settings.image_size, batch, mesh)
+    make = make_encode(graphdef, loaded.statistics, loaded.settings.image_size, batch, mesh)
 
     return lambda source, title: make(params, fixed, source, title)
 

@@ -102,6 +102,7 @@ def load_candidate(path: str, name: str, *, best: str | None, patch_op: PatchOp 
             f"{path} holds a pretraining model, which has no head to evaluate; finetune it (sarwmix finetune "
             "--config.init_from=...), or use sarwmix probe"
         )
+    _ = loaded.computed  # refuses a device before anything takes time
     described = loaded.description
     kind = TASK_TYPES[described.get("task") or ("flood" if loaded.kind == "flood" else "multilabel")]
     flood = FloodSettings(described.get("tiling") or "two_band", patch_op or described.get("patch_op") or "avg")
@@ -153,7 +154,7 @@ def open_split(candidate: Candidate, records: str, split: str) -> Any:
 def predict(candidate: Candidate, source: Any, title: str) -> Predictions:
     """Predictions of every sample of a source, in stored order."""
     task, mesh = candidate.task, make_mesh()
-    run = make_predict(task, candidate.loaded.structure, mesh, [source], title)
+    run = make_predict(task, candidate.loaded.computed, mesh, [source], title)
     with jax.default_matmul_precision("highest"):
         found = run(*replicate((candidate.loaded.params, candidate.loaded.fixed), mesh))
     stored = found[task.target]

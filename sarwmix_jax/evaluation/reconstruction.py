@@ -59,7 +59,7 @@ def load_pretrained(path: str | Path) -> Pretrained:
         batch=MixedBatchSettings(EVALUATION_GROUP, EVALUATION_GROUP, EVALUATION_GROUP),
     )
     params, fixed = jax.device_put((loaded.params, loaded.fixed))
-    return Pretrained(Pretraining(settings, loaded.statistics), loaded.structure, params, fixed, loaded.step)
+    return Pretrained(Pretraining(settings, loaded.statistics), loaded.computed, params, fixed, loaded.step)
 
 
 def reconstruct_samples(

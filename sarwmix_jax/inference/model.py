@@ -268,6 +268,6 @@ def load(path: str | Path, statistics: str | None = None, step: int | None = Non
             f"{path}: its input is {', '.join(loaded.settings.bands)} in {loaded.description['unit']}; only {BANDS} "
             "in dB is known"
         )
-    _ = loaded.structure  # refuses arrays that do not fit
+    _ = loaded.computed  # refuses arrays that do not fit, and devices
     chosen = STATISTICS[statistics] if statistics else loaded.statistics
     return LoadedModel(loaded.kind, loaded.settings, chosen, loaded.description, Path(path), loaded)

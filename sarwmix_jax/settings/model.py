@@ -157,12 +157,13 @@ class ModelSettings(Section):
         apart = self.scan or self.recompute == "elementwise" or self.dropout > 0 or self.drop_path > 0
         return self.kernel_of("LayerNorm") == "fused" and not apart
 
-    def check_device(self, name: str, capability: str | None) -> None:
+    def check_device(self, name: str, capability: str | None, remedy: str = "use --config.model.dtype=float32") -> None:
         """Refuses bfloat16 on an NVIDIA GPU that has no arithmetic for it.
 
         Args:
             name: Name of the device.
             capability: Its compute capability, such as "9.0"; None, or another form, of what is no NVIDIA GPU.
+            remedy: What to do instead.
 
         Raises:
             UserError: The capability is below 8.0 and `dtype` is bfloat16.
@@ -171,7 +172,7 @@ class ModelSettings(Section):
         if self.dtype == "bfloat16" and dot and major.isdigit() and int(major) < BFLOAT16_SINCE:
             raise UserError(
                 f"model.dtype bfloat16 needs a GPU of compute capability {BFLOAT16_SINCE}.0 or above, and {name} has "
-                f"{capability}; use --config.model.dtype=float32"
+                f"{capability}; {remedy}"
             )
 
     def _check_lengths(self) -> None:
