@@ -88,14 +88,15 @@ def converted_once(params: Tree, dtype: str) -> Tree:
     return unflatten_names(flatten_names(params) | dense)
 
 
-def converted_together(params: Tree) -> Tree:
-    """The same parameters, to be converted to another type by few kernels: XLA combines those that read the same array.
+def converted_together(params: Tree, dtype: str) -> Tree:
+    """The parameters, those of dense layers in the type in which they are computed, converted by few kernels.
 
-    Kernels and biases of dense layers are chosen by an array that is true everywhere. Norms are not converted.
+    XLA combines kernels that read the same array: what is converted is chosen by one that is true everywhere. Where
+    blocks are computed again in the backward pass, what is converted before them is not converted again.
     """
     dense = dense_parameters(params)
     chosen = jax.lax.optimization_barrier(jnp.ones(max(leaf.shape[-1] for leaf in dense.values()), bool))
-    same = {name: jnp.where(chosen[: leaf.shape[-1]], leaf, 0.0) for name, leaf in dense.items()}
+    same = {name: jnp.where(chosen[: leaf.shape[-1]], leaf, 0.0).astype(dtype) for name, leaf in dense.items()}
     return unflatten_names(flatten_names(params) | same)
 
 

@@ -163,9 +163,9 @@ def _share_gradients(
     """Gradients and metrics of one device's share of the batch, averaged over its micro-batches."""
     rows, micro_batch = len(next(iter(batch.values()))), task.settings.batch.micro_batch
     assert micro_batch is not None
-    steps, model = rows // micro_batch, task.settings.model
-    # a loop over blocks, or a block that is recomputed, would need what is chosen copied first
-    together = model.dtype != "float32" and model.recompute == "none" and not model.scan
+    steps, settings = rows // micro_batch, task.settings.model
+    # a loop over blocks takes the parameters of all of them as they are
+    together = settings.dtype != "float32" and not settings.scan
 
     def gradients(number: Int[Array, ""], micro: Batch) -> tuple[Tree, Metrics]:
         def loss(params: Tree) -> tuple[Array, Metrics]:
@@ -173,7 +173,9 @@ def _share_gradients(
             value, metrics = task.loss(model, micro, state.step, first + number * micro_batch)
             return value, {"loss": value, **metrics}
 
-        return jax.grad(loss, has_aux=True)(converted_together(state.params) if together else state.params)
+        params = converted_together(state.params, settings.dtype) if together else state.params
+        found, metrics = jax.grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda gradient, param: gradient.astype(param.dtype), found, state.params), metrics
 
     if steps == 1:
         return gradients(jnp.int32(0), batch)

@@ -44,12 +44,15 @@ def test_parameters_of_another_kind_of_layer_are_not_converted():
     assert wide == {"scale", "bias", "bias_table", "mask_token"}
 
 
-def test_parameters_that_are_converted_together_are_the_same():
-    dense = {"kernel": jnp.ones((3, 2)), "bias": jnp.array([-0.0, jnp.nan])}
+def test_parameters_that_are_converted_together_are_those_that_are_converted_once():
+    dense = {"kernel": jnp.full((3, 2), 1 / 3), "bias": jnp.array([-0.0, jnp.nan])}
     norm = {"scale": jnp.full(3, jnp.inf), "bias": jnp.arange(3.0)}
     params = {"blocks": {number: {"fc1": dense, "norm": norm} for number in (0, 1)}, "head": dense}
-    found = jax.jit(converted_together)(params)
+    found = jax.jit(converted_together, static_argnums=1)(params, "bfloat16")
     assert jax.tree.structure(found) == jax.tree.structure(params)
-    as_bits = jax.tree.map(lambda leaf: np.asarray(leaf).view(np.int32), (found, params))
-    jax.tree.map(np.testing.assert_array_equal, *as_bits)
-    assert str(jax.make_jaxpr(converted_together)(params)).count("name=_where") == 6  # of three dense layers
+    both = (flatten_names(found), flatten_names(converted_once(params, "bfloat16")))
+    for name, leaf in both[0].items():
+        assert leaf.dtype == both[1][name].dtype
+        np.testing.assert_array_equal(*(np.asarray(tree[name], np.float32).view(np.int32) for tree in both))
+    text = str(jax.make_jaxpr(lambda params: converted_together(params, "bfloat16"))(params))
+    assert text.count("name=_where") == 6  # of three dense layers
