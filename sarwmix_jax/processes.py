@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from sarwmix_jax.errors import INTERRUPTED, UserError
 
@@ -28,6 +28,8 @@ INTERRUPTED_LINE = "interrupted; the same command continues from what is finishe
 _raised: list[str] = []
 """Names of the signals that raised an exception in this command. Python loses one that is raised in a finaliser or in
 some callbacks, as JAX has one for each garbage collection."""
+
+_to_release: list[Callable[[], None]] = []
 
 _UNSEEN = "ignore:resource_tracker"
 
@@ -151,6 +153,30 @@ def silence_resource_tracker() -> None:
     """To be called before child processes start: what frees the memory that a killed one shared does so silently."""
     if _UNSEEN not in sys.warnoptions:
         sys.warnoptions.append(_UNSEEN)  # Python starts that process with them
+
+
+def end_now(code: int) -> NoReturn:
+    """End this process whatever its other threads do; releases what `release_at_end` names.
+
+    Args:
+        code: The exit code.
+    """
+    for release in list(_to_release):
+        release()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
+@contextmanager
+def release_at_end(release: Callable[[], None]) -> Iterator[None]:
+    """Call a function, which must not raise, if `end_now` ends the process in this context."""
+    _to_release.append(release)
+    try:
+        yield
+    finally:
+        _to_release.remove(release)
 
 
 def end_with_parent(*_: Any) -> None:

@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "processes": {"errors"},
     "huge_pages": set(),
     "progress": set(),
+    "cluster": {"errors", "processes", "progress"},
     "facts": set(),
     "settings": {"errors", "facts"},
     "preprocessing": {"facts", "settings"},

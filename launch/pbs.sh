@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# One process for each GPU, on any number of nodes; arguments of the command in ARGUMENTS:
+#
+#   qsub -l select=2:ncpus=32:mpiprocs=4:ngpus=4 \
+#       -v ARGUMENTS="pretrain --config=pretrain_bigearthnet_v2:base --config.data.records=records --workdir=runs/base" \
+#       launch/pbs.sh
+#
+# mpiprocs=1 gives one process a node, which uses all its GPUs. PBS sends SIGTERM before it ends the job (qdel -W, or
+# preemption): the run is saved, ends with exit code 75, and this script puts a new job into the queue.
+#PBS -N sarwmix
+#PBS -l walltime=12:00:00
+#PBS -j oe
+#PBS -r y
+set -uo pipefail
+cd "${PBS_O_WORKDIR:-.}"
+: "${ARGUMENTS:?give the arguments of sarwmix: qsub -v ARGUMENTS=...}"
+MASTER_ADDR=$(head -n 1 "$PBS_NODEFILE")
+export MASTER_ADDR
+read -r -a arguments <<< "$ARGUMENTS"
+mpirun -np "$(wc -l < "$PBS_NODEFILE")" --hostfile "$PBS_NODEFILE" -x MASTER_ADDR -x PATH \
+    "${SARWMIX:-sarwmix}" "${arguments[@]}" &
+ranks=$!
+trap 'kill -TERM "$ranks"' TERM USR1
+while :; do  # a signal that the trap handles ends `wait` early
+    wait "$ranks"
+    code=$?
+    kill -0 "$ranks" 2>/dev/null || break
+done
+if [ "$code" -eq 75 ]; then
+    select=$(qstat -f "$PBS_JOBID" | sed -n 's/^ *Resource_List.select = //p')
+    qsub -l "select=$select" -v ARGUMENTS="$ARGUMENTS" launch/pbs.sh
+fi
+exit "$code"
