@@ -6,6 +6,7 @@ inside srun; ranks of Open MPI. Variables were taken from the documentation:
     SLURM     https://slurm.schedmd.com/srun.html, "Output environment variables"
     Open MPI  https://docs.open-mpi.org/en/v5.0.x/tuning-apps/environment-var.html
     PBS       https://manpages.ubuntu.com/manpages/xenial/man1/qsub.1B.html, "PBS_NODEFILE"
+    arrays    https://slurm.schedmd.com/job_array.html; PBS Professional User's Guide, "PBS_ARRAY_INDEX"
 """
 
 import re
@@ -20,6 +21,13 @@ MPI, SLURM = "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"
 LAUNCHED = (MPI, SLURM)
 """Variables that only processes have which mpirun or srun started."""
 
+JOIN_SECONDS, SILENT_SECONDS = 300, 100
+"""Times for which the processes wait for each other at the start, and for a sign of life later; JAX's own defaults."""
+
+PARTS = "SARWMIX_PARTS"
+"""Variable with the number of tasks in an array of PBS, which itself states only the number of each."""
+
+_ARRAY_STEP, _NOWHERE = "SLURM_ARRAY_TASK_STEP", "nowhere:1"
 _STEP = (SLURM, "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
 _RANKS = (MPI, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE")
 _FIRST_PORT, _PORTS = 61440, 4000
@@ -95,6 +103,37 @@ def decide(environment: Mapping[str, str], given: Given, gpus: int = 0) -> Job |
         raise UserError(f"the address of process 0 is {job.coordinator!r}; give --coordinator=HOST:PORT")
     devices = given.devices or _devices(environment.get("CUDA_VISIBLE_DEVICES"), gpus, job.local, together)
     return replace(job, devices=devices)
+
+
+def part_of(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Which part of some work this process does, from 1, and how many parts there are.
+
+    Tasks of an array, of SLURM or PBS, and in each of them ranks of srun or mpirun, where either exists.
+
+    Raises:
+        UserError: There is neither, or the number of tasks of the array is not known.
+    """
+    first, step = _array_number(environment, "SLURM_ARRAY_TASK_MIN", 0), _array_number(environment, _ARRAY_STEP, 1)
+    task, tasks, rank, ranks = 0, 1, 0, 1
+    if environment.get("SLURM_ARRAY_TASK_ID"):
+        task, left = divmod(_number(environment, "SLURM_ARRAY_TASK_ID") - first, max(step, 1))
+        tasks = _array_number(environment, "SLURM_ARRAY_TASK_COUNT", 0)
+        if left or not 0 <= task < tasks:
+            raise UserError("--shard=auto needs an array without gaps, such as --array=1-8; or give --shard=I/N")
+    elif environment.get("PBS_ARRAY_INDEX"):
+        task, tasks = _number(environment, "PBS_ARRAY_INDEX") - 1, _array_number(environment, PARTS, 0)
+        if not 0 <= task < tasks:
+            raise UserError(f"--shard=auto in an array of PBS: qsub -J 1-8 -v {PARTS}=8; or give --shard=I/N")
+    found = _slurm(environment, Given(_NOWHERE)) or _open_mpi(environment, Given(_NOWHERE))
+    if found is not None:
+        rank, ranks = found[0].process, found[0].processes
+    if tasks * ranks == 1 and found is None and "SLURM_ARRAY_TASK_ID" not in environment:
+        raise UserError("--shard=auto, but this is no task of an array, no rank of srun or mpirun; give --shard=I/N")
+    return task * ranks + rank + 1, tasks * ranks
+
+
+def _array_number(environment: Mapping[str, str], name: str, default: int) -> int:
+    return _number(environment, name) if environment.get(name) else default
 
 
 def proxies(environment: Mapping[str, str], coordinator: str) -> str | None:

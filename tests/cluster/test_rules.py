@@ -2,7 +2,7 @@
 
 import pytest
 
-from sarwmix_jax.cluster.rules import Given, decide, first_host, proxies
+from sarwmix_jax.cluster.rules import Given, decide, first_host, part_of, proxies
 from sarwmix_jax.errors import UserError
 
 # https://slurm.schedmd.com/srun.html, "Output environment variables": 2 nodes, 8 tasks, the sixth one
@@ -153,3 +153,51 @@ def test_proxies_are_warned_of_unless_exempt():
         assert proxies(proxy | {"no_proxy": exempt}, "node1:1") is None
     assert proxies(proxy | {"no_proxy": ".cluster"}, "node1.cluster:1") is None
     assert proxies({}, "node1:1") is None
+
+
+# https://slurm.schedmd.com/job_array.html: sbatch --array=1-7:2, the third task
+ARRAY = {
+    "SLURM_ARRAY_JOB_ID": "36",
+    "SLURM_ARRAY_TASK_ID": "5",
+    "SLURM_ARRAY_TASK_COUNT": "4",
+    "SLURM_ARRAY_TASK_MIN": "1",
+    "SLURM_ARRAY_TASK_MAX": "7",
+    "SLURM_ARRAY_TASK_STEP": "2",
+}
+
+
+@pytest.mark.parametrize(
+    ("environment", "part"),
+    [
+        (ARRAY, (3, 4)),
+        ({"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "1"}, (1, 1)),
+        ({"PBS_ARRAY_INDEX": "8", "SARWMIX_PARTS": "8"}, (8, 8)),
+        (SRUN, (6, 8)),
+        (MPI_5, (4, 4)),
+        (ARRAY | SRUN, (2 * 8 + 6, 32)),
+        ({"PBS_ARRAY_INDEX": "2", "SARWMIX_PARTS": "3"} | MPI_4, (8, 12)),
+    ],
+)
+def test_part_of_a_preparation(environment, part):
+    assert part_of(environment) == part
+
+
+def test_parts_of_arrays_and_ranks_are_all_different():
+    tasks = [ARRAY | {"SLURM_ARRAY_TASK_ID": str(task)} for task in (1, 3, 5, 7)]
+    parts = [part_of(task | MPI_5 | {"OMPI_COMM_WORLD_RANK": str(rank)}) for task in tasks for rank in range(4)]
+    assert sorted(parts) == [(number, 16) for number in range(1, 17)]
+
+
+@pytest.mark.parametrize(
+    ("environment", "line"),
+    [
+        ({}, "no task of an array"),
+        (ARRAY | {"SLURM_ARRAY_TASK_ID": "6"}, "without gaps"),
+        (ARRAY | {"SLURM_ARRAY_TASK_ID": "9"}, "without gaps"),
+        ({"PBS_ARRAY_INDEX": "2"}, "qsub -J 1-8 -v SARWMIX_PARTS=8"),
+        ({"PBS_ARRAY_INDEX": "9", "SARWMIX_PARTS": "8"}, "qsub -J 1-8 -v SARWMIX_PARTS=8"),
+    ],
+)
+def test_parts_that_are_not_known(environment, line):
+    with pytest.raises(UserError, match=line):
+        part_of(environment)
