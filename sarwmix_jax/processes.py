@@ -90,10 +90,14 @@ def raise_lost_signal() -> None:
 
 
 @contextmanager
-def noted_signals() -> Iterator[list[str]]:
+def noted_signals(*, shared: bool = False) -> Iterator[list[str]]:
     """Names of signals so far, with those before whose exception was lost: they are only noted.
 
     A second Ctrl-C raises `KeyboardInterrupt`.
+
+    Args:
+        shared: Whether the run is that of several processes. JAX then handles SIGTERM, by which all of them agree on
+            the step after which they stop; any other signal causes one.
     """
     received = [*_raised]
 
@@ -101,9 +105,28 @@ def noted_signals() -> Iterator[list[str]]:
         if number == signal.SIGINT and "SIGINT" in received:
             raise KeyboardInterrupt
         received.append(signal.Signals(number).name)
+        if shared:
+            signal.raise_signal(signal.SIGTERM)
 
-    with _handled(note, SIGNALS):
+    if shared and received:
+        signal.raise_signal(signal.SIGTERM)
+    with _handled(note, [number for number in SIGNALS if not (shared and number == signal.SIGTERM)]):
         yield received
+
+
+def asked_to_stop(signals: list[str], step: int) -> str | None:
+    """Name of the signal because of which a run stops after this step; all processes of a run stop after the same one.
+
+    Args:
+        signals: Names of the signals that this process got; see `noted_signals`.
+        step: Optimiser steps done; to be called after each.
+    """
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return next(iter(signals), None)
+    return (signals or ["SIGTERM"])[0] if multihost_utils.reached_preemption_sync_point(step) else None
 
 
 @contextmanager

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "errors": set(),
     "processes": {"errors"},
     "huge_pages": set(),
-    "progress": set(),
+    "progress": {"errors", "processes"},
     "cluster": {"errors", "processes", "progress"},
     "facts": set(),
     "settings": {"errors", "facts"},

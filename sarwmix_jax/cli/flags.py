@@ -4,6 +4,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from sarwmix_jax.cluster.rules import JOIN_SECONDS, SILENT_SECONDS
+
+STUCK_SECONDS = 1800
+"""Time without progress after which a run ends itself, unless a flag states another."""
+
 
 def positive(text: str) -> int:
     """A whole number from 1.
@@ -66,11 +71,21 @@ SHARED: dict[str, dict[str, Any]] = {
     "--processes": {"type": positive, "metavar": "N", "help": "how many processes do the work together"},
     "--process": {"type": int, "metavar": "I", "help": "the number of this one, from 0"},
     "--devices": {"type": numbers, "metavar": "I,I", "help": "numbers of the GPUs of this process"},
-    "--join-seconds": {"type": positive, "default": 300, "help": "how long to wait for the other processes"},
+    "--join-seconds": {
+        "type": positive,
+        "metavar": "S",
+        "help": f"how long to wait for the other processes; if not given, {JOIN_SECONDS}",
+    },
     "--silent-seconds": {
         "type": positive,
-        "default": 100,
-        "help": "how long a process may not answer before the others end",
+        "metavar": "S",
+        "help": f"how long a process may not answer before the others end; if not given, {SILENT_SECONDS}",
+    },
+    "--stuck-seconds": {
+        "type": positive,
+        "metavar": "S",
+        "help": "print the stacks of all threads and end, with exit code 76, when nothing has advanced for so long; "
+        f"if not given, {STUCK_SECONDS}",
     },
     "--compiled": {
         "metavar": "FOLDER",

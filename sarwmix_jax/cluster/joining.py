@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from sarwmix_jax.cluster.peers import Peers, gather, name_of, report
-from sarwmix_jax.cluster.rules import Given, Job, decide, proxies
+from sarwmix_jax.cluster.rules import JOIN_SECONDS, SILENT_SECONDS, Given, Job, decide, proxies
 from sarwmix_jax.errors import FAILED, INTERRUPTED, LOST, MISTAKE, STOPPED, UserError, one_line
-from sarwmix_jax.processes import RAISED_BY_SIGNALS, end_now
+from sarwmix_jax.processes import RAISED_BY_SIGNALS, end_now, release_at_end
 from sarwmix_jax.progress import silent
 
 JAX_LATER_SECONDS = 20
@@ -22,7 +22,7 @@ BROKEN = ("Gloo", "NCCL", "UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 def together(
-    given: Given, work: Callable[[], int | None], *, join_seconds: int, silent_seconds: int, saves: bool
+    given: Given, work: Callable[[], int | None], join_seconds: int | None, silent_seconds: int | None, *, saves: bool
 ) -> int | None:
     """Do the work of a command as a part of a job, or alone where this process is the only one.
 
@@ -31,8 +31,8 @@ def together(
     Args:
         given: What the command line states of this process's part.
         work: The command; gives its exit code.
-        join_seconds: How long to wait for the other processes at the start.
-        silent_seconds: How long a process may not answer before the others end.
+        join_seconds: How long to wait for the other processes at the start; by default `JOIN_SECONDS`.
+        silent_seconds: How long a process may not answer before the others end; by default `SILENT_SECONDS`.
         saves: Whether the command saves its work when one of the processes gets SIGTERM; else it ends at once.
 
     Raises:
@@ -44,9 +44,10 @@ def together(
     import jax
 
     jax.config.update("jax_enable_preemption_service", saves)
-    peers = join(job, os.environ, join_seconds, silent_seconds)
+    peers = join(job, os.environ, join_seconds or JOIN_SECONDS, silent_seconds or SILENT_SECONDS)
+    ended = release_at_end(lambda: peers.fail("has ended itself; see its output", LOST))
     try:
-        with silent(job.process > 0), nullcontext() if not job.process else _no_output():
+        with ended, silent(job.process > 0), nullcontext() if not job.process else _no_output():
             code = work() or 0
     except BaseException as error:  # of any kind: the other processes would wait for this one
         _fail(peers, error)

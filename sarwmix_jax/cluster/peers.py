@@ -92,7 +92,9 @@ class Peers:
         self._watch_thread.start()
 
     def fail(self, line: str, code: int) -> None:
-        """Inform all others of a failure of this process, which ends."""
+        """Inform all others of a failure of this process, which ends; nothing once it has left or failed."""
+        if self._left.is_set():
+            return
         self._left.set()
         for peer in self._others:
             peer.send({"failed": f"{self.own}: {one_line(line)}", "code": code})

@@ -21,6 +21,9 @@ MPI, SLURM = "OMPI_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS"
 LAUNCHED = (MPI, SLURM)
 """Variables that only processes have which mpirun or srun started."""
 
+PART = ("coordinator", "processes", "process", "devices")
+"""What the command line can state of a process's part, in the order of `Given`."""
+
 JOIN_SECONDS, SILENT_SECONDS = 300, 100
 """Times for which the processes wait for each other at the start, and for a sign of life later; JAX's own defaults."""
 
@@ -87,10 +90,10 @@ def decide(environment: Mapping[str, str], given: Given, gpus: int = 0) -> Job |
     """
     found = _flags(given) or _slurm(environment, given) or _open_mpi(environment, given)
     if found is None:
-        if given.coordinator is not None:
+        if given.coordinator is not None or given.devices is not None:
             raise UserError(
-                "--coordinator is given, but neither srun nor mpirun started this process; "
-                "give --processes and --process, too"
+                "--coordinator or --devices is given, but neither srun nor mpirun started this process; "
+                "give --coordinator, --processes and --process"
             )
         return None
     job, together = found

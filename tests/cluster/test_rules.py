@@ -100,7 +100,9 @@ def test_flags_come_first():
 @pytest.mark.parametrize(
     ("environment", "given", "line"),
     [
-        ({}, Given("node9:1234"), "--coordinator is given, but neither srun nor mpirun"),
+        ({}, Given("node9:1234"), "--coordinator or --devices is given, but neither srun nor mpirun"),
+        ({}, Given(devices=(0,)), "give --coordinator, --processes and --process"),
+        ({}, Given(process=1), "--coordinator and --processes not given"),
         ({}, Given(processes=2), "--coordinator and --process not given"),
         ({}, Given("node9:1234", 2, 2), "process 2 of 2"),
         ({}, Given("node9", 2, 1), "give --coordinator=HOST:PORT"),
