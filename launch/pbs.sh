@@ -16,11 +16,13 @@ cd "${PBS_O_WORKDIR:-.}"
 : "${ARGUMENTS:?give the arguments of sarwmix: qsub -v ARGUMENTS=...}"
 MASTER_ADDR=$(head -n 1 "$PBS_NODEFILE")
 export MASTER_ADDR
+# PBS may send SIGTERM to mpirun itself, which then gives the ranks one second; here it gives them time to save.
+export OMPI_MCA_odls_base_sigkill_timeout=300 PRTE_MCA_odls_base_sigkill_timeout=300
 read -r -a arguments <<< "$ARGUMENTS"
 mpirun -np "$(wc -l < "$PBS_NODEFILE")" --hostfile "$PBS_NODEFILE" -x MASTER_ADDR -x PATH \
     "${SARWMIX:-sarwmix}" "${arguments[@]}" &
 ranks=$!
-trap 'kill -TERM "$ranks"' TERM USR1
+trap 'kill -USR1 "$ranks"' TERM USR1  # which mpirun passes on; at SIGTERM it would soon kill the ranks
 while :; do  # a signal that the trap handles ends `wait` early
     wait "$ranks"
     code=$?

@@ -17,6 +17,7 @@ def environment(devices=2, **more):
     own = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "OMPI", "PMIX"))}
     return own | {
         "JAX_PLATFORMS": "cpu",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles faster
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(ROOT),
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0",
