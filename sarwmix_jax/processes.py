@@ -78,15 +78,25 @@ def raised_signals() -> Iterator[None]:
             sys.unraisablehook = shown
 
 
-def raise_lost_signal() -> None:
-    """Raise for a signal once more: libraries turn the exception of its handler into another, which looks like damage.
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Signals in this context take effect at its end, even where it ends with an error; a second Ctrl-C at once.
 
-    Raises:
-        KeyboardInterrupt: Ctrl-C came before.
-        Terminated: Another signal came before.
+    For libraries that work with asyncio: it loses the exception of a handler, and then waits for ever.
     """
-    if _raised:
-        raise KeyboardInterrupt if _raised[-1] == "SIGINT" else Terminated(_raised[-1])
+    received: list[int] = []
+
+    def defer(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGINT and number in received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    try:
+        with _handled(defer, SIGNALS):
+            yield
+    finally:
+        for number in received:
+            signal.raise_signal(number)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Signals by themselves: noted, raised, kept from child processes; a second Ctrl-C; readers that have gone."""
+"""Signals by themselves: noted, raised, deferred, kept from child processes; a second Ctrl-C; readers that are gone."""
 
 import errno
 import io
@@ -13,7 +13,14 @@ import pytest
 
 from sarwmix_jax.cli.main import guarded
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.processes import SIGNALS, Terminated, noted_signals, raised_signals, signals_kept_from_children
+from sarwmix_jax.processes import (
+    SIGNALS,
+    Terminated,
+    deferred_signals,
+    noted_signals,
+    raised_signals,
+    signals_kept_from_children,
+)
 
 ROOT = Path(__file__).parents[1]
 OTHERS = [number for number in SIGNALS if number != signal.SIGINT]
@@ -65,7 +72,29 @@ def test_a_signal_whose_exception_was_lost_is_noted_later(number, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("context", [noted_signals, raised_signals])
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_deferred_signal_takes_effect_at_the_end_as_it_would_have_before(number):
+    with noted_signals() as received:
+        with deferred_signals():
+            signal.raise_signal(number)
+            assert received == []
+        assert received == [number.name]
+    with pytest.raises((KeyboardInterrupt, Terminated)), raised_signals(), deferred_signals():
+        signal.raise_signal(number)
+        raise ValueError("another exception")
+
+
+def test_a_second_ctrl_c_is_not_deferred():
+    reached = []
+    with pytest.raises(KeyboardInterrupt), deferred_signals():
+        signal.raise_signal(signal.SIGINT)
+        reached.append(True)
+        signal.raise_signal(signal.SIGINT)
+        reached.append(False)
+    assert reached == [True]
+
+
+@pytest.mark.parametrize("context", [noted_signals, raised_signals, deferred_signals])
 def test_under_nohup_a_closed_terminal_stops_nothing(context):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with context() as received:

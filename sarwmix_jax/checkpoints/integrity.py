@@ -21,7 +21,7 @@ from typing import Any, ParamSpec, TypeVar
 import google_crc32c
 import numpy as np
 
-from sarwmix_jax.processes import raise_lost_signal
+from sarwmix_jax.processes import deferred_signals
 
 CHECKSUMS = "checksums"
 """Item of a checkpoint, beside the items that it describes."""
@@ -145,16 +145,15 @@ def _silent_remains() -> Iterator[None]:
 def one_line_of_damage(read: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """Makes a method that reads raise, for whatever damage leads to, a `ValueError` of one line.
 
-    Orbax and tensorstore raise many kinds, with long texts and causes.
+    Orbax and tensorstore raise many kinds, with long texts and causes. A signal takes effect after the reading.
     """
 
     @functools.wraps(read)
     def reading(*args: Arguments.args, **options: Arguments.kwargs) -> Result:
-        with _silent_remains():
+        with deferred_signals(), _silent_remains():
             try:
                 return read(*args, **options)
             except Exception as error:
-                raise_lost_signal()
                 reason = first_line(error)
             gc.collect()  # what refers to itself would print later
         raise ValueError(reason)

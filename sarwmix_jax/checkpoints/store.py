@@ -1,9 +1,8 @@
 """Checkpoints: a thin layer over Orbax' `CheckpointManager`.
 
 A checkpoint holds named arrays (`encoder/stages/0/...`) in three items, `params`, `fixed` and `optimizer` (only the
-first two in a converted one), a JSON `description` of them, and `checksums` of it all (see `integrity`), which are
-verified at every reading. Writing is atomic: a folder without its final marker is not a checkpoint. No array is ever
-restored silently with another content, dtype or shape.
+first two in a converted one), a JSON `description` of them, and `checksums` of it all, verified at every reading (see
+`integrity`). Writing is atomic: a folder without its final marker is not a checkpoint.
 """
 
 import dataclasses
@@ -24,6 +23,7 @@ from sarwmix_jax.checkpoints import integrity
 from sarwmix_jax.checkpoints.integrity import CHECKSUMS, FORMAT, first_line, one_line_of_damage, upgraded
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BandStatistics
+from sarwmix_jax.processes import deferred_signals
 from sarwmix_jax.settings.config import as_json
 from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.version import __version__
@@ -99,10 +99,8 @@ class Checkpoints:
         self._keep = Keep(keep, milestones)
         handlers: dict[str, Any] = {item: ocp.StandardCheckpointHandler() for item in ITEMS}
         handlers |= {item: ocp.JsonCheckpointHandler() for item in ("description", CHECKSUMS)}
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=self._keep, read_only=read_only, create=not read_only
-        )
-        self._manager = ocp.CheckpointManager(self.directory, options=options, item_handlers=handlers)
+        how = ocp.CheckpointManagerOptions(preservation_policy=self._keep, read_only=read_only, create=not read_only)
+        self._manager = ocp.CheckpointManager(self.directory, options=how, item_handlers=handlers)
 
     def steps(self) -> list[int]:
         """Complete checkpoints, ascending."""
@@ -151,7 +149,8 @@ class Checkpoints:
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
-            yield
+            with deferred_signals():
+                yield
         except Exception as error:
             complete = complete_steps(self.directory)
             last = f"the last complete one is step {complete[-1]}" if complete else "there is no complete one"

@@ -1,5 +1,6 @@
 """Damage in checkpoints is noticed wherever it is, or changes nothing."""
 
+import asyncio
 import json
 import logging
 import shutil
@@ -160,23 +161,34 @@ def test_the_verification_states_unchecked_checkpoints_in_its_own_lines_alone(fo
     assert capsys.readouterr().out.count("unchecked") == 2 and not caplog.messages
 
 
+def made_another(number):
+    """What a library does that turns every exception into one of its own."""
+    try:
+        signal.raise_signal(number)
+    except BaseException as stop:
+        raise RuntimeError("an array cannot be read") from stop
+
+
+def lost(number):
+    """What asyncio does with the exception of a callback: it reports it, and goes on."""
+    loop = asyncio.new_event_loop()
+    loop.call_soon(signal.raise_signal, number)
+    loop.call_later(0.01, loop.stop)
+    loop.run_forever()
+    loop.close()
+
+
+@pytest.mark.parametrize("comes", [made_another, lost])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_while_a_checkpoint_is_read_is_no_damage(folder, monkeypatch, number):
-    """Reading libraries turn the exception of a signal into one of their own."""
-
-    def interrupted(*_):
-        try:
-            signal.raise_signal(number)
-        except BaseException as stop:
-            raise RuntimeError("an array cannot be read") from stop
-
-    monkeypatch.setattr(integrity, "verify", interrupted)
+def test_a_signal_while_a_checkpoint_is_read_takes_effect_after_it(folder, monkeypatch, caplog, number, comes):
+    monkeypatch.setattr(integrity, "verify", lambda *_: comes(number))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal
     try:
         with pytest.raises((KeyboardInterrupt, Terminated)), raised_signals():
             Checkpoints(folder, read_only=True).restore_latest(state_of(0))
     finally:
         signal.signal(signal.SIGINT, before)
+    assert not caplog.messages
 
 
 def test_checksums_are_those_of_the_standard():
