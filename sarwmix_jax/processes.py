@@ -29,6 +29,9 @@ _raised: list[str] = []
 """Names of the signals that raised an exception in this command. Python loses one that is raised in a finaliser or in
 some callbacks, as JAX has one for each garbage collection."""
 
+_left_to_libraries: set[int] = set()
+"""Signals with a handler that is not Python's: to set another and to restore it would lose it."""
+
 _to_release: list[Callable[[], None]] = []
 
 _UNSEEN = "ignore:resource_tracker"
@@ -47,7 +50,7 @@ def _handled(handler: Callable[[int, FrameType | None], Any], numbers: Iterable[
     previous: dict[signal.Signals, Any] = {}
     try:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
-            for number in numbers:
+            for number in set(numbers) - _left_to_libraries:
                 if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
                     previous[number] = signal.signal(number, handler)
         yield
@@ -99,15 +102,16 @@ def deferred_signals() -> Iterator[None]:
             signal.raise_signal(number)
 
 
+def leave_sigterm_to_jax() -> None:
+    """From now on JAX's own handler of SIGTERM stays, by which the processes of a job agree on their last step."""
+    _left_to_libraries.add(signal.SIGTERM)
+
+
 @contextmanager
-def noted_signals(*, shared: bool = False) -> Iterator[list[str]]:
+def noted_signals() -> Iterator[list[str]]:
     """Names of signals so far, with those before whose exception was lost: they are only noted.
 
-    A second Ctrl-C raises `KeyboardInterrupt`.
-
-    Args:
-        shared: Whether the run is that of several processes. JAX then handles SIGTERM, by which all of them agree on
-            the step after which they stop; any other signal causes one.
+    A second Ctrl-C raises `KeyboardInterrupt`. Where JAX handles SIGTERM, any other signal causes one.
     """
     received = [*_raised]
 
@@ -115,12 +119,12 @@ def noted_signals(*, shared: bool = False) -> Iterator[list[str]]:
         if number == signal.SIGINT and "SIGINT" in received:
             raise KeyboardInterrupt
         received.append(signal.Signals(number).name)
-        if shared:
+        if signal.SIGTERM in _left_to_libraries:
             signal.raise_signal(signal.SIGTERM)
 
-    if shared and received:
+    if received and signal.SIGTERM in _left_to_libraries:
         signal.raise_signal(signal.SIGTERM)
-    with _handled(note, [number for number in SIGNALS if not (shared and number == signal.SIGTERM)]):
+    with _handled(note, SIGNALS):
         yield received
 
 

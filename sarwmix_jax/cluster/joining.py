@@ -11,7 +11,7 @@ from typing import NoReturn
 from sarwmix_jax.cluster.peers import Peers, gather, name_of, report
 from sarwmix_jax.cluster.rules import JOIN_SECONDS, SILENT_SECONDS, Given, Job, decide, proxies
 from sarwmix_jax.errors import FAILED, INTERRUPTED, LOST, MISTAKE, STOPPED, UserError, one_line
-from sarwmix_jax.processes import RAISED_BY_SIGNALS, end_now, release_at_end
+from sarwmix_jax.processes import RAISED_BY_SIGNALS, end_now, leave_sigterm_to_jax, release_at_end
 from sarwmix_jax.progress import silent
 
 JAX_LATER_SECONDS = 20
@@ -45,6 +45,8 @@ def together(
 
     jax.config.update("jax_enable_preemption_service", saves)
     peers = join(job, os.environ, join_seconds or JOIN_SECONDS, silent_seconds or SILENT_SECONDS)
+    if saves:
+        leave_sigterm_to_jax()
     ended = release_at_end(lambda: peers.fail("has ended itself; see its output", LOST))
     try:
         with ended, silent(job.process > 0), nullcontext() if not job.process else _no_output():

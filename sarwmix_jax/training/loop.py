@@ -134,7 +134,7 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
     feed: Feed = ResidentFeed(run, start, log) if run.settings.data.resident else LoaderFeed(run, start)
     throughput.restart("initialisation")
     run = dataclasses.replace(run, train_step=resources.announced(run.train_step, log))
-    with noted_signals(shared=jax.process_count() > 1) as signals:
+    with noted_signals() as signals:
         try:
             while progress.step < total and not progress.interrupted and not out_of_patience(run, progress):
                 try:

@@ -154,20 +154,26 @@ LONG = {
     "optimizer__stop_after_steps": None,
     "optimizer__schedule_epochs": 4000.0,
     "optimizer__stop_after_epochs": 4000.0,
+    "validation__split": None,
+    "checkpoint__every_epochs": 2.0,  # so that signals come after a save
+    "checkpoint__keep": 3,
 }
-RARE = {"validation__split": None, "checkpoint__every_epochs": 4000.0}
 
 
 def started(records, workdir, place, *flags):  # noqa: F811
     """Two processes in the middle of a run of 4,000 steps."""
     both = jobs.start([*command(PRETRAINING, records, workdir, place / "compiled2", **LONG), *flags], 2)
+    await_steps(workdir, both)
+    return both
+
+
+def await_steps(workdir, processes):
+    """Wait until a run is in its fourth step."""
     latest = time.monotonic() + 120
     while not (workdir / "log.jsonl").exists() or len(series(workdir)[0]) < 3:
-        assert time.monotonic() < latest and all(each.poll() is None for each in both), [
-            jobs.outcome(e, 5) for e in both
-        ]
+        lost = time.monotonic() > latest or any(each.poll() is not None for each in processes)
+        assert not lost, [jobs.outcome(each, 5) for each in processes]
         time.sleep(0.1)
-    return both
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])

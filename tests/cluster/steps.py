@@ -1,0 +1,34 @@
+"""Run by test_joining.py as one of several processes: steps without any computation, until a signal."""
+
+import sys
+import time
+
+from sarwmix_jax.cluster.joining import together
+from sarwmix_jax.cluster.rules import Given
+from sarwmix_jax.errors import STOPPED, UserError
+from sarwmix_jax.processes import asked_to_stop, deferred_signals, noted_signals, raised_signals
+
+
+def work() -> int:
+    """Steps until a signal; as around every save, handlers are set and restored in each."""
+    step = 0
+    with noted_signals() as signals:
+        while step < 2000:
+            with deferred_signals():
+                time.sleep(0.02)
+            step += 1
+            if step == 1:
+                print("started", file=sys.stderr, flush=True)
+            if stopped := asked_to_stop(signals, step):
+                print(f"{stopped} {step}", file=sys.stderr, flush=True)
+                return STOPPED
+            if fault and step == 20:
+                raise UserError("record 7 cannot be read")
+    return 0
+
+
+if __name__ == "__main__":
+    port, count, number, fault = map(int, sys.argv[1:])
+    given = Given(f"127.0.0.1:{port}", count, number)
+    with raised_signals():
+        sys.exit(together(given, work, 30, 10, saves=True))
