@@ -5,7 +5,8 @@
 #   PROCESSES=2 launch/local.sh finetune ...
 #
 # One process can use all GPUs of a machine by itself (plain `sarwmix pretrain ...`); several are for tests of what a
-# cluster does, and where reading and decoding keep one process busy. The first failure ends all, and gives the exit code.
+# cluster does, and where reading and decoding keep one process busy. The first failure ends all; the exit code is that of the
+# first process, by number, that has another than 0.
 set -uo pipefail
 gpus=$(ls /proc/driver/nvidia/gpus 2>/dev/null | wc -l)
 processes=${PROCESSES:-$((gpus > 0 ? gpus : 1))}
