@@ -10,7 +10,7 @@ JOBS ?= 2
 BENCH_OUT ?= runs/bench-$(shell date +%Y%m%d-%H%M%S)
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 --durations=12
 
-.PHONY: demo study test test-slow soak smoke check versions bench clean
+.PHONY: demo study test test-slow soak smoke check versions bench gpu-program gpu-guard gpu-windows clean
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12 ...")'
@@ -65,5 +65,28 @@ $(VENV)/.torch: $(STAMP)
 bench: $(VENV)/.torch
 	$(BIN)/python -m benchmarks --device=cpu --rounds=5 --round-seconds=6 --budget=10 --out=$(BENCH_OUT)
 
+# an environment of its own, for JAX would ask every program of the usual one for GPUs; about 220 MB are downloaded
+GPU_VENV ?= $(VENV)-gpu
+GPU ?= h200
+$(GPU_VENV)/.installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e .
+	version=$$($(GPU_VENV)/bin/python -c 'import jax; print(jax.__version__)'); \
+	  $(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[gpu-program]" \
+	  jax-cuda12-plugin==$$version jax-cuda12-pjrt==$$version
+	touch $@
+
+# what the pretraining step of base would ask of a GPU, without one: minutes on two cores
+gpu-program: $(GPU_VENV)/.installed
+	$(GPU_VENV)/bin/python -m benchmarks.gpu_program --gpu=$(GPU) $(GPU_ARGS)
+
+# fails where the step at a small depth has more kernels, bytes or memory than the stored result
+gpu-guard: $(GPU_VENV)/.installed
+	$(GPU_VENV)/bin/python -m benchmarks.gpu_program --check benchmarks/gpu_programs/*_shallow_*.json
+
+# whether the package's own kernels compile for every window and LayerNorm of the published models: minutes
+gpu-windows: $(GPU_VENV)/.installed
+	$(GPU_VENV)/bin/python -m benchmarks.gpu_program.windows
+
 clean:
-	rm -rf $(VENV) demo_output study_output
+	rm -rf $(VENV) $(GPU_VENV) demo_output study_output

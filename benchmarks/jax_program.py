@@ -13,7 +13,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from benchmarks import hlo, sample
+from benchmarks import sample
+from benchmarks.gpu_program.reader import read_program
 from sarwmix_jax.models.state import abstract_model, split_model
 from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.settings.sections import BatchSettings, FinetuningSettings, MixedBatchSettings, PretrainingSettings
@@ -21,7 +22,7 @@ from sarwmix_jax.tasks.gradients import TrainState, make_mesh, make_train_step, 
 from sarwmix_jax.tasks.labelled import make_forward
 from sarwmix_jax.tasks.multilabel import Multilabel
 from sarwmix_jax.tasks.pretraining import Pretraining
-from sarwmix_jax.training.optimizer import make_optimizer
+from sarwmix_jax.training.optimizer import optimizer_of
 
 RATE = np.float32(1e-5)
 """Small, as there is no warm-up; the computation is the same for any rate."""
@@ -51,7 +52,9 @@ class JaxProgram:
         seconds = time.perf_counter() - started
         versions = {"device": mesh.devices.item().device_kind}
         versions |= {name: importlib.metadata.version(name) for name in LIBRARIES}
-        self.facts = {"compile_seconds": seconds, "versions": versions, **hlo.account(self.compiled.as_text())}
+        program = read_program(self.compiled.as_text())
+        counts = {"kernels": program.count, "bytes": program.bytes}
+        self.facts = {"compile_seconds": seconds, "versions": versions, **counts}
 
     def arguments(self) -> tuple[Any, ...]:
         """Arguments of the next step."""
@@ -96,7 +99,7 @@ def make_step(task: str, settings: ModelSettings, batch: int, mesh: Mesh) -> Ste
     graphdef, (params, fixed) = abstract_model(*trained.model)[0], jax.jit(lambda: draw()[1:])()
     if task == "inference":
         return make_forward(trained, graphdef, mesh), replicate((params, fixed), mesh)
-    optimizer = make_optimizer(trained.settings.optimizer, settings.depths)
+    optimizer = optimizer_of(trained.settings)
     state = TrainState(params, fixed, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32))
     return make_train_step(trained, graphdef, optimizer, mesh), replicate(state, mesh)
 

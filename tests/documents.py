@@ -43,6 +43,7 @@ NOT_RUN = {
     "pip": "installs; the test of the wheel does",
     "pytest": "needs a GPU",
     "python -m benchmarks": "needs a GPU",
+    "python -m benchmarks.gpu_program": "needs the wheels for GPUs, and compiles for minutes",
 }
 """Beginnings of the commands that the documents have and no test runs as they stand, and why. They are parsed."""
 

@@ -5,6 +5,10 @@ import re
 import pytest
 
 from benchmarks.__main__ import FLAGS
+from benchmarks.gpu_program import windows
+from benchmarks.gpu_program.__main__ import parsed
+from benchmarks.gpu_program.guard import case_of
+from benchmarks.gpu_program.results import read_result
 from benchmarks.programs import make_plan
 from sarwmix_jax.cli.main import Parser, main, parser_of
 from sarwmix_jax.errors import UserError
@@ -37,7 +41,12 @@ INLINE = [line for path in DOCUMENTS for line in inline_commands_of(path)]
 
 def check_parses(line: Line) -> None:
     """Every flag and value is known, and the recipe can be read; nothing is run."""
-    if line.words[:3] == ("python", "-m", "benchmarks"):
+    if line.words[:3] == ("python", "-m", "benchmarks.gpu_program"):
+        options = parsed(list(line.words[3:]))
+        case_of(options) if options.check is None else [read_result(path) for path in options.check]
+    elif line.words[:3] == ("python", "-m", "benchmarks.gpu_program.windows"):
+        windows.parsed(list(line.words[3:]))
+    elif line.words[:3] == ("python", "-m", "benchmarks"):
         parser = Parser(prog="python -m benchmarks")
         for name, about in FLAGS.items():
             parser.add_argument(f"--{name}", **about)
@@ -105,6 +114,7 @@ def test_only_what_cannot_run_here_is_left_out():
         ("python data_prep/geotiff.py --input FOLDER", "unknown flag --input"),
         ("sarwmix prepare bigearthnet", "unknown data set 'bigearthnet'"),
         ("python -m benchmarks --device=tpu --out=DIR", "invalid choice: 'tpu'"),
+        ("python -m benchmarks.gpu_program --gpu=h100 --task=flod", "invalid choice: 'flod'"),
     ],
 )
 def test_a_wrong_line_would_be_found(line, fault):

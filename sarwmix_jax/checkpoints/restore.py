@@ -19,6 +19,7 @@ from sarwmix_jax.settings.sections import PretrainingSettings, RunSettings
 
 FREE = (
     "model.kernel",
+    "model.kernels",
     "data.threads",
     "data.workers",
     "data.prefetch",

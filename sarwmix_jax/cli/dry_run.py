@@ -23,11 +23,12 @@ def run(options: argparse.Namespace) -> None:
     settings = checked(read_config(options.config), options.compiled)
     if options.verify:
         verify_records(settings.data.records)
-    from sarwmix_jax.training.dry_run import plan_text
+    from sarwmix_jax.training.dry_run import plan_lines
     from sarwmix_jax.training.resources import check_disk, tree_bytes
     from sarwmix_jax.training.run import abstract_state, set_up
 
     planned = set_up(settings)
-    print(plan_text(planned))
+    for line in plan_lines(planned):  # a plan for other devices is of use although the step does not fit here
+        print(line, flush=True)
     if options.workdir is not None:
         check_disk(tree_bytes(abstract_state(planned)), options.workdir)

@@ -12,12 +12,12 @@ from jaxtyping import Array, Float, Int
 from sarwmix_jax.models.layers import (
     Attention,
     Key,
+    LayerNorm,
     Mlp,
     Rate,
     dense,
     drop_path,
     dropout,
-    layer_norm,
     linear,
     numbered,
 )
@@ -48,8 +48,9 @@ class TokenPairs(NamedTuple):
 class WindowAttention(Attention):
     """Attention within windows, with a trained bias for every relative position."""
 
-    def __init__(self, width: int, heads: int, window: int, settings: ModelSettings, *, rngs: nnx.Rngs):
-        super().__init__(width, heads, settings, rngs=rngs)
+    def __init__(self, stage: int, settings: ModelSettings, *, rngs: nnx.Rngs):
+        heads, window = settings.num_heads[stage], settings.window_sides[stage]
+        super().__init__(settings.widths[stage], heads, f"stage {stage + 1}", settings, rngs=rngs)
         # The published initialisation truncates at +-2, a hundred standard deviations.
         draw = jax.random.truncated_normal(rngs.params(), -100, 100, ((2 * window - 1) ** 2, heads))
         self.bias_table = nnx.Param(0.02 * draw)
@@ -84,10 +85,10 @@ class Block(nnx.Module):
     """Pre-norm window attention and MLP, each with a residual connection."""
 
     def __init__(self, stage: int, settings: ModelSettings, *, rngs: nnx.Rngs):
-        width, heads = settings.widths[stage], settings.num_heads[stage]
-        self.norm1 = layer_norm(width, settings, rngs=rngs)
-        self.attention = WindowAttention(width, heads, settings.window_sides[stage], settings, rngs=rngs)
-        self.norm2 = layer_norm(width, settings, rngs=rngs)
+        width = settings.widths[stage]
+        self.norm1 = LayerNorm(width, settings, rngs=rngs)
+        self.attention = WindowAttention(stage, settings, rngs=rngs)
+        self.norm2 = LayerNorm(width, settings, rngs=rngs)
         self.mlp = Mlp(width, settings, rngs=rngs)
 
     def __call__(
@@ -95,16 +96,17 @@ class Block(nnx.Module):
     ) -> Float[Array, "batch windows n width"]:
         """Transforms tokens that are already sorted into windows; `rate` is that of drop path."""
         keys = [numbered(key, part) for part in range(4)]
-        branch = self.attention(self.norm1(x), self.attention.bias(pairs), keys[0])
-        x = keep("residual", x + drop_path(branch, rate, keys[1]))
-        return x + drop_path(self.mlp(self.norm2(x), keys[2]), rate, keys[3])
+        normed, x = self.norm1.beside(x)
+        branch = self.attention(normed, self.attention.bias(pairs), keys[0])
+        normed, x = self.norm2.beside(keep("residual", x + drop_path(branch, rate, keys[1])))
+        return x + drop_path(self.mlp(normed, keys[2]), rate, keys[3])
 
 
 class PatchMerging(nnx.Module):
     """Four neighbours, consecutive in Z-order, become one token of twice the width."""
 
     def __init__(self, width: int, settings: ModelSettings, *, rngs: nnx.Rngs):
-        self.norm = layer_norm(4 * width, settings, rngs=rngs)
+        self.norm = LayerNorm(4 * width, settings, rngs=rngs)
         self.reduction = linear(4 * width, 2 * width, settings, bias=False, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch merged doubled"]:
@@ -188,7 +190,7 @@ class Encoder(nnx.Module):
         rates = [settings.drop_path * k / max(blocks - 1, 1) for k in range(blocks)]
         starts = np.cumsum((0, *settings.depths))
         self.stages = nnx.List([Stage(s, rates[starts[s] : starts[s + 1]], settings, rngs=rngs) for s in range(STAGES)])
-        self.norm = layer_norm(settings.features, settings, rngs=rngs)
+        self.norm = LayerNorm(settings.features, settings, rngs=rngs)
         self.dropout = settings.dropout
         self.starts = tuple(int(start) for start in starts)
 

@@ -6,14 +6,12 @@ that share a bias, over a chunk of rows (images and, where all windows share one
 registers, and its gradient is summed there and written once per chunk. The partial sums are added afterwards, always
 in the same order, so that results are reproducible bit by bit.
 
-The backward pass recomputes the weights; only the inputs are stored.
+The backward pass recomputes the weights; only the inputs are stored. Windows that do not fit in a program are left to
+the kernels of `tiled_attention`.
 """
 
 import functools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +21,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Shaped
 
+from sarwmix_jax.models.interpreter import interpreting
 from sarwmix_jax.models.state import FORBIDDEN
+from sarwmix_jax.models.tiled_attention import attend_tiled
 
 SMALLEST, LARGEST = 16, 64
 """Tokens per program: with fewer a tile of the matrix unit is not full, with more the registers do not suffice."""
@@ -52,35 +52,19 @@ Packed = Float[Array, "*batch n packed"]
 Rows = Float[Array, "rows groups n 3 heads depth"]
 Bias = Float[Array, "groups heads n n"]
 
-_interpret: ContextVar[bool] = ContextVar("interpret", default=False)
 
-
-@contextmanager
-def interpreted() -> Iterator[None]:
-    """Functions traced in this context run the kernels in Pallas' interpreter: on any device, exact, and very slow."""
-    token = _interpret.set(True)
-    try:
-        yield
-    finally:
-        _interpret.reset(token)
-
-
-def unsupported(
-    qkv: Shaped[Array, "*batch n packed"] | jax.ShapeDtypeStruct,
-    heads: int,
-    bias: Float[Array, "*groups heads n n"] | jax.ShapeDtypeStruct | None = None,
-) -> str | None:
-    """Why the kernels do not support these arrays, or None where they do."""
-    tokens, depth = qkv.shape[-2], qkv.shape[-1] // (3 * heads)
+def unsupported(qkv: Shaped[Array, "*batch n packed"] | jax.ShapeDtypeStruct, heads: int) -> str | None:
+    """Why the kernels do not support these packed arrays, or None where they do."""
+    depth = qkv.shape[-1] // (3 * heads)
     if qkv.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
         return f"the type {qkv.dtype} is not float32, bfloat16 or float16"
-    if depth not in DEPTHS:
-        return f"the head depth {depth} is not one of {', '.join(map(str, DEPTHS))}"
-    if tokens & (tokens - 1) or tokens > LARGEST:
-        return f"{tokens} tokens a window are not a power of two up to {LARGEST}"
-    if tokens < SMALLEST and _groups(bias) % (SMALLEST // tokens):
-        return f"{tokens} tokens a window are below {SMALLEST} and {_groups(bias)} windows do not fill a tile together"
-    return None
+    return None if depth in DEPTHS else f"the head depth {depth} is not one of {', '.join(map(str, DEPTHS))}"
+
+
+def fits_a_program(n: int, groups: int = 1) -> bool:
+    """Whether one program can hold a window of `n` tokens, alone or with others of as many groups that have a bias."""
+    power_of_two = n & (n - 1) == 0
+    return power_of_two and n <= LARGEST and (n >= SMALLEST or groups % (SMALLEST // n) == 0)
 
 
 def fused_attention(
@@ -95,13 +79,15 @@ def fused_attention(
             last batch axis. Its gradient is the exact sum over all windows that share it.
         launch: How a GPU runs the kernels.
     """
-    assert unsupported(qkv, heads, bias) is None
+    assert unsupported(qkv, heads) is None
     groups, shape = _groups(bias), qkv.shape
     bias = None if bias is None else bias.reshape(groups, *bias.shape[-3:])
     rows = qkv.reshape(-1, groups, shape[-2], 3, heads, shape[-1] // (3 * heads))
+    if not fits_a_program(shape[-2], groups):
+        return attend_tiled(rows, bias, interpreting()).reshape(*shape[:-1], -1)
     if shape[-2] < SMALLEST:
         rows, bias = _stack(rows, bias, SMALLEST // shape[-2])
-    return _attend(rows, bias, launch, _interpret.get()).reshape(*shape[:-1], -1)
+    return _attend(rows, bias, launch, interpreting()).reshape(*shape[:-1], -1)
 
 
 def _groups(bias: Float[Array, "..."] | jax.ShapeDtypeStruct | None) -> int:

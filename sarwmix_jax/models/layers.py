@@ -1,25 +1,22 @@
-"""The layers of which blocks consist: dense layers, LayerNorm, dropout, MLP, attention and its kernels."""
+"""The layers of which blocks consist: dense layers, LayerNorm, dropout, MLP, attention."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import keep
-from sarwmix_jax.settings.model import Kernel, ModelSettings
+from sarwmix_jax.settings.model import ModelSettings
 
 Key = Array
 """A random key; one per sample where a sample's result must not depend on the rest of its batch."""
 
 Rate = float | Float[Array, ""] | None
 """Probability of dropping: a number, an array inside a loop over blocks, or None for never."""
-
-FORBIDDEN = -1e9
-"""Added to the logits of pairs that must not see each other; their weight becomes exactly 0."""
 
 
 def linear(
@@ -41,10 +38,35 @@ def linear(
     )
 
 
-def layer_norm(width: int, settings: ModelSettings, *, rngs: nnx.Rngs) -> nnx.LayerNorm:
-    """LayerNorm with eps 1e-5; statistics in float32, computed in two passes."""
-    dtype = jnp.dtype(settings.dtype)
-    return nnx.LayerNorm(width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
+class LayerNorm(nnx.LayerNorm):
+    """LayerNorm with eps 1e-5; statistics in float32, computed in two passes, or by the project's own GPU kernel."""
+
+    def __init__(self, width: int, settings: ModelSettings, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(settings.dtype)
+        super().__init__(width, epsilon=1e-5, use_fast_variance=False, dtype=dtype, rngs=rngs)
+        self.fused = settings.kernel_of("LayerNorm") == "fused"
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:  # type: ignore[override]
+        """Normalises the last axis."""
+        if not self.fused:
+            return super().__call__(x)
+        from sarwmix_jax.models.fused_norm import fused_layer_norm
+
+        return fused_layer_norm(*self._given(x))
+
+    def beside(
+        self, x: Float[Array, "*batch width"]
+    ) -> tuple[Float[Array, "*batch width"], Float[Array, "*batch width"]]:
+        """The normalised `x`, and `x` for the residual connection; the kernel adds the gradients of both."""
+        if not self.fused:
+            return self(x), x
+        from sarwmix_jax.models.fused_norm import fused_layer_norm_beside
+
+        return fused_layer_norm_beside(*self._given(x))
+
+    def _given(self, x: Float[Array, "*batch width"]) -> tuple[Array, Array, Array, float]:
+        assert self.scale is not None and self.bias is not None
+        return x.astype(self.dtype), self.scale[...], self.bias[...], self.epsilon
 
 
 def dense(layer: nnx.Linear, x: Float[Array, "... inputs"]) -> Float[Array, "... outputs"]:
@@ -86,6 +108,33 @@ def numbered(key: Key | None, number: int) -> Key | None:
     return jax.vmap(jax.random.fold_in, (0, None))(key, number) if key.ndim else jax.random.fold_in(key, number)
 
 
+@jax.custom_vjp
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Exact GELU, computed in float32; keeps only its input for the backward pass.
+
+    By erf, which is one short polynomial on a GPU, and not by erfc, which is two with divisions and an exponential.
+    """
+    wide = x.astype(jnp.float32)
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
+
+
+def _gelu_forward(x: Float[Array, "..."]) -> tuple[Float[Array, "..."], Float[Array, "..."]]:
+    return gelu(x), x
+
+
+def _gelu_backward(x: Float[Array, "..."], cotangent: Float[Array, "..."]) -> tuple[Float[Array, "..."]]:
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * wide * wide) * (2 * np.pi) ** -0.5
+    return ((cotangent.astype(jnp.float32) * (_normal_cdf(wide) + wide * density)).astype(x.dtype),)
+
+
+def _normal_cdf(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    return 0.5 + 0.5 * jax.lax.erf(x * 0.5**0.5)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
 class Mlp(nnx.Module):
     """Linear, exact GELU, Linear."""
 
@@ -96,7 +145,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "... width"], key: Key | None = None) -> Float[Array, "... width"]:
         """Transforms each token by itself."""
-        hidden = nnx.gelu(keep("hidden", dense(self.fc1, x)), approximate=False)
+        hidden = gelu(keep("hidden", dense(self.fc1, x)))
         hidden = dropout(hidden, self.dropout, numbered(key, 0))
         return dropout(dense(self.fc2, hidden), self.dropout, numbered(key, 1))
 
@@ -106,53 +155,71 @@ def attend(
     k: Float[Array, "*batch keys heads depth"],
     v: Float[Array, "*batch keys heads depth"],
     bias: Float[Array, "... heads queries keys"] | None = None,
-    kernel: Kernel = "xla",
+    kernel: str = "xla",
 ) -> Float[Array, "*batch queries width"]:
     """Scaled dot-product attention; logits and softmax in float32, `bias` broadcast over the batch.
 
     Of the kernels only "cudnn" serves separate arrays: "fused" supports packed arrays alone, see `self_attend`.
     """
     if kernel == "cudnn":
-        return _attend_cudnn(q, k, v, bias)
-    logits = jnp.einsum("...qhd,...khd->...hqk", q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    weights = jax.nn.softmax(logits if bias is None else logits + bias, axis=-1)
+        from sarwmix_jax.models.kernels import attend_cudnn
+
+        return attend_cudnn(q, k, v, bias)
+    weights = jax.nn.softmax(_logits(q * q.shape[-1] ** -0.5, k, bias), axis=-1)
     out = jnp.einsum("...hqk,...khd->...qhd", keep("weights", weights.astype(v.dtype)), v)
     return out.reshape(*out.shape[:-2], -1)
 
 
-def _attend_cudnn(
+_PAIRS = partial(jnp.einsum, "...qhd,...khd->...hqk")
+
+
+@jax.custom_vjp
+def _logits(
     q: Float[Array, "*batch queries heads depth"],
     k: Float[Array, "*batch keys heads depth"],
-    v: Float[Array, "*batch keys heads depth"],
     bias: Float[Array, "... heads queries keys"] | None,
-) -> Float[Array, "*batch queries width"]:
-    """`attend` by cuDNN, which takes one batch axis and computes the bias' gradient only where all samples share it.
+) -> Float[Array, "*batch heads queries keys"]:
+    """Products of queries and keys plus bias, float32; in the backward pass products are of the type of `q` too."""
+    # Without the barrier XLA has cuBLAS add the bias, and for this writes it once for every window and image.
+    logits = jax.lax.optimization_barrier(_PAIRS(q, k, preferred_element_type=jnp.float32))
+    return logits if bias is None else logits + bias
 
-    Windows with different biases are therefore passed as additional heads.
-    """
-    windows = 1 if bias is None or bias.ndim == 3 else bias.shape[0]
-    q4, k4, v4 = (rearrange(x.reshape(-1, windows, *x.shape[-3:]), "b w n h d -> b n (w h) d") for x in (q, k, v))
-    shared = None if bias is None else bias.reshape(1, -1, *bias.shape[-2:]).astype(q.dtype)
-    out = jax.nn.dot_product_attention(q4, k4, v4, shared, implementation="cudnn")
-    return rearrange(out, "b n (w h) d -> b w n (h d)", w=windows).reshape(*q.shape[:-2], -1)
+
+def _logits_forward(q: Array, k: Array, bias: Array | None) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    return _logits(q, k, bias), (q, k, bias)
+
+
+def _logits_backward(
+    saved: tuple[Array, Array, Array | None], cotangent: Float[Array, "..."]
+) -> tuple[Array, Array, Array | None]:
+    q, k, bias = saved
+    narrow = cotangent.astype(q.dtype)  # else XLA would write it, q and k in float32
+    d_q, d_k = jax.vjp(_PAIRS, q, k)[1](narrow)
+    if bias is None:
+        return d_q, d_k, None
+    (d_bias,) = jax.vjp(lambda bias: jnp.broadcast_to(bias, narrow.shape), bias)[1](narrow.astype(bias.dtype))
+    return d_q, d_k, d_bias
+
+
+_logits.defvjp(_logits_forward, _logits_backward)
 
 
 def self_attend(
     qkv: Float[Array, "*batch tokens packed"],
     heads: int,
     bias: Float[Array, "... heads tokens tokens"] | None = None,
-    kernel: Kernel = "xla",
+    kernel: str = "xla",
 ) -> Float[Array, "*batch tokens width"]:
     """Self-attention from packed queries, keys and values, the last axis in the order (part, head, depth).
 
-    What the fused kernel does not support is computed by `attend`.
+    Raises:
+        UserError: The fused kernel does not support such arrays.
     """
     if kernel == "fused":
         # Imported where it is needed: `attend` must not depend on Pallas.
-        from sarwmix_jax.models.fused_attention import fused_attention, unsupported
+        from sarwmix_jax.models.kernels import attend_fused
 
-        if unsupported(qkv, heads, bias) is None:
-            return fused_attention(qkv, heads, bias)
+        return attend_fused(qkv, heads, bias)
     q, k, v = split_heads(qkv, 3, heads)
     return attend(q, k, v, bias, kernel)
 
@@ -163,12 +230,12 @@ def split_heads(x: Float[Array, "... parts_width"], parts: int, heads: int) -> t
 
 
 class Attention(nnx.Module):
-    """Self-attention without position bias."""
+    """Self-attention without position bias; `place` is one of `settings.model.PLACES`."""
 
-    def __init__(self, width: int, heads: int, settings: ModelSettings, *, rngs: nnx.Rngs):
+    def __init__(self, width: int, heads: int, place: str, settings: ModelSettings, *, rngs: nnx.Rngs):
         self.qkv = linear(width, 3 * width, settings, rngs=rngs)
         self.proj = linear(width, width, settings, rngs=rngs)
-        self.heads, self.dropout, self.kernel = heads, settings.dropout, settings.kernel
+        self.heads, self.dropout, self.kernel = heads, settings.dropout, settings.kernel_of(place)
 
     def __call__(
         self,
@@ -179,46 +246,3 @@ class Attention(nnx.Module):
         """Attends over the tokens of the second last axis."""
         seen = keep("attended", self_attend(keep("qkv", dense(self.qkv, x)), self.heads, bias, self.kernel))
         return dropout(dense(self.proj, seen), self.dropout, key)
-
-
-def check_kernel(settings: ModelSettings, platform: str) -> None:
-    """Refuses a kernel that this machine does not support, or that would be used in no part of the model.
-
-    Args:
-        settings: Shape and arithmetic of the model.
-        platform: That of the devices, such as "cpu" or "gpu".
-
-    Raises:
-        UserError: The kernel cannot be used; the line states why and what to use instead.
-    """
-    if settings.kernel == "xla":
-        return
-    if platform != "gpu":
-        raise UserError(
-            f"model.kernel {settings.kernel} needs a GPU and this machine computes on {platform}; "
-            "use --config.model.kernel=xla"
-        )
-    if reason := _no_fused(settings) if settings.kernel == "fused" else _no_cudnn(settings):
-        raise UserError(
-            f"model.kernel {settings.kernel} cannot serve this model: {reason}; use --config.model.kernel=xla"
-        )
-
-
-def _no_cudnn(settings: ModelSettings) -> str | None:
-    stages = [width // heads for width, heads in zip(settings.widths, settings.num_heads, strict=True)]
-    depths = [*stages, settings.decoder_dim // settings.decoder_heads]
-    odd = [depth for depth in depths if depth % 8 or depth > 128]
-    return f"a head depth of {odd[0]} is not a multiple of 8 up to 128" if odd else None
-
-
-def _no_fused(settings: ModelSettings) -> str | None:
-    """Why no stage can use the fused kernel, or None where one can."""
-    try:
-        from sarwmix_jax.models.fused_attention import unsupported
-    except ImportError:
-        return f"jax {jax.__version__} no longer has Pallas' Triton backend"
-    reasons = []
-    for window, heads, width in zip(settings.window_sides, settings.num_heads, settings.widths, strict=True):
-        qkv = jax.ShapeDtypeStruct((1, 1, window**2, 3 * width), jnp.dtype(settings.dtype))
-        reasons.append(unsupported(qkv, heads))
-    return None if None in reasons else reasons[0]

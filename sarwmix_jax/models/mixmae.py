@@ -16,14 +16,15 @@ from sarwmix_jax.models.encoder import Encoder
 from sarwmix_jax.models.layers import (
     Attention,
     Key,
+    LayerNorm,
     Mlp,
     attend,
     dense,
     dense_columns,
     dropout,
-    layer_norm,
     linear,
     numbered,
+    self_attend,
     split_heads,
 )
 from sarwmix_jax.models.state import Blocks, Execution, Fixed, keep, make_blocks, run_blocks, split_last
@@ -75,15 +76,16 @@ class DecoderBlock(nnx.Module):
 
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
         width = settings.decoder_dim
-        self.norm1 = layer_norm(width, settings, rngs=rngs)
-        self.attention = Attention(width, settings.decoder_heads, settings, rngs=rngs)
-        self.norm2 = layer_norm(width, settings, rngs=rngs)
+        self.norm1 = LayerNorm(width, settings, rngs=rngs)
+        self.attention = Attention(width, settings.decoder_heads, "decoder", settings, rngs=rngs)
+        self.norm2 = LayerNorm(width, settings, rngs=rngs)
         self.mlp = Mlp(width, settings, rngs=rngs)
 
     def __call__(self, x: Tokens, key: Key | None = None) -> Tokens:
         """Transforms complete sequences."""
-        x = keep("residual", x + self.attention(self.norm1(x), key=numbered(key, 0)))
-        return x + self.mlp(self.norm2(x), numbered(key, 1))
+        normed, x = self.norm1.beside(x)
+        normed, x = self.norm2.beside(keep("residual", x + self.attention(normed, key=numbered(key, 0))))
+        return x + self.mlp(normed, numbered(key, 1))
 
     def half(self, x: Float[Array, "2 batch cells width"], mask: Mask, key: Key | None = None) -> Tokens:
         """The same, computed only where the loss reads it: sequence 1 at masked cells, sequence 2 at the others.
@@ -91,13 +93,19 @@ class DecoderBlock(nnx.Module):
         Queries, projection and MLP run on one token per cell instead of two; keys and values come from the sequence of
         each query. Exact for any mask.
         """
-        normed = self.norm1(x)
-        qkv, width, heads, kernel = self.attention.qkv, x.shape[-1], self.attention.heads, self.attention.kernel
+        normed, x = self.norm1.beside(x)
+        seen = self._attend_half(normed, mask)
+        out = select(x, mask) + dropout(dense(self.attention.proj, seen), self.attention.dropout, numbered(key, 0))
+        normed, out = self.norm2.beside(out)
+        return out + self.mlp(normed, numbered(key, 1))
+
+    def _attend_half(self, normed: Float[Array, "2 batch cells width"], mask: Mask) -> Tokens:
+        qkv, width, heads, kernel = self.attention.qkv, normed.shape[-1], self.attention.heads, self.attention.kernel
+        if kernel == "fused":  # whose kernel takes packed arrays; the queries that are not read cost it next to nothing
+            return select(self_attend(dense(qkv, normed), heads, kernel=kernel), mask)
         (q,) = split_heads(dense_columns(qkv, select(normed, mask), slice(width)), 1, heads)
         k, v = split_heads(dense_columns(qkv, normed, slice(width, None)), 2, heads)
-        seen = select(jnp.stack([attend(q, k[own], v[own], kernel=kernel) for own in (0, 1)]), mask)
-        out = select(x, mask) + dropout(dense(self.attention.proj, seen), self.attention.dropout, numbered(key, 0))
-        return out + self.mlp(self.norm2(out), numbered(key, 1))
+        return select(jnp.stack([attend(q, k[own], v[own], kernel=kernel) for own in (0, 1)]), mask)
 
 
 def select(sequences: Float[Array, "2 batch cells width"], mask: Mask) -> Tokens:
@@ -116,7 +124,7 @@ class Decoder(nnx.Module):
         self.execution = Execution(settings.recompute, bool(settings.scan))
         self.depth = settings.decoder_depth
         self.blocks = make_blocks(lambda rngs: DecoderBlock(settings, rngs=rngs), self.depth, self.execution, rngs=rngs)
-        self.norm = layer_norm(width, settings, rngs=rngs)
+        self.norm = LayerNorm(width, settings, rngs=rngs)
         self.predict = linear(width, settings.cell_values, settings, rngs=rngs)
 
     def full(

@@ -14,7 +14,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from sarwmix_jax.models.layers import dense, layer_norm, linear
+from sarwmix_jax.models.layers import LayerNorm, dense, linear
 from sarwmix_jax.settings.model import CELL, PATCH, ModelSettings
 
 
@@ -113,7 +113,7 @@ class PatchEmbed(nnx.Module):
     def __init__(self, settings: ModelSettings, *, rngs: nnx.Rngs):
         values = PATCH**2 * len(settings.bands)
         self.proj = linear(values, settings.embed_dim, settings, bound=values**-0.5, rngs=rngs)
-        self.norm = layer_norm(settings.embed_dim, settings, rngs=rngs)
+        self.norm = LayerNorm(settings.embed_dim, settings, rngs=rngs)
         self.grid = settings.grids[0]
 
     @property

@@ -17,7 +17,13 @@ STAGES = 4
 PATCH = CELL // 2 ** (STAGES - 1)
 """Side of a patch in pixels."""
 
-Kernel = Literal["xla", "cudnn", "fused"]
+BFLOAT16_SINCE = 8
+"""Major compute capability from which NVIDIA GPUs compute in bfloat16 (CUDA C++ Programming Guide)."""
+
+Kernel = Literal["xla", "cudnn", "fused", "auto"]
+
+PLACES = (*(f"stage {number}" for number in range(1, STAGES + 1)), "decoder", "LayerNorm")
+"""Parts of a model that have a kernel each."""
 
 _BASE = SIZES["base"]
 
@@ -82,7 +88,14 @@ class ModelSettings(Section):
         "auto",
         "auto: computes only the masked cells of the loss where that is exact; full: every cell",
     )
-    kernel: Kernel = setting("xla", "what computes attention; cudnn (bfloat16 only) and fused need an NVIDIA GPU")
+    kernel: Kernel = setting(
+        "xla",
+        "what computes attention (fused: and LayerNorm); cudnn (bfloat16 only) and fused need an NVIDIA GPU; "
+        "auto: what is fastest there, measured when a run starts",
+    )
+    kernels: tuple[str, ...] | None = setting(
+        None, "kernel of each of stages 1 to 4, of the decoder and of LayerNorm; unset: model.kernel"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,7 +137,32 @@ class ModelSettings(Section):
 
     def on(self, platform: str) -> "ModelSettings":
         """The same settings with those set that depend on the devices' platform, such as "cpu" or "gpu"."""
-        return self if self.scan is not None else replace(self, scan=platform == "cpu")
+        kernel = "xla" if self.kernel == "auto" and platform != "gpu" else self.kernel
+        return replace(self, scan=platform == "cpu" if self.scan is None else self.scan, kernel=kernel)
+
+    def kernel_of(self, place: str) -> str:
+        """The kernel of one of `PLACES`; plain where `auto` has not been resolved."""
+        if self.kernels is not None:
+            return self.kernels[PLACES.index(place)]
+        plain = self.kernel == "auto" or (self.kernel == "cudnn" and place == "LayerNorm")
+        return "xla" if plain else self.kernel
+
+    def check_device(self, name: str, capability: str | None) -> None:
+        """Refuses bfloat16 on an NVIDIA GPU that has no arithmetic for it.
+
+        Args:
+            name: Name of the device.
+            capability: Its compute capability, such as "9.0"; None, or another form, of what is no NVIDIA GPU.
+
+        Raises:
+            UserError: The capability is below 8.0 and `dtype` is bfloat16.
+        """
+        major, dot, _ = (capability or "").partition(".")
+        if self.dtype == "bfloat16" and dot and major.isdigit() and int(major) < BFLOAT16_SINCE:
+            raise UserError(
+                f"model.dtype bfloat16 needs a GPU of compute capability {BFLOAT16_SINCE}.0 or above, and {name} has "
+                f"{capability}; use --config.model.dtype=float32"
+            )
 
     def _check_lengths(self) -> None:
         for name, values in (("depths", self.depths), ("num_heads", self.num_heads), ("windows", self.window_sides)):
@@ -152,13 +190,23 @@ class ModelSettings(Section):
                 )
 
     def _check_values(self) -> None:
-        if self.kernel == "cudnn" and self.dtype == "float32":
+        if self.kernels is not None and not _are_kernels(self.kernels):
+            raise UserError(
+                f"model.kernels is {','.join(self.kernels)}; give xla, cudnn or fused for each of {', '.join(PLACES)} "
+                "(which has no cudnn)"
+            )
+        if "cudnn" in (self.kernel, *(self.kernels or ())) and self.dtype == "float32":
             raise UserError("model.kernel cudnn cannot compute in model.dtype float32; use bfloat16, or kernel xla")
         for name in ("drop_path", "dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}; use a rate from 0 to below 1")
         if min(len(self.bands), self.mlp_ratio, self.decoder_depth) < 1 or len(set(self.bands)) < len(self.bands):
             raise UserError("model.bands, model.mlp_ratio and model.decoder_depth must be at least 1, each band once")
+
+
+def _are_kernels(kernels: tuple[str, ...]) -> bool:
+    attending = {"xla", "cudnn", "fused"}
+    return len(kernels) == len(PLACES) and set(kernels) <= attending and kernels[-1] != "cudnn"
 
 
 def check_image_size(image_size: int) -> None:
@@ -208,4 +256,5 @@ def described_model(described: Mapping[str, Any], **changes: Any) -> ModelSettin
         raise UserError(f"the checkpoint has unknown model settings ({', '.join(unknown)}); update sarwmix_jax")
     values: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in described.items()}
     trained = {"drop_path": 0.0, "dropout": 0.0, "scan": False, "recompute": "none", "kernel": "xla"}
+    trained |= {"kernels": None}
     return ModelSettings(**values | trained | changes)

@@ -3,7 +3,7 @@
 The same objects are used from the command line to the compiled step. `None` means: not set. `config` checks the ranges.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import ClassVar, Literal
 
 from sarwmix_jax.settings.declarations import BelowOne, NotNegative, Positive, Probability, Share, setting
@@ -20,8 +20,7 @@ class MaskSettings:
 
     ratio: Share[float] = setting(0.5, "share of the cells of 32 x 32 px that come from the partner image")
     range_mask_ratio: NotNegative[float] = setting(
-        0.0,
-        "largest random addition to the share, drawn for each mix group",
+        0.0, "largest random addition to the share, drawn for each mix group"
     )
 
 
@@ -94,18 +93,20 @@ class AugmentSettings:
 
 
 @dataclass(frozen=True)
-class BatchSettings:
+class BatchSettings(Section):
     """How the global batch is divided."""
+
+    section: ClassVar[str] = "batch."
 
     global_batch: Positive[int] = setting(2048, "images of one optimiser step, all devices and accumulation included")
     micro_batch: Positive[int] | None = setting(None, "images per device at a time; unset: all, no accumulation")
+    _: KW_ONLY
+    reduce_dtype: Literal["float32", "bfloat16"] = setting("float32", "type of the gradients that devices exchange")
 
 
 @dataclass(frozen=True)
-class MixedBatchSettings(Section, BatchSettings):
+class MixedBatchSettings(BatchSettings):
     """How the global batch of pretraining is divided."""
-
-    section: ClassVar[str] = "batch."
 
     mix_group: Positive[int] | None = setting(
         None,
@@ -135,10 +136,7 @@ class OptimizerSettings(Section):
     clip_grad: Positive[float] | None = setting(None, "largest norm of the whole gradient; unset: no clipping")
     warmup_epochs: NotNegative[float] = setting(40.0, "epochs over which the learning rate rises from 0")
     schedule_epochs: Positive[float] = setting(1024.0, "epochs after which the cosine schedule ends, warm-up included")
-    stop_after_epochs: Positive[float] = setting(
-        64.0,
-        "epochs after which the run ends, whatever the schedule's length",
-    )
+    stop_after_epochs: Positive[float] = setting(64.0, "epochs at which the run ends, whatever the schedule's length")
     stop_after_steps: Positive[int] | None = setting(None, "steps after which the run ends, when that is earlier")
     on_divergence: Literal["stop", "skip", "roll_back"] = setting(
         "stop",

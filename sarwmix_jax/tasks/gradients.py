@@ -16,22 +16,26 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.flatten_util import ravel_pytree
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from sarwmix_jax.data.records import Expectation, read_contract
 from sarwmix_jax.data.sources import check_contract, check_promises
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
-from sarwmix_jax.models.state import Tree, merge_model
+from sarwmix_jax.models.state import Tree, abstract_model, flatten_names, merge_model, unflatten_names
 from sarwmix_jax.settings.sections import DataSettings, RunSettings
 from sarwmix_jax.tasks.task import Batch, Metrics, Task
 
 DATA_AXIS = "data"
+SMALL = 2**16
+"""Values up to which an array is small: for a GPU, to start a kernel for it takes longer than the kernel itself."""
 IF_ANY = "if_any"
 """This value of `validation.split` means the split `validation` where every record set has one, else none."""
 VALIDATION = "validation"
 Run = TypeVar("Run", bound=RunSettings)
+T = TypeVar("T")
 
 
 def reading(settings: DataSettings) -> dict[str, int]:
@@ -88,6 +92,13 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
 
 
+def state_shapes(task: Task, optimizer: optax.GradientTransformation) -> TrainState:
+    """Shapes and dtypes of the state of a task's training step."""
+    _, params, fixed = abstract_model(*task.model)
+    step: Any = jax.ShapeDtypeStruct((), np.int32)
+    return TrainState(params, fixed, jax.eval_shape(optimizer.init, params), step)
+
+
 TrainStep = Callable[[TrainState, Batch, Any], tuple[TrainState, Metrics]]
 
 
@@ -112,6 +123,13 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def placed(shapes: T, mesh: Mesh, *, split: bool = False) -> T:
+    """Shapes and dtypes with their place: on every device of the mesh, or split over them on the leading axis."""
+    place = NamedSharding(mesh, PartitionSpec(DATA_AXIS) if split else PartitionSpec())
+    found: T = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
+    return found
+
+
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
     """Splits host arrays on their leading axis over the devices; each process gives its own contiguous block.
 
@@ -126,7 +144,9 @@ def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
     return {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
 
 
-def over_devices(function: Callable[..., Any], mesh: Mesh, *split: bool, reduced: bool = False) -> Callable[..., Any]:
+def over_devices(
+    function: Callable[..., Any], mesh: Mesh | AbstractMesh, *split: bool, reduced: bool = False
+) -> Callable[..., Any]:
     """Runs `function` on each device's share: arguments marked in `split` are split on their leading axis.
 
     Results are split in the same way or, where `reduced`, the same on every device.
@@ -143,7 +163,9 @@ def _share_gradients(
     """Gradients and metrics of one device's share of the batch, averaged over its micro-batches."""
     rows, micro_batch = len(next(iter(batch.values()))), task.settings.batch.micro_batch
     assert micro_batch is not None
-    steps = rows // micro_batch
+    steps, model = rows // micro_batch, task.settings.model
+    # a loop over blocks, or a block that is recomputed, would need what is chosen copied first
+    together = model.dtype != "float32" and model.recompute == "none" and not model.scan
 
     def gradients(number: Int[Array, ""], micro: Batch) -> tuple[Tree, Metrics]:
         def loss(params: Tree) -> tuple[Array, Metrics]:
@@ -151,7 +173,7 @@ def _share_gradients(
             value, metrics = task.loss(model, micro, state.step, first + number * micro_batch)
             return value, {"loss": value, **metrics}
 
-        return jax.grad(loss, has_aux=True)(state.params)
+        return jax.grad(loss, has_aux=True)(converted_together(state.params) if together else state.params)
 
     if steps == 1:
         return gradients(jnp.int32(0), batch)
@@ -167,15 +189,78 @@ def _share_gradients(
 
 
 def make_gradients(
-    task: Task, graphdef: nnx.GraphDef, mesh: Mesh
+    task: Task, graphdef: nnx.GraphDef, mesh: Mesh | AbstractMesh
 ) -> Callable[[TrainState, Batch], tuple[Tree, Metrics]]:
-    """Gradients of the mean loss over the global batch: each device computes its share, then one all-reduce."""
+    """Gradients of the mean loss over the global batch: each device computes its share, then one all-reduce.
+
+    A single device has nothing to reduce.
+    """
 
     def share(state: TrainState, batch: Batch) -> tuple[Tree, Metrics]:
+        if mesh.size == 1:
+            return _share_gradients(task, graphdef, state, batch, jnp.int32(0))
         first = jax.lax.axis_index(DATA_AXIS) * len(next(iter(batch.values())))
-        return jax.lax.pmean(_share_gradients(task, graphdef, state, batch, first), DATA_AXIS)
+        gradients, metrics = _share_gradients(task, graphdef, state, batch, first)
+        return _mean_over_devices((gradients, metrics), task.settings.batch.reduce_dtype)
 
     return over_devices(share, mesh, False, True, reduced=True)
+
+
+def converted_together(params: Tree) -> Tree:
+    """The same parameters, to be converted to another type by few kernels: XLA combines those that read the same array.
+
+    Kernels and biases of dense layers are chosen by an array that is true everywhere. Norms are not converted.
+    """
+    named = flatten_names(params)
+    dense = {name: leaf for name, leaf in named.items() if f"{name.rpartition('/')[0]}/kernel" in named}
+    chosen = jax.lax.optimization_barrier(jnp.ones(max(leaf.shape[-1] for leaf in dense.values()), bool))
+    same = {name: jnp.where(chosen[: leaf.shape[-1]], leaf, 0.0) for name, leaf in dense.items()}
+    return unflatten_names(named | same)
+
+
+def _mean_over_devices(tree: T, dtype: str) -> T:
+    """Mean of every array over the devices; small ones travel together in one array, large ones in `dtype`."""
+    leaves, structure = jax.tree.flatten(tree)
+    packed, unpack = ravel_pytree([leaf for leaf in leaves if leaf.size <= SMALL])
+    large = [leaf.astype(dtype) for leaf in leaves if leaf.size > SMALL]
+    packed, large = jax.lax.psum((packed, large), DATA_AXIS)
+    devices = jax.lax.axis_size(DATA_AXIS)
+    small, rest = iter(unpack(packed)), iter(large)
+    means = [next(small if leaf.size <= SMALL else rest).astype(leaf.dtype) / devices for leaf in leaves]
+    found: T = jax.tree.unflatten(structure, means)
+    return found
+
+
+def gradient_norm(gradients: Any) -> Float[Array, ""]:
+    """Norm of all gradients together, `optax.tree.norm` in fewer kernels.
+
+    The last sum is one for all arrays: of small ones of their squares, of large ones of the sums of each row, which
+    the compiler finds in the kernel that also updates the parameter. Twice the gradient, which rounds nothing, is
+    squared so that on CPUs XLA does not write the squares to memory in order to share them with Adam's.
+    """
+    leaves = jax.tree.leaves(gradients)
+    small, _ = ravel_pytree([leaf for leaf in leaves if leaf.size <= SMALL])
+    rows = [jnp.square(2 * leaf).sum(axis=-1) for leaf in leaves if leaf.size > SMALL]
+    # without the barrier, XLA would make of it a sum for every array again
+    parts = jax.lax.optimization_barrier(ravel_pytree([jnp.square(2 * small), *rows])[0])
+    return 0.5 * jnp.sqrt(parts.sum())
+
+
+def apply_updates(params: Tree, updates: Tree, rate: Float[Array, ""]) -> Tree:
+    """Parameters minus `rate` times the optimiser's updates.
+
+    For small arrays the rate is read from an array of which it is every value: XLA combines kernels of equal shape that
+    read the same array, so that one kernel updates a dozen biases and norms. Of large arrays, eight updated by one
+    kernel need more registers than a GPU has.
+    """
+    small = max((leaf.size for leaf in jax.tree.leaves(params) if leaf.size <= SMALL), default=0)
+    rates = jax.lax.optimization_barrier(jnp.full(small, rate))
+
+    def apply(param: Array, update: Array) -> Array:
+        shared = rates[: param.size].reshape(param.shape) if param.size <= SMALL else rate
+        return param - shared * update
+
+    return jax.tree.map(apply, params, updates)
 
 
 def make_train_step(
@@ -192,15 +277,18 @@ def make_train_step(
     def train_step(state: TrainState, batch: Batch, rate: Float[Array, ""]) -> tuple[TrainState, Metrics]:
         grads, metrics = gradients(state, batch)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        params = apply_updates(state.params, updates, rate)
+        metrics["grad_norm"] = gradient_norm(grads)
         if task.settings.optimizer.on_divergence == "skip":
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
             old = (state.params, state.opt_state)
             params, opt_state = jax.tree.map(lambda new, kept: jnp.where(finite, new, kept), (params, opt_state), old)
         return TrainState(params, state.fixed, opt_state, state.step + 1), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    # Gradients that XLA reduces together, it first copies to one array and afterwards back, and it waits for the last.
+    several_gpus = mesh.size > 1 and mesh.devices.flat[0].platform == "gpu"
+    apart = {"xla_gpu_all_reduce_combine_threshold_bytes": 0} if several_gpus else None
+    return jax.jit(train_step, donate_argnums=0, compiler_options=apart)
 
 
 def sample_keys(seed: int, step: Int[Array, ""], first: Int[Array, ""], count: int) -> Array:

@@ -1,23 +1,28 @@
 """The plan of a run, without running it: records, steps, batch, model, memory and disk."""
 
+from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from sarwmix_jax.data.sources import read_mixed
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.facts import gpu_memory
+from sarwmix_jax.facts.sizes import SIZES
+from sarwmix_jax.models.state import abstract_model
 from sarwmix_jax.progress import progress
-from sarwmix_jax.tasks.gradients import DATA_AXIS, TrainState, named_split
+from sarwmix_jax.tasks.gradients import TrainState, named_split, placed
+from sarwmix_jax.tasks.task import Task
 from sarwmix_jax.training import resources
 from sarwmix_jax.training.device_cache import bytes_per_device
 from sarwmix_jax.training.resources import GIB
 from sarwmix_jax.training.run import Run, abstract_state
 
 
-def plan_text(run: Run) -> str:
-    """The plan of a run as lines of text.
+def plan_lines(run: Run) -> Iterator[str]:
+    """The plan of a run, line by line; the last ones after the training step has been compiled for this machine.
 
     Raises:
         UserError: A training step does not fit into the device's memory.
@@ -40,7 +45,35 @@ def plan_text(run: Run) -> str:
         f"checkpoints: {resources.tree_bytes(state) / GIB:.2f} GiB each, the last {settings.checkpoint.keep} and "
         f"{len(schedule.milestones())} milestones are kept",
     ]
-    return "\n".join([*lines, "", resources.table(resources.parts_of(task)), "", memory_text(run, state)])
+    yield from [*lines, "", resources.table(resources.parts_of(task)), ""]
+    yield from gpu_memory_text(task, batch // devices // micro_batch > 1)
+    yield memory_text(run, state)
+
+
+def gpu_memory_text(task: Task, accumulates: bool) -> list[str]:
+    """What GPUs with 80 and 141 GB hold, where the compiler's figures of such a step are known; nothing otherwise.
+
+    Args:
+        task: The task, with the micro-batch set.
+        accumulates: Whether gradients are summed over several micro-batches, which keeps them twice.
+    """
+    model = task.settings.model
+    size = next((name for name, size in SIZES.items() if asdict(size).items() <= asdict(model).items()), "")
+    key = (getattr(task, "name", task.kind), size, model.kernel, model.recompute)
+    known = (model.dtype, model.image_size) == ("bfloat16", 128)
+    step = gpu_memory.STEPS.get(key) if known else None
+    if step is None:
+        return []
+    kept = resources.tree_bytes(abstract_model(*task.model)[1]) if accumulates else 0
+    fits = {
+        device: gpu_memory.largest_batch(*step, gpu_memory.usable(memory) - kept)
+        for device, memory in gpu_memory.MEMORY.items()
+    }
+    figures = " and ".join(f"about {count:,} on an {device}" for device, count in fits.items())
+    return [
+        f"on GPUs:     largest micro-batch by the program compiled for one (an estimate, not measured): {figures}; "
+        f"here {task.settings.batch.micro_batch}"
+    ]
 
 
 def memory_text(run: Run, state: TrainState) -> str:
@@ -71,12 +104,10 @@ def memory_text(run: Run, state: TrainState) -> str:
 
 def step_memory(run: Run, state: TrainState) -> int | None:
     """Bytes that a training step needs on one device, its state included, as estimated by the compiler."""
-    rows, place = run.settings.batch.global_batch, NamedSharding(run.mesh, PartitionSpec(DATA_AXIS))
+    rows = run.settings.batch.global_batch
     one = read_mixed(run.sources, np.zeros(1, np.int64), run.task.columns)
-    batch: Any = {
-        name: jax.ShapeDtypeStruct((rows, *one[name].shape[1:]), one[name].dtype, sharding=place)
-        for name in run.task.columns
-    }
+    shapes = {name: jax.ShapeDtypeStruct((rows, *one[name].shape[1:]), one[name].dtype) for name in run.task.columns}
+    batch = placed(shapes, run.mesh, split=True)
     step: Any = run.train_step
     with progress("compiling the training step"):
         analysis = step.lower(state, batch, np.float32(0)).compile().memory_analysis()

@@ -14,7 +14,13 @@ import numpy as np
 import optax
 
 from sarwmix_jax.settings.model import STAGES
-from sarwmix_jax.settings.sections import FinetuningOptimizerSettings, OptimizerSettings, RunSettings
+from sarwmix_jax.settings.sections import (
+    FinetuningOptimizerSettings,
+    FinetuningSettings,
+    OptimizerSettings,
+    RunSettings,
+)
+from sarwmix_jax.tasks.gradients import gradient_norm
 
 REFERENCE_BATCH = 256
 """Base learning rates refer to this global batch."""
@@ -83,7 +89,7 @@ def clip_by_norm(limit: float) -> optax.GradientTransformation:
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
-        factor = jnp.minimum(1.0, limit / (optax.tree.norm(updates) + 1e-6))
+        factor = jnp.minimum(1.0, limit / (gradient_norm(updates) + 1e-6))
         return jax.tree.map(lambda leaf: leaf * factor, updates), state
 
     return optax.GradientTransformation(lambda _: optax.EmptyState(), update)
@@ -170,6 +176,12 @@ def make_optimizer(
     if frozen_encoder:
         parts.append(optax.masked(optax.set_to_zero(), lambda params: {name: name == "encoder" for name in params}))
     return optax.chain(*parts)
+
+
+def optimizer_of(settings: RunSettings) -> optax.GradientTransformation:
+    """The optimiser of a run; see `make_optimizer`."""
+    frozen = isinstance(settings, FinetuningSettings) and settings.head.frozen_encoder
+    return make_optimizer(settings.optimizer, settings.model.depths, frozen_encoder=frozen)
 
 
 def layer_of(name: str, depths: tuple[int, ...]) -> int:

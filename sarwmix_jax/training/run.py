@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh
 
 from sarwmix_jax.checkpoints.loading import locate
 from sarwmix_jax.checkpoints.restore import Previous, Start, find_start
@@ -20,7 +20,6 @@ from sarwmix_jax.data.pipeline import TrainingInput, steps_per_epoch
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS, BandStatistics
-from sarwmix_jax.models.layers import check_kernel
 from sarwmix_jax.models.state import Tree, abstract_model, split_model, stack_blocks, unstack_blocks
 from sarwmix_jax.progress import progress
 from sarwmix_jax.settings.config import RECORDS, remedy
@@ -32,14 +31,16 @@ from sarwmix_jax.tasks.gradients import (
     make_mesh,
     make_train_step,
     open_all,
+    placed,
     reading,
     replicate,
     shard_batch,
+    state_shapes,
 )
 from sarwmix_jax.tasks.pretraining import Pretraining
 from sarwmix_jax.tasks.task import Batch, Task
 from sarwmix_jax.training.labelled import Samples, labelled_samples
-from sarwmix_jax.training.optimizer import Schedule, make_optimizer
+from sarwmix_jax.training.optimizer import Schedule, optimizer_of
 
 T = TypeVar("T")
 
@@ -100,20 +101,13 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
     if settings.init_from is not None and previous is None:
         locate(Path(settings.init_from))
     mesh = make_mesh()
-    platform = mesh.devices.flat[0].platform
-    mix_group = None if previous is None else previous.progress.get("mix_group")
-    cut = dataclasses.replace(
-        settings, model=settings.model.on(platform), batch=cut_batch(settings.batch, mesh.size, mix_group)
-    )
-    check_kernel(cut.model, platform)
+    cut, chosen = adapted(settings, mesh, None if previous is None else previous.progress.get("mix_group"))
     found, notes = find_validation(settings)
     samples = labelled_samples(found) if isinstance(found, FinetuningSettings) else pretraining_samples(found)
     sources, held_out, make_task = samples
     task: Task = make_task(cut, band_statistics(settings, sources))
     schedule = Schedule(steps_per_epoch(sum(map(len, sources)), settings.batch.global_batch), settings)
-    frozen = isinstance(settings, FinetuningSettings) and settings.head.frozen_encoder
-    optimizer = make_optimizer(settings.optimizer, settings.model.depths, frozen_encoder=frozen)
-    graphdef = abstract_model(*task.model)[0]
+    graphdef, optimizer = abstract_model(*task.model)[0], optimizer_of(cut)
     validate = task.make_validation(graphdef, mesh, held_out) if held_out else None
     train_step = make_train_step(task, graphdef, optimizer, mesh)
     probe = None
@@ -122,7 +116,20 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
 
         probe = make_probe(settings.probe, settings.probe.records, task, graphdef, mesh)
     built = (graphdef, train_step, validate, probe)
-    return Run(settings, task, mesh, sources, held_out, schedule, optimizer, *built, notes)
+    return Run(settings, task, mesh, sources, held_out, schedule, optimizer, *built, (*chosen, *notes))
+
+
+def adapted(settings: RunSettings, mesh: Mesh, mix_group: int | None) -> tuple[RunSettings, tuple[str, ...]]:
+    """The settings with those set that depend on the devices, and lines on what was chosen; raises as `cut_batch`."""
+    device = mesh.devices.flat[0]
+    batch = cut_batch(settings.batch, mesh.size, mix_group)
+    cut = dataclasses.replace(settings, model=settings.model.on(device.platform), batch=batch)
+    cut.model.check_device(device.device_kind, getattr(device, "compute_capability", None))
+    if (cut.model.kernel, cut.model.kernels) == ("xla", None):
+        return cut, ()
+    from sarwmix_jax.training.kernels import with_kernels  # plain attention has no need of that file
+
+    return with_kernels(cut, device.platform)
 
 
 def pretraining_samples(settings: RunSettings) -> Samples:
@@ -207,13 +214,8 @@ def describe_sources(run: Run) -> dict[str, Any]:
 
 def abstract_state(run: Run, *, stored: bool = False) -> TrainState:
     """Shapes, dtypes and shardings of a run's state; `stored`: as in checkpoints, with one entry per block."""
-    _, params, fixed = abstract_model(*run.task.model)
-    step: Any = jax.ShapeDtypeStruct((), np.int32)
-    state = TrainState(params, fixed, jax.eval_shape(run.optimizer.init, params), step)
-    state = jax.eval_shape(unstack_blocks, state) if stored else state
-    place = NamedSharding(run.mesh, PartitionSpec())
-    placed: TrainState = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), state)
-    return placed
+    state = state_shapes(run.task, run.optimizer)
+    return placed(jax.eval_shape(unstack_blocks, state) if stored else state, run.mesh)
 
 
 def stored(tree: T, run: Run) -> T:

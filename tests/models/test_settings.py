@@ -56,8 +56,18 @@ def test_windows_for_a_side(side, windows):
             "3 heads do not divide the width 8 of stage 1; change model.num_heads or model.embed_dim",
         ),
         ({"dtype": "float16"}, "model.dtype is 'float16'; use one of float32, bfloat16"),
-        ({"kernel": "triton"}, "model.kernel is 'triton'; use one of xla, cudnn, fused"),
+        ({"kernel": "triton"}, "model.kernel is 'triton'; use one of xla, cudnn, fused, auto"),
         ({"kernel": "cudnn"}, "model.kernel cudnn cannot compute in model.dtype float32; use bfloat16, or kernel xla"),
+        (
+            {"kernels": ("fused",) * 5},
+            "model.kernels is fused,fused,fused,fused,fused; give xla, cudnn or fused for each of stage 1, stage 2, "
+            "stage 3, stage 4, decoder, LayerNorm (which has no cudnn)",
+        ),
+        (
+            {"kernels": ("xla",) * 5 + ("cudnn",), "dtype": "bfloat16"},
+            "model.kernels is xla,xla,xla,xla,xla,cudnn; give xla, cudnn or fused for each of stage 1, stage 2, "
+            "stage 3, stage 4, decoder, LayerNorm (which has no cudnn)",
+        ),
         ({"drop_path": 1.0}, "model.drop_path is 1.0; use a rate from 0 to below 1"),
         (
             {"bands": ("VH", "VH")},

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from sarwmix_jax.models.classifier import Classifier
 from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import merge_model
 from sarwmix_jax.settings.sections import BatchSettings, FinetuningSettings, OptimizerSettings
+from sarwmix_jax.tasks import gradients
 from sarwmix_jax.tasks.gradients import TrainState, make_gradients, make_mesh, make_train_step, replicate, shard_batch
 from sarwmix_jax.tasks.multilabel import Multilabel
 from sarwmix_jax.tasks.pretraining import Pretraining
@@ -20,6 +22,8 @@ from tests.support import V2, at_size, collectives, golden, model_arrays, pretra
 
 MODEL = at_size(64, depths=(1, 1, 1, 1), decoder_depth=1, drop_path=0.1)
 GRAPHDEF, PARAMS, FIXED = model_arrays(MixMAE, MODEL)
+gradients.SMALL = 4096  # so that the model has large arrays, too
+assert {leaf.size > gradients.SMALL for leaf in jax.tree.leaves(PARAMS)} == {True, False}
 STORED = golden("pretrain_tiny")
 IMAGES = np.concatenate([STORED["x_db"], *STORED["train_x_db"]])[..., :64, :64]
 OPTIMIZER = make_optimizer(OptimizerSettings())
@@ -34,10 +38,20 @@ def state(mesh) -> TrainState:
     return replicate(TrainState(*copies, jnp.int32(3)), mesh)
 
 
-def gradient_error() -> float:
-    """Largest difference, over all parameters, from the mean of the gradients of each device's two images alone."""
+def reduced_in(dtype: str) -> Pretraining:
+    """The task with another type of the gradients that devices exchange."""
+    settings = task(2).settings
+    return replace(task(2), settings=replace(settings, batch=replace(settings.batch, reduce_dtype=dtype)))
+
+
+def gradient_errors(dtype: str) -> tuple[float, float]:
+    """Largest difference, over all parameters, from the mean of the gradients of each device's two images alone.
+
+    Absolute, and as a share of the largest gradient that a device has of the parameter.
+    """
     mesh = make_mesh()
-    found, _ = jax.jit(make_gradients(task(2), GRAPHDEF, mesh))(state(mesh), shard_batch({"image": IMAGES}, mesh))
+    reduced = jax.jit(make_gradients(reduced_in(dtype), GRAPHDEF, mesh))
+    found, _ = reduced(state(mesh), shard_batch({"image": IMAGES}, mesh))
 
     @jax.jit
     def alone(images, group):
@@ -48,8 +62,10 @@ def gradient_error() -> float:
         return jax.grad(loss)(PARAMS)
 
     shards = [jax.tree.map(np.asarray, alone(IMAGES[2 * g : 2 * g + 2], jnp.int32(g))) for g in range(8)]
-    mean = jax.tree.map(lambda *leaves: sum(leaves) / 8, *shards)
-    return max(float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (found, mean)), strict=True))
+    stacked = [np.stack(leaves) for leaves in zip(*map(jax.tree.leaves, shards), strict=True)]
+    wrong = [np.abs(leaf - each.mean(0)).max() for leaf, each in zip(jax.tree.leaves(found), stacked, strict=True)]
+    shares = [error / (np.abs(each).max() or 1.0) for error, each in zip(wrong, stacked, strict=True)]
+    return float(max(wrong)), float(max(shares))
 
 
 def compiled_step(devices: int, micro_batch: int):
@@ -120,13 +136,14 @@ def quick() -> dict:
     return {
         "devices": jax.device_count(),
         "collectives": collectives(compiled_step(8, 2)[0]),
+        "alone": collectives(compiled_step(1, 16)[0]),
         "refusal": refusal(),
     }
 
 
 def thorough() -> dict:
     return {
-        "gradient_error": gradient_error(),
+        "gradient_errors": [gradient_errors(dtype) for dtype in ("float32", "bfloat16")],
         "eight": losses(8, 2),
         "one": losses(1, 16),
         "accumulated": losses(2, 4),

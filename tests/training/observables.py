@@ -12,13 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import AbstractMesh, AxisType
 
 from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import merge_model, split_model
-from sarwmix_jax.tasks.gradients import open_all
-from sarwmix_jax.training import run as run_module
+from sarwmix_jax.tasks.gradients import DATA_AXIS, make_gradients, open_all, state_shapes
+from sarwmix_jax.training import kernels
 from sarwmix_jax.training.device_cache import ResidentFeed
 from sarwmix_jax.training.divergence import can_skip
 from sarwmix_jax.training.logs import RunLog
@@ -138,9 +139,18 @@ def program(settings):
 def traced(settings):
     """The training step before it is handed to a compiler: kernels for a GPU show without one."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "check_kernel", lambda settings, platform: None)
+        patch.setattr(kernels, "check_kernel", lambda settings, platform: None)
         step, state, batch = _step(settings)
     return str(step.trace(state, batch, np.float32(1e-3)).jaxpr)
+
+
+@from_settings_alone
+def reduced(settings):
+    """The gradients of two devices before they are handed to a compiler."""
+    run = set_up(settings)
+    mesh = AbstractMesh((2,), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    gradients = make_gradients(run.task, run.graphdef, mesh)
+    return str(jax.make_jaxpr(gradients)(state_shapes(run.task, run.optimizer), _batch(run)))
 
 
 @from_settings_alone

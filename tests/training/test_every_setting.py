@@ -22,6 +22,7 @@ from tests.training.observables import (
     probed,
     program,
     reading,
+    reduced,
     schedule,
     sources,
     spikes,
@@ -53,6 +54,7 @@ TABLE = {
     "model.attention": (("plain", "auto"), program),
     "model.decoder": (("full", "auto"), program),
     "model.kernel": (("fused", "xla"), traced),
+    "model.kernels": ((("xla", "xla", "xla", "xla", "xla", "fused"), ("fused",) * 6), traced),
     "mask.ratio": ((0.25, 0.75), numbers),
     "mask.range_mask_ratio": ((0.4, 0.3), numbers),
     "weighting.mode": (("shared_power", "off"), numbers),
@@ -82,6 +84,7 @@ TABLE = {
     "batch.micro_batch": ((2, 1), cut),
     "batch.mix_group": ((2, 4), cut),
     "batch.odd_group": (("faithful", "refuse"), cut),
+    "batch.reduce_dtype": (("bfloat16", "float32"), reduced),
     "optimizer.base_lr": ((1e-3, 2e-3), schedule),
     "optimizer.min_lr": ((1e-6, 1e-5), schedule),
     "optimizer.beta1": ((0.8, 0.7), adam),
@@ -107,12 +110,16 @@ TABLE = {
     "validation.every_epochs": ((0.5, 3.0), schedule),
 }
 """Alternative values and the observable that must differ."""
+DEEP_HEADS = {"model.embed_dim": 16, "model.num_heads": (1, 2, 4, 8), "model.decoder_dim": 16}
+"""Heads that the kernels support."""
 CONTEXT = {
     "model.image_size": {"model.windows": (8, 4, 2, 1)},  # windows that fit both
-    "model.kernel": {"model.embed_dim": 16},  # heads deep enough for the kernel
+    "model.kernel": DEEP_HEADS,
+    "model.kernels": DEEP_HEADS,
     "model.scan": {"model.scan": False, "model.depths": (1, 1, 3, 1)},  # None is one of both, by the device
     "batch.odd_group": {"batch.global_batch": 6, "batch.micro_batch": 3},
     "batch.mix_group": {"batch.global_batch": 32},
+    "batch.reduce_dtype": {"batch.micro_batch": 2, "model.decoder_dim": 64},  # two devices, a large kernel
     "optimizer.max_skipped": {"optimizer.on_divergence": "skip"},
     "checkpoint.keep": {"checkpoint.best": False},
     "checkpoint.best": {
@@ -125,7 +132,7 @@ CONTEXT = {
 }
 """What else a setting needs to show."""
 
-SLOW = (numbers, program, traced, kept, start, probed)
+SLOW = (numbers, program, traced, reduced, kept, start, probed)
 """Observables that compile."""
 
 

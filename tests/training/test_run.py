@@ -6,7 +6,7 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
 from sarwmix_jax.settings.config import as_json, pretraining_config, resolve
 from sarwmix_jax.settings.sections import MixedBatchSettings, PretrainingSettings
-from sarwmix_jax.training.dry_run import plan_text
+from sarwmix_jax.training.dry_run import plan_lines
 from sarwmix_jax.training.history import read_log
 from sarwmix_jax.training.loop import train
 from sarwmix_jax.training.run import cut_batch, set_up
@@ -113,7 +113,7 @@ def test_a_run_may_go_on_with_another_kernel():
 def test_validation_where_there_is_any(run_settings, tmp_path, capsys):
     run = set_up(run_settings(validation__split="if_any"))
     assert ([len(source) for source in run.held_out], run.notes) == ([6], ())
-    assert "validation:  6 records, validation\n" in plan_text(run)
+    assert "validation:  6 records, validation" in plan_lines(run)
     write_synthetic_records(tmp_path / "one place", train=9, side=64)
     changes = {"data__records": (str(tmp_path / "one place"),), "optimizer__stop_after_steps": 1}
     train(run_settings(validation__split="if_any", **changes), tmp_path / "run")

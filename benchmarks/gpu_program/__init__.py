@@ -1,0 +1,1 @@
+"""What a compiled step will ask of a named GPU, found without one."""

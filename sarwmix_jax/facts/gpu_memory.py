@@ -1,0 +1,54 @@
+"""Memory of GPUs, and what compiled steps need of it: estimates of the compiler, not measured on a device."""
+
+import os
+from typing import NamedTuple
+
+MEMORY = {"NVIDIA H100 80GB HBM3": 84_942_979_072, "NVIDIA H200": 151_397_597_184}
+"""Bytes that the driver leaves to programs (target descriptions that come with XLA): GPUs with 80 and with 141 GB."""
+
+DEFAULT_SHARE = 0.75
+"""Share of the memory that JAX takes where XLA_PYTHON_CLIENT_MEM_FRACTION does not set another (JAX' documentation)."""
+
+
+class CompiledStep(NamedTuple):
+    """What a training step needs on one device.
+
+    Attributes:
+        batch: Samples at a time.
+        peak: Most bytes in use at any moment.
+        state: Bytes of it that parameters and optimiser need.
+    """
+
+    batch: int
+    peak: int
+    state: int
+
+
+STEPS: dict[tuple[str, str, str, str], CompiledStep] = {
+    ("pretraining", "base", "fused", "none"): CompiledStep(256, 11_454_759_376, 1_363_121_064),
+    ("pretraining", "base", "xla", "none"): CompiledStep(256, 13_856_631_780, 1_363_121_064),
+}
+"""Steps compiled for an H200, in bfloat16 at 128 px, by task, published size, kernel and recomputation.
+
+Source: benchmarks/gpu_programs, which `python -m benchmarks.gpu_program` wrote.
+"""
+
+
+def usable(memory: int) -> int:
+    """Bytes of a GPU's memory that JAX would take in this environment."""
+    return int(memory * float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION") or DEFAULT_SHARE))
+
+
+def largest_batch(batch: int, peak: int, state: int, available: int) -> int:
+    """Samples that fit on a device, from what a step with another batch needs.
+
+    All that is not the state is taken to grow with the batch; as gradients do not, more may fit than this, and where
+    less than `batch` fits, less.
+
+    Args:
+        batch: Samples on a device.
+        peak: Most bytes in use at any moment of a step with this batch.
+        state: Bytes of it that parameters and optimiser need.
+        available: Bytes that may be used.
+    """
+    return max(0, int(batch * (available - state) / max(peak - state, 1)))
