@@ -13,7 +13,8 @@ import jax
 import numpy as np
 
 from sarwmix_jax.checkpoints import restore
-from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints, describe
+from sarwmix_jax.checkpoints.integrity import FOLDER
+from sarwmix_jax.checkpoints.store import Checkpoints, describe
 from sarwmix_jax.data.subsets import Subset
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.processes import asked_to_stop, ended_by_second_ctrl_c, noted_signals

@@ -9,6 +9,9 @@ from pathlib import Path
 from tests.training.conftest import TINY_RUN
 
 ROOT = Path(__file__).parents[2]
+STARTED: list[subprocess.Popen] = []
+"""Processes of the current test."""
+
 SARWMIX = (sys.executable, "-m", "sarwmix_jax.cli.main")
 
 
@@ -30,13 +33,13 @@ def free_port():
         return free.getsockname()[1]
 
 
-def start(command, processes, *, devices=2, **more):
+def start(command, processes, *, devices=2, program=SARWMIX, **more):
     """Start the processes of a job by flags; each prints to a pipe."""
     port = free_port()
-    return [
+    started = [
         subprocess.Popen(
             [
-                *(*SARWMIX, *map(str, command)),
+                *(*program, *map(str, command)),
                 f"--coordinator=127.0.0.1:{port}",
                 f"--processes={processes}",
                 f"--process={number}",
@@ -49,6 +52,8 @@ def start(command, processes, *, devices=2, **more):
         )
         for number in range(processes)
     ]
+    STARTED.extend(started)
+    return started
 
 
 def outcome(process, seconds=300):

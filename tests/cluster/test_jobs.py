@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sarwmix_jax.checkpoints.integrity import complete_steps
 from sarwmix_jax.checkpoints.loading import load_parameters
-from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps
+from sarwmix_jax.checkpoints.reading import Reader
 from sarwmix_jax.models.state import flatten_names
 from sarwmix_jax.training.history import read_log
 from sarwmix_jax.training.throughput import SPENT
@@ -70,9 +71,8 @@ def printed(outputs):
 
 def means_of_gradients(workdir, step=1):
     """AdamW's first moments after the first step: a tenth of its gradients."""
-    reader = Checkpoints(workdir / "checkpoints", read_only=True)
+    reader = Reader(workdir / "checkpoints")
     items = reader._read_here(step, ["optimizer"])["optimizer"]
-    reader.close()
     found = {name: np.asarray(value) for name, value in items.items() if "mu" in name.split("/")}
     assert found
     return found

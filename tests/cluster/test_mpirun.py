@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from sarwmix_jax.checkpoints.store import complete_steps
+from sarwmix_jax.checkpoints.integrity import complete_steps
 from sarwmix_jax.training.history import read_log
 from tests.cluster import jobs
 from tests.training.conftest import records  # noqa: F401
