@@ -139,16 +139,6 @@ def _array_number(environment: Mapping[str, str], name: str, default: int) -> in
     return _number(environment, name) if environment.get(name) else default
 
 
-def proxies(environment: Mapping[str, str], coordinator: str) -> str | None:
-    """A line where a proxy may stand between the processes: their connections then wait without an end."""
-    names = [name for name in environment if re.fullmatch(r"(https?|grpc|all)_proxy", name, re.IGNORECASE)]
-    host = coordinator.rpartition(":")[0]
-    exempt = environment.get("no_proxy", environment.get("NO_PROXY", "")).split(",")
-    if not names or host in exempt or "*" in exempt or any(e and host.endswith(f".{e.lstrip('.')}") for e in exempt):
-        return None
-    return f"{', '.join(sorted(names))} set: if the processes do not find each other, add {host} to no_proxy"
-
-
 def _flags(given: Given) -> tuple[Job, int] | None:
     if given.processes is None and given.process is None:
         return None

@@ -28,7 +28,7 @@ def work() -> int:
 
 
 if __name__ == "__main__":
-    port, count, number, fault = map(int, sys.argv[1:])
+    port, count, number, fault, silent = map(int, sys.argv[1:])
     given = Given(f"127.0.0.1:{port}", count, number)
     with raised_signals():
-        sys.exit(together(given, work, 30, 10, saves=True))
+        sys.exit(together(given, work, 30, silent, saves=True))

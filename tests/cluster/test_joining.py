@@ -10,18 +10,20 @@ import pytest
 from tests.cluster import jobs
 
 
-def start(count=2, fault=None):
+def start(count=2, fault=None, silent=10, **more):
     port, pipes = jobs.free_port(), {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     command = [sys.executable, "-m", "tests.cluster.steps", str(port), str(count)]
-    return [
+    started = [
         subprocess.Popen(
-            [*command, str(number), str(int(number == fault))],
+            [*command, str(number), str(int(number == fault)), str(silent)],
             cwd=jobs.ROOT,
-            env=jobs.environment(1, TF_CPP_MIN_LOG_LEVEL="3"),
+            env=jobs.environment(1, TF_CPP_MIN_LOG_LEVEL="3", **more),
             **pipes,
         )
         for number in range(count)
     ]
+    jobs.STARTED.extend(started)
+    return started
 
 
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGUSR1])
@@ -44,3 +46,21 @@ def test_an_error_of_one_process_ends_all_and_is_shown_by_the_first():
     for _, _, err in found:
         assert "error: process 1 of 2 on " in err and "record 7 cannot be read" in err and "Traceback" not in err
     assert found[0][2].endswith("; all processes end\n")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("lost", [0, 2])
+def test_a_lost_process_ends_all_and_is_named_by_who_is_left(lost, number):
+    """Also process 0, whose end JAX would notice first. Through the proxy, which is not there, none would start."""
+    three = start(3, silent=2, https_proxy="http://127.0.0.1:9", http_proxy="http://127.0.0.1:9")
+    assert [process.stderr.readline() for process in three] == ["started\n"] * 3
+    three[lost].send_signal(number)
+    before = time.monotonic()
+    left = [process for process in three if process is not three[lost]]
+    found = [jobs.outcome(process, 30) for process in left]
+    three[lost].kill()
+    jobs.outcome(three[lost], 10)
+    assert [code for code, _, _ in found] == [76, 76] and time.monotonic() - before < 6, found
+    named = [f"error: process {lost} of 3 on " in err and err.count("\n") == 1 for _, _, err in found]
+    assert named == ([True, True] if lost == 0 else [True, False]), found
