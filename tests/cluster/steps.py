@@ -19,7 +19,7 @@ def work() -> int:
             step += 1
             if step == 1:
                 print("started", file=sys.stderr, flush=True)
-            if stopped := asked_to_stop(signals, step):
+            if stopped := asked_to_stop(signals):
                 print(f"{stopped} {step}", file=sys.stderr, flush=True)
                 return STOPPED
             if fault and step == 20:
