@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 
 from sarwmix_jax.checkpoints.integrity import complete_steps
@@ -106,18 +107,20 @@ def test_several_processes_train_like_one(what, processes, whole, place, records
     assert taken == pytest.approx(end["time"] - start["time"], abs=1)
 
 
-def test_two_processes_evaluate_like_one(whole, place, labelled_records, tmp_path):  # noqa: F811
-    found = []
+def test_two_processes_evaluate_and_embed_like_one(whole, labelled_records, tmp_path):  # noqa: F811
+    scores, features = [], []
     for processes in (1, 2):
-        out = tmp_path / str(processes)
+        out, rows = tmp_path / str(processes), tmp_path / f"{processes}.parquet"
         flags = [f"--checkpoint={whole[FINETUNING]}", f"--records={labelled_records}", "--split=validation"]
         outputs = jobs.run(["evaluate", *flags, "--replicates=20", "--batch=2", f"--out={out}"], processes)
-        (place_of_scores,) = (
-            out.rglob("result*.json") if list(out.rglob("result*.json")) else out.rglob("*scores*.json")
-        )
-        found.append(json.loads(place_of_scores.read_text()))
         assert "tables and pictures" in outputs[0][0] and not printed(outputs[1:])
-    assert_close(*found)
+        (file,) = out.rglob("result.json")
+        scores.append(json.loads(file.read_text()))
+        outputs = jobs.run(["embed", *flags, "--batch=2", f"--out={rows}"], processes)
+        assert f"wrote {rows}" in outputs[0][0] and not printed(outputs[1:])
+        features.append(pyarrow.parquet.read_table(rows).to_pydict())
+    assert_close(*scores)
+    assert_close(*features)
 
 
 def assert_close(one, other):
@@ -176,34 +179,53 @@ def await_steps(workdir, processes):
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_signal_to_one_of_two_processes_saves_both_at_one_step(number, place, records, tmp_path):  # noqa: F811
-    both = started(records, tmp_path / "run", place)
-    both[1].send_signal(number)
-    found = [jobs.outcome(each, 60) for each in both]
-    assert [code for code, _, _ in found] == [75, 75], found
-    step = complete_steps(tmp_path / "run" / "checkpoints")[-1]
-    assert f"saved at step {step}; the same command continues" in found[0][2]
-    assert max(series(tmp_path / "run")[0]) == step
-    assert flatten_names(load_parameters(str(tmp_path / "run")).params)
+def signalled(how, records, workdir, place):  # noqa: F811
+    """Outcomes of two processes, of which the second gets signals when it first opens an array of a checkpoint."""
+    program = (sys.executable, "-m", "tests.cluster.signals", how)
+    flags = command(PRETRAINING, records, workdir, place / "compiled2", **LONG)
+    return [jobs.outcome(each, 100) for each in jobs.start(flags, 2, program=program)]
+
+
+def test_signals_to_one_process_while_it_writes_or_reads_a_checkpoint(place, records, tmp_path):  # noqa: F811
+    workdir = tmp_path / "run"
+    reached = 0
+    for how, begin in (("SIGUSR1", ""), ("SIGTERM", "continuing at step")):  # in a save, and then in a restore
+        found = signalled(how, records, workdir, place)
+        assert [code for code, _, _ in found] == [75, 75], found
+        step = complete_steps(workdir / "checkpoints")[-1]
+        assert f"saved at step {step}; the same command continues" in found[0][2] and begin in found[0][2]
+        assert reached < step < 20 and max(series(workdir)[0]) == step
+        assert flatten_names(load_parameters(str(workdir)).params)
+        reached = step
+    before = time.monotonic()
+    found = signalled("SIGINT,SIGINT", records, workdir, place)  # and the process would go on reading for a minute
+    assert found[1][0] == 130 and found[0][0] in (76, 130) and time.monotonic() - before < 50, found
+    assert all("Traceback" not in err for _, _, err in found), found
+    assert complete_steps(workdir / "checkpoints")[-1] == reached
 
 
 @pytest.mark.parametrize(
-    ("number", "how"),
-    [(signal.SIGKILL, "has ended without an error of its own"), (signal.SIGSTOP, "has not answered for 5 s")],
+    ("lost", "number", "how"),
+    [
+        (0, signal.SIGKILL, "has ended without an error of its own"),
+        (1, signal.SIGKILL, "has ended without an error of its own"),
+        (1, signal.SIGSTOP, "has not answered for 5 s"),
+    ],
 )
-def test_the_other_process_ends_with_one_that_is_lost(number, how, place, records, tmp_path):  # noqa: F811
+def test_the_other_process_ends_with_one_that_is_lost(lost, number, how, place, records, tmp_path):  # noqa: F811
     both = started(records, tmp_path / "run", place, "--silent-seconds=5")
-    both[1].send_signal(number)
+    both[lost].send_signal(number)
     before = time.monotonic()
     try:
-        code, _, err = jobs.outcome(both[0], 60)
+        code, _, err = jobs.outcome(both[1 - lost], 60)
         assert time.monotonic() - before < 12
-        assert code == 76 and f"error: process 1 of 2 on {os.uname().nodename} {how}" in err, err
-        assert not (tmp_path / "run" / "running.json").exists()
+        (line,) = printed([("", err)])[-1:]
+        assert code == 76 and line.startswith(f"error: process {lost} of 2 on {os.uname().nodename} {how}"), err
+        assert "Traceback" not in err and "JAX distributed service" not in err, err
+        assert (tmp_path / "run" / "running.json").exists() == (lost == 0)  # whose file it is
     finally:
-        both[1].kill()
-        jobs.outcome(both[1], 10)
+        both[lost].kill()
+        jobs.outcome(both[lost], 10)
 
 
 def test_the_script_for_one_machine_passes_signals_and_the_exit_code_on(place, records, tmp_path):  # noqa: F811
