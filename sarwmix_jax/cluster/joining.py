@@ -116,6 +116,8 @@ def written_once(path: Path) -> Iterator[Path]:
 
 def gpus_of_host() -> int:
     """GPUs of NVIDIA in this host, by their driver alone: JAX must not start before it has joined."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return 0
     place = Path("/proc/driver/nvidia/gpus")
     return len(list(place.iterdir())) if place.is_dir() else 0
 

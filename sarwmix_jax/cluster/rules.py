@@ -33,6 +33,9 @@ PARTS = "SARWMIX_PARTS"
 _ARRAY_STEP, _NOWHERE = "SLURM_ARRAY_TASK_STEP", "nowhere:1"
 _STEP = (SLURM, "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
 _RANKS = (MPI, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE")
+_NO_GPU = ("", "-1", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES for none; the last one is SLURM's."""
+
 _FIRST_PORT, _PORTS = 61440, 4000
 """Ports that Linux does not give to other connections by itself."""
 
@@ -228,8 +231,8 @@ def _devices(visible: str | None, gpus: int, local: int, together: int) -> tuple
     Raises:
         UserError: There are fewer GPUs than processes, or they cannot be divided evenly.
     """
-    if visible:
-        gpus = len(visible.split(","))
+    if visible is not None:
+        gpus = sum(number not in _NO_GPU for number in visible.split(","))
         if gpus == 1:  # the scheduler has bound a GPU to each process
             return (0,)
     if not gpus:  # no GPU of NVIDIA: as JAX does, one device a process, or all

@@ -124,6 +124,8 @@ def test_contradictions_are_one_line(environment, given, line):
         ("4(x2)", "3", 4, (0,)),  # bound by the scheduler (--gpus-per-task=1)
         ("4(x2)", "0,1,2,3", 8, (1,)),
         ("4(x2)", None, 0, (1,)),
+        ("4(x2)", "", 3, (1,)),  # none are visible
+        ("1(x8)", "NoDevFiles", 4, None),
         ("1(x8)", None, 0, None),
     ],
 )
