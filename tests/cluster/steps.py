@@ -1,5 +1,6 @@
 """Run by test_joining.py as one of several processes: steps without any computation, until a signal."""
 
+import argparse
 import sys
 import time
 
@@ -22,13 +23,17 @@ def work() -> int:
             if stopped := asked_to_stop(signals):
                 print(f"{stopped} {step}", file=sys.stderr, flush=True)
                 return STOPPED
-            if fault and step == 20:
+            if options.fault == options.process and step == 20:
                 raise UserError("record 7 cannot be read")
     return 0
 
 
 if __name__ == "__main__":
-    port, count, number, fault, silent = map(int, sys.argv[1:])
-    given = Given(f"127.0.0.1:{port}", count, number)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--coordinator")
+    for name in ("processes", "process", "fault", "silent"):
+        parser.add_argument(f"--{name}", type=int)
+    options = parser.parse_args()
+    given = Given(options.coordinator, options.processes, options.process)
     with raised_signals():
-        sys.exit(together(given, work, 30, silent, saves=True))
+        sys.exit(together(given, work, 30, options.silent or 10, saves=True))

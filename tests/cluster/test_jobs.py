@@ -5,10 +5,8 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet
@@ -57,11 +55,11 @@ def whole(place, records, labelled_records):  # noqa: F811
 
 
 def series(workdir):
-    """Loss and norm of the gradient of every step, and the scores of every validation."""
+    """Loss and norm of the gradient of every step, and the scores of every validation, as last done."""
     entries = read_log(workdir)
     steps = {e["step"]: (e["loss"], e["grad_norm"]) for e in entries if e["event"] == "train"}
-    scores = [{k: v for k, v in e.items() if k != "time"} for e in entries if e["event"] == "validation"]
-    return steps, scores
+    scores = {e["step"]: {k: v for k, v in e.items() if k != "time"} for e in entries if e["event"] == "validation"}
+    return steps, list(scores.values())
 
 
 def printed(outputs):
@@ -90,21 +88,47 @@ def assert_equal_runs(one, other):
         np.testing.assert_allclose([after[n] for n in numbers], [before[n] for n in numbers], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("what", [PRETRAINING, FINETUNING])
-def test_several_processes_train_like_one(what, processes, whole, place, records, labelled_records, tmp_path):  # noqa: F811
-    folder = records if what == PRETRAINING else labelled_records
-    outputs = jobs.run(command(what, folder, tmp_path / "run", place / f"compiled{processes}"), processes)
-    assert_equal_runs(whole[what], tmp_path / "run")
-    one, other = means_of_gradients(whole[what]), means_of_gradients(tmp_path / "run")
+@pytest.fixture(scope="module")
+def two(place, records):  # noqa: F811
+    """Work directory of a pretraining run of two processes, and what they printed."""
+    workdir = place / "two"
+    return workdir, jobs.run(command(PRETRAINING, records, workdir, place / "compiled2"), 2)
+
+
+def assert_like_one(whole, workdir, outputs):
+    """A run is that of one process, with all gradients of its first step; process 0 prints, the log has all times."""
+    assert_equal_runs(whole, workdir)
+    one, other = means_of_gradients(whole), means_of_gradients(workdir)
     for name, value in one.items():
         np.testing.assert_allclose(other[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
     assert "compiling the training step" in outputs[0][1]
     assert not printed(outputs[1:])
-    (start, end) = (e for e in read_log(tmp_path / "run") if e["event"] in ("start", "end"))
+    (start, end) = (e for e in read_log(workdir) if e["event"] in ("start", "end"))
     assert end["seconds"].keys() == set(SPENT) and end["seconds"]["compilation"] > end["seconds"]["productive"] > 0
     taken = sum(value for name, value in end["seconds"].items() if name != "initialisation")
     assert taken == pytest.approx(end["time"] - start["time"], abs=1)
+
+
+def test_two_processes_pretrain_like_one(whole, two):
+    assert_like_one(whole[PRETRAINING], *two)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_several_processes_finetune_like_one(processes, whole, place, labelled_records, tmp_path):  # noqa: F811
+    flags = command(FINETUNING, labelled_records, tmp_path / "run", place / f"finetuning{processes}")
+    assert_like_one(whole[FINETUNING], tmp_path / "run", jobs.run(flags, processes))
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_a_run_of_two_processes_goes_on_with_one_and_with_four(processes, whole, two, place, records, tmp_path):  # noqa: F811
+    workdir = shutil.copytree(two[0], tmp_path / "run")
+    for step in range(2, STEPS + 1):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    outputs = jobs.run(command(PRETRAINING, records, workdir, place / f"compiled{processes}"), processes)
+    assert "continuing at step 1" in outputs[0][1] and not printed(outputs[1:])
+    assert_equal_runs(whole[PRETRAINING], workdir)
+    again = [entry["step"] for entry in read_log(workdir) if entry["event"] == "train"]
+    assert again == [*range(1, STEPS + 1), *range(2, STEPS + 1)]
 
 
 def test_two_processes_evaluate_and_embed_like_one(whole, labelled_records, tmp_path):  # noqa: F811
@@ -136,21 +160,6 @@ def assert_close(one, other):
         assert other == pytest.approx(one, rel=1e-5, abs=1e-6)
     elif not isinstance(one, str):
         assert one == other
-
-
-def resumed(source, workdir, records, place, processes, devices):  # noqa: F811
-    shutil.copytree(source, workdir)
-    jobs.run(command(PRETRAINING, records, workdir, place / f"compiled{processes}"), processes, devices=devices)
-    return workdir
-
-
-def test_a_run_of_two_processes_goes_on_with_one_and_with_four(whole, place, records, tmp_path):  # noqa: F811
-    begun = tmp_path / "begun"
-    two = command(PRETRAINING, records, begun, place / "compiled2", optimizer__stop_after_steps=2)
-    jobs.run(two, 2)
-    for processes in (1, 4):
-        workdir = resumed(begun, tmp_path / f"on{processes}", records, place, processes, 2)
-        assert_equal_runs(whole[PRETRAINING], workdir)
 
 
 LONG = {
@@ -226,17 +235,3 @@ def test_the_other_process_ends_with_one_that_is_lost(lost, number, how, place, 
     finally:
         both[lost].kill()
         jobs.outcome(both[lost], 10)
-
-
-def test_the_script_for_one_machine_passes_signals_and_the_exit_code_on(place, records, tmp_path):  # noqa: F811
-    workdir = tmp_path / "run"
-    flags = command(PRETRAINING, records, workdir, place / "compiled2", **LONG)
-    more = {"PROCESSES": "2", "PORT": str(jobs.free_port()), "SARWMIX": str(Path(sys.executable).parent / "sarwmix")}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    script = subprocess.Popen(
-        [jobs.ROOT / "launch" / "local.sh", *flags], cwd=jobs.ROOT, env=jobs.environment(2, **more), **pipes
-    )
-    await_steps(workdir, [script])
-    script.terminate()
-    code, _, err = jobs.outcome(script, 60)
-    assert code == 75 and "SIGTERM: saved at step" in err, err
