@@ -25,9 +25,15 @@ def relay(host: str, port: int) -> int:
     with socket.create_server((HERE, 0)) as listener:
         number = listener.fileno()
         command = [sys.executable, "-I", "-S", __file__, str(number), host, str(port)]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        # In a session of its own: Ctrl-C at a terminal is not for it.
-        _started.append(subprocess.Popen(command, pass_fds=[number], start_new_session=True, **pipes))
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=[number],
+            start_new_session=True,  # Ctrl-C at a terminal is not for it
+        )
+        _started.append(process)
         own: int = listener.getsockname()[1]
     return own
 
