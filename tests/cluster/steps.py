@@ -1,4 +1,4 @@
-"""Run by test_joining.py as one of several processes: steps without any computation, until a signal."""
+"""Run by test_joining.py as one of several processes: steps that exchange a number, until a signal."""
 
 import argparse
 import sys
@@ -12,12 +12,16 @@ from sarwmix_jax.processes import asked_to_stop, deferred_signals, noted_signals
 
 def work() -> int:
     """Steps until a signal; as around every save, handlers are set and restored in each."""
+    import numpy as np
+    from jax.experimental import multihost_utils
+
     step = 0
     with noted_signals() as signals:
         while step < 2000:
             with deferred_signals():
                 time.sleep(0.02)
             step += 1
+            assert set(multihost_utils.process_allgather(np.int32(step)).flat) == {step}
             if step == 1:
                 print("started", file=sys.stderr, flush=True)
             if stopped := asked_to_stop(signals):
