@@ -11,6 +11,9 @@ MISTAKE = 2
 STOPPED = 75
 """Exit code of a run that a signal ended: it is saved, and the same command resumes it; launch scripts requeue it."""
 
+LOST = 76
+"""Exit code of a run that ended itself: another process of its job was lost, or no step was finished in time."""
+
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 

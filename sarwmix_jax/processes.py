@@ -1,6 +1,7 @@
 """What reaches this process from outside: signals, which its child processes do not get, and the end of its readers."""
 
 import contextlib
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from sarwmix_jax.errors import INTERRUPTED, UserError
 
@@ -29,6 +30,13 @@ _raised: list[str] = []
 """Names of the signals that raised an exception in this command. Python loses one that is raised in a finaliser or in
 some callbacks, as JAX has one for each garbage collection."""
 
+_left_to_libraries: set[int] = set()
+"""Signals with a handler that is not Python's: to set another and to restore it would lose it."""
+
+_to_release: list[Callable[[], None]] = []
+
+_calls, _agreed = itertools.count(1), list[str]()
+
 _UNSEEN = "ignore:resource_tracker"
 
 
@@ -45,7 +53,7 @@ def _handled(handler: Callable[[int, FrameType | None], Any], numbers: Iterable[
     previous: dict[signal.Signals, Any] = {}
     try:
         if threading.current_thread() is threading.main_thread():  # Python allows handlers only there
-            for number in numbers:
+            for number in set(numbers) - _left_to_libraries:
                 if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:
                     previous[number] = signal.signal(number, handler)
         yield
@@ -97,11 +105,16 @@ def deferred_signals() -> Iterator[None]:
             signal.raise_signal(number)
 
 
+def leave_sigterm_to_jax() -> None:
+    """From now on JAX's own handler of SIGTERM stays, by which the processes of a job agree on their last step."""
+    _left_to_libraries.add(signal.SIGTERM)
+
+
 @contextmanager
 def noted_signals() -> Iterator[list[str]]:
     """Names of signals so far, with those before whose exception was lost: they are only noted.
 
-    A second Ctrl-C raises `KeyboardInterrupt`.
+    A second Ctrl-C raises `KeyboardInterrupt`. Where JAX handles SIGTERM, any other signal causes one.
     """
     received = [*_raised]
 
@@ -109,9 +122,30 @@ def noted_signals() -> Iterator[list[str]]:
         if number == signal.SIGINT and "SIGINT" in received:
             raise KeyboardInterrupt
         received.append(signal.Signals(number).name)
+        if signal.SIGTERM in _left_to_libraries:
+            signal.raise_signal(signal.SIGTERM)
 
+    if received and signal.SIGTERM in _left_to_libraries:
+        signal.raise_signal(signal.SIGTERM)
     with _handled(note, SIGNALS):
         yield received
+
+
+def asked_to_stop(signals: list[str]) -> str | None:
+    """Name of the signal because of which a run stops after this step; all processes of a run stop after the same one.
+
+    Args:
+        signals: Names of the signals that this process got; see `noted_signals`.
+    """
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return next(iter(signals), None)
+    # JAX counts calls: for a signal before the first one, as in a restore, it waits for number 1, whatever the step is.
+    if not _agreed and multihost_utils.reached_preemption_sync_point(next(_calls)):
+        _agreed.append((signals or ["SIGTERM"])[0])  # JAX states it once, and the run may yet go back to a checkpoint
+    return next(iter(_agreed), None)
 
 
 @contextmanager
@@ -161,6 +195,30 @@ def silence_resource_tracker() -> None:
     """To be called before child processes start: what frees the memory that a killed one shared does so silently."""
     if _UNSEEN not in sys.warnoptions:
         sys.warnoptions.append(_UNSEEN)  # Python starts that process with them
+
+
+def end_now(code: int) -> NoReturn:
+    """End this process whatever its other threads do; releases what `release_at_end` names.
+
+    Args:
+        code: The exit code.
+    """
+    for release in list(_to_release):
+        release()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
+
+
+@contextmanager
+def release_at_end(release: Callable[[], None]) -> Iterator[None]:
+    """Call a function, which must not raise, if `end_now` ends the process in this context."""
+    _to_release.append(release)
+    try:
+        yield
+    finally:
+        _to_release.remove(release)
 
 
 def end_with_parent(*_: Any) -> None:

@@ -4,6 +4,7 @@ Nested work (a validation in a training run) has a separate bar on a terminal; e
 line. Short work prints nothing elsewhere, so that the log of a job stays short.
 """
 
+import faulthandler
 import math
 import sys
 import threading
@@ -16,6 +17,9 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Column
+
+from sarwmix_jax.errors import LOST
+from sarwmix_jax.processes import end_now
 
 FIRST_SECONDS = 10.0
 """Shorter work has no line in a log."""
@@ -146,6 +150,31 @@ def silent(wanted: bool = True) -> Iterator[None]:
         _board.silent -= int(wanted)
 
 
+def alive() -> None:
+    """Note that the work goes on, where nothing else shows it; see `ended_when_stuck`."""
+    _board.alive = now()
+
+
+@contextmanager
+def ended_when_stuck(limit_seconds: float) -> Iterator[None]:
+    """End the process where nothing advances for so long in this context, with the stacks of all threads."""
+    left = threading.Event()
+
+    def watch() -> None:
+        while not left.wait(min(limit_seconds / 4, _TICK_SECONDS)):
+            if (silence := now() - _board.alive) > limit_seconds:
+                print(f"error: nothing has advanced for {silence:.0f} s; stacks of all threads:", file=sys.__stderr__)
+                faulthandler.dump_traceback(sys.__stderr__ or 2)
+                end_now(LOST)
+
+    alive()
+    threading.Thread(target=watch, daemon=True, name="watchdog").start()
+    try:
+        yield
+    finally:
+        left.set()
+
+
 def on_terminal() -> bool:
     """Whether bars can be shown."""
     return bool(sys.stderr and not sys.stderr.closed and sys.stderr.isatty())
@@ -172,6 +201,7 @@ class _Board:
 
     def __init__(self) -> None:
         self.silent = 0
+        self.alive = now()
         self._works: list[Advance] = []
         self._lock = threading.RLock()
         self._bars: Progress | None = None
@@ -180,6 +210,7 @@ class _Board:
         self._thread: threading.Thread | None = None
 
     def add(self, work: Advance) -> None:
+        alive()
         if self.silent:
             return
         with self._lock:
@@ -211,6 +242,7 @@ class _Board:
             self._line_if_due()
 
     def advance(self, work: Advance, count: int) -> None:
+        alive()
         with self._lock:
             work.done += count
             if self._bars is not None and work._row is not None:

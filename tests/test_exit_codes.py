@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from sarwmix_jax import processes
-from sarwmix_jax.checkpoints.store import complete_steps
+from sarwmix_jax.checkpoints.integrity import complete_steps
 from sarwmix_jax.cli.demonstration_labels import check_finished
 from sarwmix_jax.cli.main import guarded, main
 from sarwmix_jax.processes import SIGNALS

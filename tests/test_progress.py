@@ -153,3 +153,22 @@ def _read(descriptor):
         return os.read(descriptor, 65536)
     except OSError:  # the other end is closed and all is read
         return b""
+
+
+def test_work_that_does_not_advance_ends_the_process_with_the_stacks_of_its_threads():
+    code = """if True:
+        import time
+        from sarwmix_jax.progress import ended_when_stuck, progress
+        def wait_for_ever():
+            time.sleep(60)
+        with ended_when_stuck(0.4), progress("reading", 9) as advance:
+            for _ in range(4):
+                time.sleep(0.2)  # together longer than the limit
+                advance(1)
+            print("alive", flush=True)
+            wait_for_ever()
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout) == (76, "alive\n")
+    assert "error: nothing has advanced for 0 s; stacks of all threads:" in done.stderr
+    assert "in wait_for_ever" in done.stderr

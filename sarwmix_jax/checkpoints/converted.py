@@ -13,9 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from sarwmix_jax.checkpoints import integrity
-from sarwmix_jax.checkpoints.integrity import first_line
-from sarwmix_jax.checkpoints.loading import quiet
-from sarwmix_jax.checkpoints.store import FOLDER
+from sarwmix_jax.checkpoints.integrity import FOLDER, first_line
+from sarwmix_jax.checkpoints.reading import quiet
 from sarwmix_jax.errors import UserError
 
 Items = Mapping[str, Mapping[str, np.ndarray]]

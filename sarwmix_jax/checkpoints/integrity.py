@@ -16,12 +16,20 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import google_crc32c
+import jax
 import numpy as np
 
 from sarwmix_jax.processes import deferred_signals
+
+FOLDER = "checkpoints"
+"""Name of the folder of checkpoints in a work directory."""
+
+ITEMS = {"params": "params", "fixed": "fixed", "optimizer": "opt_state"}
+"""Items of a checkpoint that hold arrays, and their names in the state of a run."""
 
 CHECKSUMS = "checksums"
 """Item of a checkpoint, beside the items that it describes."""
@@ -127,6 +135,19 @@ def compare(item: str, stored: Mapping[str, Any] | None, wanted: Mapping[str, An
             raise ValueError(
                 f"{item} {name} is {found.dtype}{list(found.shape)}, the run needs {leaf.dtype}{list(leaf.shape)}"
             )
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """Leaves of a tree by path, names joined by `/`."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def complete_steps(directory: Path) -> list[int]:
+    """Steps with a complete checkpoint, ascending, from folder names alone."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in directory.iterdir() if entry.is_dir() and entry.name.isdigit())
 
 
 @contextmanager

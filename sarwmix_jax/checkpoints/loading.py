@@ -1,8 +1,6 @@
 """From a checkpoint to a model."""
 
-import logging
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +10,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints, complete_steps
+from sarwmix_jax.checkpoints.integrity import FOLDER, complete_steps
+from sarwmix_jax.checkpoints.reading import Reader
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BandStatistics
 from sarwmix_jax.models.classifier import Classifier
@@ -115,11 +114,11 @@ def load_parameters(path: str | Path, step: int | None = None) -> Loaded:
         UserError: There is no such checkpoint, or it cannot be read.
     """
     directory, step = locate(Path(path), step)
-    with quiet(), closing(Checkpoints(directory, read_only=True)) as checkpoints:
-        try:
-            arrays, description = checkpoints.parameters(step), checkpoints.description(step)
-        except ValueError as error:
-            raise UserError(f"checkpoint {directory / str(step)} cannot be read: {error}; use another") from None
+    checkpoints = Reader(directory)
+    try:
+        arrays, description = checkpoints.parameters(step), checkpoints.description(step)
+    except ValueError as error:
+        raise UserError(f"checkpoint {directory / str(step)} cannot be read: {error}; use another") from None
     return Loaded(unflatten_names(arrays["params"]), unflatten_names(arrays["fixed"]), description, step)
 
 
@@ -155,12 +154,12 @@ def verify(path: Path, step: int | None = None) -> Iterator[Verified]:
     """
     directory, newest = locate(path, step)
     one = step is not None or directory not in (path, path / FOLDER)
-    with quiet(), closing(Checkpoints(directory, read_only=True)) as checkpoints:
-        for number in [newest] if one else complete_steps(directory):
-            try:
-                yield Verified(directory / str(number), checkpoints.verify(number))
-            except ValueError as error:
-                yield Verified(directory / str(number), None, str(error))
+    checkpoints = Reader(directory)
+    for number in [newest] if one else complete_steps(directory):
+        try:
+            yield Verified(directory / str(number), checkpoints.verify(number))
+        except ValueError as error:
+            yield Verified(directory / str(number), None, str(error))
 
 
 def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
@@ -187,15 +186,3 @@ def locate(path: Path, step: int | None = None) -> tuple[Path, int]:
 
 def _folder_of_steps(path: Path) -> Path:
     return path / FOLDER if (path / FOLDER).is_dir() else path
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Show only Orbax' errors inside this context: it also warns where nothing is wrong."""
-    logger = logging.getLogger("absl")
-    level = logger.level
-    logger.setLevel(max(level, logging.ERROR))
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

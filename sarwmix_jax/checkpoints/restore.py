@@ -1,21 +1,26 @@
 """Where a run starts from: its own last checkpoint, the parameters of another one, or scratch; decided here alone."""
 
-import dataclasses
+import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
 
-from sarwmix_jax.checkpoints.integrity import first_line
-from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps
+from sarwmix_jax.checkpoints.integrity import complete_steps, first_line
+from sarwmix_jax.checkpoints.reading import Reader, Restored
+from sarwmix_jax.checkpoints.taking import take_parameters
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.models.state import Tree, flatten_names, unflatten_names
+from sarwmix_jax.models.state import Tree
 from sarwmix_jax.settings.config import as_json, differences, stored_settings
 from sarwmix_jax.settings.sections import PretrainingSettings, RunSettings
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 FREE = (
     "model.kernel",
@@ -40,10 +45,6 @@ FREE = (
 splits batches and multiplies, not what it computes (the mix group is stored in the checkpoint)."""
 
 
-HEAD_DEVIATION = 2e-5
-"""Standard deviation of a new head's weights on a pretrained encoder, as in the published system."""
-
-
 @dataclass(frozen=True)
 class Previous:
     """Description of a run, from its newest checkpoint whose description can be read."""
@@ -60,18 +61,65 @@ def previous_run(checkpoints: Path) -> Previous | None:
     Raises:
         UserError: There are checkpoints, but no description can be read, or they are not those of a run.
     """
-    if not (steps := complete_steps(checkpoints)):
-        return None
-    with closing(Checkpoints(checkpoints, read_only=True)) as reader:
-        for step in reversed(steps):
-            try:
-                found = reader.description(step)
-                return Previous(step, found["kind"], found["settings"], found["progress"])
-            except Exception as error:  # Orbax raises many kinds for damaged files
-                reason = first_line(error)
-    raise UserError(
-        f"checkpoints in {checkpoints} are not those of a run that can be resumed ({reason}); use another workdir"
-    )
+
+    def read(step: int) -> Previous:
+        found = Reader(checkpoints).description(step)
+        return Previous(step, found["kind"], found["settings"], found["progress"])
+
+    previous, reasons = newest(checkpoints, read)
+    if previous is None and reasons:
+        raise UserError(
+            f"checkpoints in {checkpoints} are not those of a run that can be resumed ({reasons.popitem()[1]}); "
+            "use another workdir"
+        )
+    return previous
+
+
+def restore_latest(checkpoints: Reader, target: Mapping[str, Any]) -> Restored | None:
+    """Read the newest checkpoint that can be read (see `newest`); the reasons to pass over others are logged.
+
+    Args:
+        checkpoints: Those of the run.
+        target: See `find_start`.
+
+    Raises:
+        UserError: There are checkpoints, but none can be read.
+    """
+    found, reasons = newest(checkpoints.directory, lambda step: checkpoints.restore(target, step))
+    for step, reason in reasons.items():
+        log.warning("checkpoint at step %d cannot be used: %s", step, reason)
+    if found is None and reasons:
+        raise UserError(f"none of the checkpoints in {checkpoints.directory} can be used; the oldest: {reason}")
+    return found
+
+
+def newest(directory: Path, read: Callable[[int], T]) -> tuple[T | None, dict[int, str]]:
+    """What `read` gives for the newest checkpoint for which it raises an error in no process of the run.
+
+    Else None; and why newer ones were passed over, by step, newest first. Process 0 lists the checkpoints.
+    """
+    reasons: dict[int, str] = {}
+    for step in reversed(json.loads(_of_all(json.dumps(complete_steps(directory)))[0])):
+        found, reason = None, ""
+        try:
+            found = read(step)
+        except Exception as error:  # Orbax raises many kinds for damaged files
+            reason = first_line(error)
+        if not any(texts := _of_all(reason)):
+            return found, reasons
+        number = next(number for number, text in enumerate(texts) if text)
+        reasons[step] = f"process {number}: {texts[number]}" if len(texts) > 1 else texts[number]
+    return None, reasons
+
+
+def _of_all(text: str) -> list[str]:
+    """The texts of all processes of the run, in which each calls this."""
+    if jax.process_count() == 1:
+        return [text]
+    own = np.frombuffer(text.encode(errors="replace"), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(own.size)).ravel()
+    rows = multihost_utils.process_allgather(np.pad(own, (0, max(*sizes, 1) - own.size)))
+    return [bytes(row[:size]).decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 def changes(previous: Previous, settings: RunSettings) -> list[str]:
@@ -124,7 +172,7 @@ class Start:
 
 
 def find_start(
-    checkpoints: Checkpoints,
+    checkpoints: Reader,
     target: Mapping[str, Any],
     settings: RunSettings,
     draw: Callable[[], tuple[Tree, Tree]],
@@ -146,7 +194,7 @@ def find_start(
         ValueError: The checkpoint of `step` cannot be read.
     """
     if step is None:
-        restored = checkpoints.restore_latest(target)
+        restored = restore_latest(checkpoints, target)
     else:
         restored = checkpoints.restore(target, step) if step else None
     if restored:
@@ -157,89 +205,3 @@ def find_start(
         return None
     params, fixed, taken = take_parameters(*draw(), settings.init_from, classes, settings.seed)
     return Start({"params": params, "fixed": fixed}, report=(taken.text, taken.as_json()))
-
-
-@dataclass(frozen=True)
-class Taken:
-    """Which parameters were taken from another checkpoint, and which kept their initial values.
-
-    Attributes:
-        checkpoint: Value of `init_from`.
-        at_step: Step of the checkpoint.
-        at_epoch: Epochs of training behind the checkpoint; None where it does not state them.
-        kind: Kind of the checkpoint.
-        taken: Names of the parameters that were taken.
-        kept: Names of the others, each with the reason.
-        unused: Names that only the checkpoint has.
-    """
-
-    checkpoint: str
-    at_step: int
-    at_epoch: float | None
-    kind: str
-    taken: list[str]
-    kept: dict[str, str]
-    unused: list[str]
-
-    @property
-    def text(self) -> str:
-        """The report in one line."""
-        parts = [f"initialised from {self.checkpoint} (step {self.at_step}): took {len(self.taken)} parameters"]
-        parts += [f"kept the drawn {name} ({reason})" for name, reason in list(self.kept.items())[:3]]
-        if len(self.kept) > 3:
-            parts.append(f"and {len(self.kept) - 3} more")
-        if self.unused:
-            parts.append(f"did not use {len(self.unused)}, such as {self.unused[0]}")
-        return "; ".join(parts)
-
-    def as_json(self) -> dict[str, Any]:
-        """The report for the log."""
-        return dataclasses.asdict(self) | {"taken": len(self.taken)}
-
-
-def take_parameters(
-    params: Tree, fixed: Tree, path: str, classes: Sequence[str] = (), seed: int = 0
-) -> tuple[Tree, Tree, Taken]:
-    """Replaces parameters and fixed tables by those of the checkpoint at `path` where name and shape agree.
-
-    A head is taken only where the class names agree; else it is new, its weights near zero as in the published system.
-
-    Raises:
-        UserError: There is no checkpoint, or it does not hold every parameter of the encoder.
-    """
-    from sarwmix_jax.checkpoints.loading import load_parameters
-
-    loaded = load_parameters(path)
-    offered = flatten_names(loaded.params)
-    if classes and tuple(loaded.description.get("class_names") or ()) != tuple(classes):
-        offered = {name: value for name, value in offered.items() if not name.startswith("head/")}
-        kernel = params["head"]["kernel"]
-        new = HEAD_DEVIATION * jax.random.normal(jax.random.key(seed), kernel.shape, kernel.dtype)
-        params = params | {"head": params["head"] | {"kernel": new}}
-    wanted = flatten_names(params)
-    reasons = {name: _reason_to_keep(offered.get(name), value) for name, value in wanted.items()}
-    kept = {name: reason for name, reason in reasons.items() if reason}
-    if lost := [name for name in kept if name.startswith("encoder/")]:
-        raise UserError(
-            f"--config.init_from {path}: the encoder is not loaded in full ({len(lost)} parameters, such as {lost[0]}: "
-            f"{kept[lost[0]]}); use a checkpoint of the same model size and image side"
-        )
-    names = [name for name in wanted if name not in kept]
-    reached = loaded.description.get("progress") or {"epoch": loaded.description["source"].get("epochs")}
-    taken = Taken(path, loaded.step, reached.get("epoch"), loaded.kind, names, kept, sorted(set(offered) - set(wanted)))
-    return _with_offered(params, offered), _with_offered(fixed, flatten_names(loaded.fixed)), taken
-
-
-def _reason_to_keep(found: Any, drawn: Any) -> str | None:
-    """Why an initial array is kept, or None where the one found fits."""
-    if found is None:
-        return "not in the checkpoint"
-    return None if found.shape == drawn.shape else f"shape {list(found.shape)}, needed {list(drawn.shape)}"
-
-
-def _with_offered(tree: Tree, offered: dict[str, Any]) -> Tree:
-    """Replaces leaves of the tree by the offered arrays that fit."""
-    named = flatten_names(tree).items()
-    return unflatten_names(
-        {n: v if _reason_to_keep(offered.get(n), v) else jnp.asarray(offered[n], v.dtype) for n, v in named}
-    )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sarwmix_jax.checkpoints.store import FOLDER
+from sarwmix_jax.checkpoints.integrity import FOLDER
 from sarwmix_jax.cli.demonstration_labels import (
     FINETUNED,
     FROM_SCRATCH,

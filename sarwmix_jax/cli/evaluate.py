@@ -3,12 +3,13 @@
     sarwmix evaluate --checkpoint runs/finetuned --records records/bigearthnet_v2 --split test --out evaluation
     sarwmix evaluate --checkpoint runs/a runs/b --best weighted --records records/bigearthnet_v2 --out evaluation
 
-Several checkpoints of one task are compared on the same samples, with baselines.
+Several checkpoints of one task are compared on the same samples, with baselines. Several processes share the
+predictions where mpirun or srun starts them.
 """
 
 import argparse
 
-from sarwmix_jax.cli.flags import names
+from sarwmix_jax.cli.flags import OF_A_JOB, names
 
 
 def define(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +32,8 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch")
     parser.add_argument("--replicates")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="folder for tables and pictures")
+    for name in OF_A_JOB:
+        parser.add_argument(name)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -39,6 +42,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: A checkpoint, the records or a split cannot be used.
     """
+    from sarwmix_jax.cluster.joining import written_once
     from sarwmix_jax.evaluation.evaluate import EvaluationRequest, evaluate
     from sarwmix_jax.training.logs import quiet_libraries
     from sarwmix_jax.training.resources import keep_compiled
@@ -52,6 +56,7 @@ def run(options: argparse.Namespace) -> None:
         calibrate=None if options.calibrate == "none" else options.calibrate,
         **{name: vars(options)[name] for name in given},
     )
-    for table in evaluate(request, options.out).values():
-        print(table)
+    with written_once(options.out) as out:
+        for table in evaluate(request, out).values():
+            print(table)
     print(f"tables and pictures: {options.out}")

@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 from sarwmix_jax import huge_pages
 from sarwmix_jax.cli.commands import COMMANDS, FAMILIES, Command, overview, overview_of_family
 from sarwmix_jax.cli.flags import SHARED
+from sarwmix_jax.cluster.rules import LAUNCHED, PART
 from sarwmix_jax.errors import CLOSED, INTERRUPTED, MISTAKE, STOPPED, UNPRINTABLE, UserError, one_line
 from sarwmix_jax.processes import (
     INTERRUPTED_LINE,
@@ -151,6 +152,12 @@ def run(command: Command, program: str, arguments: Sequence[str]) -> int | None:
         options = parser.parse_args(arguments)
     except SystemExit:  # after --help
         return 0
+    part = [vars(options).get(name) for name in PART]
+    if "coordinator" in options and (any(each is not None for each in part) or {*LAUNCHED} & {*os.environ}):
+        from sarwmix_jax.cluster.joining import Given, together
+
+        limits = options.join_seconds, options.silent_seconds
+        return together(Given(*part), lambda: module.run(options), *limits, saves="workdir" in options)
     code: int | None = module.run(options)
     return code
 

@@ -7,6 +7,10 @@ r"""The command `sarwmix pretrain`.
 
 The same command continues a run that was stopped: after Ctrl-C (exit code 130) and after another signal (75) the
 run is saved.
+
+Several processes do it together where mpirun or srun starts them, on one host or many (see launch/):
+
+    mpirun -np 4 sarwmix pretrain --config=pretrain_bigearthnet_v2:base ...
 """
 
 import argparse
@@ -14,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sarwmix_jax.cli.flags import OF_A_JOB, STUCK_SECONDS
 from sarwmix_jax.errors import INTERRUPTED, STOPPED, UserError
 
 
@@ -26,6 +31,8 @@ def define(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--verify", action="store_true", help="first compare the files of the records with their SHA-256"
     )
+    for name in (*OF_A_JOB, "--stuck-seconds"):
+        parser.add_argument(name)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -42,9 +49,11 @@ def run(options: argparse.Namespace) -> int:
     settings = checked(config, options.compiled)
     if options.verify:
         verify_records(settings.data.records)
+    from sarwmix_jax.progress import ended_when_stuck
     from sarwmix_jax.training.loop import train
 
-    progress = train(settings, options.workdir, override=options.override)
+    with ended_when_stuck(options.stuck_seconds or STUCK_SECONDS):
+        progress = train(settings, options.workdir, override=options.override)
     if progress.interrupted:
         return INTERRUPTED if progress.interrupted == "SIGINT" else STOPPED
     return 0

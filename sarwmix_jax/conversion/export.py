@@ -11,7 +11,8 @@ from typing import IO, Any
 import numpy as np
 
 from sarwmix_jax.checkpoints.integrity import first_line
-from sarwmix_jax.checkpoints.loading import load_parameters, quiet
+from sarwmix_jax.checkpoints.loading import load_parameters
+from sarwmix_jax.checkpoints.reading import quiet
 from sarwmix_jax.conversion.recognition import published_shape
 from sarwmix_jax.conversion.table import Extent, entries, relative_position_index, to_published
 from sarwmix_jax.errors import UserError

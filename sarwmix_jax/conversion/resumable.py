@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
-from sarwmix_jax.checkpoints.store import named
+from sarwmix_jax.checkpoints.integrity import named
 from sarwmix_jax.conversion.moments import Moments
 from sarwmix_jax.models.state import unflatten_names
 from sarwmix_jax.settings.sections import DataSettings, LossSettings, PretrainingSettings

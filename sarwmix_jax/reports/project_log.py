@@ -8,6 +8,7 @@ from typing import Any
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BANDS
+from sarwmix_jax.reports.goodput import goodput, goodput_note, spent
 from sarwmix_jax.reports.lines import Point, lost_note, number, points, read_lines
 from sarwmix_jax.reports.summary import PRETRAINING, LoggedRun, lowest_loss
 from sarwmix_jax.training.history import training_curve
@@ -33,6 +34,8 @@ def read_project_log(path: Path, entries: Sequence[Entry], notes: Sequence[str])
     own += ["no validation in the log"] * (bool(starts) and not lines["validation"])
     again = sum(1 for one, two in itertools.pairwise(starts) if _reached(known, one, two) > two["step"])
     own += [f"{again} restarts from an earlier step: what was done again counts in the curves once"] * bool(again)
+    seconds = spent(known)
+    own += goodput_note(seconds)
     return LoggedRun(
         path,
         task,
@@ -52,6 +55,7 @@ def read_project_log(path: Path, entries: Sequence[Entry], notes: Sequence[str])
         starts=len(starts),
         devices=_devices(starts),
         device_hours=_device_hours(known),
+        goodput=goodput(seconds),
     )
 
 

@@ -34,6 +34,7 @@ class LoggedRun:
         starts: How often the run was started.
         devices: The devices, such as `2 x cpu`.
         device_hours: Hours between first and last line of every start, times its devices, summed.
+        goodput: Share of the time of all starts that was productive.
         name: Short name, different for every run of a report.
     """
 
@@ -55,6 +56,7 @@ class LoggedRun:
     starts: int | None = None
     devices: str = ""
     device_hours: float | None = None
+    goodput: float | None = None
     name: str = ""
 
     @property
@@ -92,6 +94,7 @@ class LoggedRun:
             "data_wait": statistics.fmean(waits) if waits else None,
             "devices": self.devices or None,
             "device_hours": self.device_hours,
+            "goodput": self.goodput,
             "starts": self.starts,
             "status": self.status or None,
             "log": str(self.path),

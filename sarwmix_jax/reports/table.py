@@ -17,7 +17,7 @@ MAIN = ("ap_macro", "ap_micro", "f1_macro", "f1_micro", "accuracy", "accuracy_pe
 """Scores of the Markdown table; CSV and JSON have all."""
 
 FIRST = ("run", "task", "epochs", "pretraining_epoch", "selected", "train/loss", "validation/loss")
-LAST = ("images_per_second", "device_hours", "status")
+LAST = ("images_per_second", "device_hours", "goodput", "status")
 
 COUNTED = (
     "Device hours: from the first to the last line of every start of a run, times its devices, summed. Compilation, "

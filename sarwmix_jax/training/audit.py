@@ -6,7 +6,6 @@ parameters and moments of the optimiser. Nothing of the run is changed.
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from typing import Any
 import jax
 
 from sarwmix_jax.checkpoints import integrity
-from sarwmix_jax.checkpoints.loading import quiet
+from sarwmix_jax.checkpoints.integrity import FOLDER, ITEMS, complete_steps, named
+from sarwmix_jax.checkpoints.reading import Reader
 from sarwmix_jax.checkpoints.restore import Previous
-from sarwmix_jax.checkpoints.store import FOLDER, ITEMS, Checkpoints, complete_steps, named
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.progress import progress
 from sarwmix_jax.settings.config import differences, stored_settings
@@ -194,31 +193,31 @@ def repeat(audit: Audit) -> Outcome:
     stated, group, outcome = audit.start["settings"], audit.start.get("mix_group"), Outcome()
     previous = Previous(audit.begin, stated.get("task", "pretraining"), stated, {"mix_group": group})
     run = set_up(settings_of(audit.start), previous)
-    with quiet(), closing(Checkpoints(audit.workdir / FOLDER, read_only=True)) as checkpoints:
-        try:
-            state, _ = first_state(run, checkpoints, audit.begin)
-        except ValueError as error:
-            raise UserError(
-                f"checkpoint at step {audit.begin} of {audit.workdir} cannot be used: {error}; choose another --step"
-            ) from None
-        reached, feed = Progress(state, audit.begin, skipped=audit.skipped), LoaderFeed(run, audit.begin)
-        skipping = run.settings.optimizer.on_divergence == "skip"
-        throughput = Throughput(run.settings.batch.global_batch, run.mesh.size, skipping=skipping)
-        try:
-            with progress("repeating steps", audit.end - audit.begin, "steps") as advance:
-                while reached.step < audit.end:
-                    take_step(run, reached, feed, throughput)
-                    _compare(audit, run, reached, throughput, checkpoints, outcome)
-                    advance()
-        except NonFiniteLoss as error:
-            outcome.differences.append(f"step {error.step + 1}: the loss is not finite here")
-        finally:
-            feed.close()
+    checkpoints = Reader(audit.workdir / FOLDER)
+    try:
+        state, _ = first_state(run, checkpoints, audit.begin)
+    except ValueError as error:
+        raise UserError(
+            f"checkpoint at step {audit.begin} of {audit.workdir} cannot be used: {error}; choose another --step"
+        ) from None
+    reached, feed = Progress(state, audit.begin, skipped=audit.skipped), LoaderFeed(run, audit.begin)
+    skipping = run.settings.optimizer.on_divergence == "skip"
+    throughput = Throughput(run.settings.batch.global_batch, run.mesh.size, skipping=skipping)
+    try:
+        with progress("repeating steps", audit.end - audit.begin, "steps") as advance:
+            while reached.step < audit.end:
+                take_step(run, reached, feed, throughput)
+                _compare(audit, run, reached, throughput, checkpoints, outcome)
+                advance()
+    except NonFiniteLoss as error:
+        outcome.differences.append(f"step {error.step + 1}: the loss is not finite here")
+    finally:
+        feed.close()
     return outcome
 
 
 def _compare(
-    audit: Audit, run: Run, reached: Progress, throughput: Throughput, checkpoints: Checkpoints, outcome: Outcome
+    audit: Audit, run: Run, reached: Progress, throughput: Throughput, checkpoints: Reader, outcome: Outcome
 ) -> None:
     """Compare a line of the log and a checkpoint, where there are any after the steps that are done."""
     done, line = reached.step, audit.lines.get(reached.step)
@@ -246,7 +245,7 @@ def _line_due(run: Run, audit: Audit, done: int) -> bool:
     return probed or schedule.log_due(done, 0) or schedule.validation_due(done) or schedule.checkpoint_due(done)
 
 
-def _array_differences(step: int, found: Mapping[str, Mapping[str, str]], checkpoints: Checkpoints) -> Iterator[str]:
+def _array_differences(step: int, found: Mapping[str, Mapping[str, str]], checkpoints: Reader) -> Iterator[str]:
     where = f"checkpoint at step {step}"
     try:
         kept = checkpoints.contents(step)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.processes import release_at_end
 
 LOCK_FILE = "running.json"
 _LONGEST_TAKEOVER_SECONDS = 10
@@ -102,11 +103,16 @@ def only_run(workdir: Path, *, hold: bool = True) -> Iterator[str | None]:
         note = acquire(path, own, "run", "wait for it or stop it, or use another --workdir") if hold else None
     except OSError as error:
         raise UserError(f"cannot write in {workdir}: {error.strerror}; choose another --workdir") from error
-    try:
-        yield note
-    finally:
+
+    def let_go() -> None:
         if hold:
             release(path, own)
+
+    try:
+        with release_at_end(let_go):
+            yield note
+    finally:
+        let_go()
 
 
 def acquire(path: Path, own: Owner, what: str, remedy: str) -> str | None:

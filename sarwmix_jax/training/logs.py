@@ -120,6 +120,7 @@ class RunLog:
 
         Time is counted from the first step on, without that of the compiler.
         """
+        progress.alive()
         if self._file is None:
             return
         if not self._begun:

@@ -13,11 +13,11 @@ import jax
 import numpy as np
 
 from sarwmix_jax.checkpoints import restore
-from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints, describe
+from sarwmix_jax.checkpoints.integrity import FOLDER
+from sarwmix_jax.checkpoints.store import Checkpoints, describe
 from sarwmix_jax.data.subsets import Subset
 from sarwmix_jax.errors import UserError
-from sarwmix_jax.metrics.selection import select
-from sarwmix_jax.processes import ended_by_second_ctrl_c, noted_signals
+from sarwmix_jax.processes import asked_to_stop, ended_by_second_ctrl_c, noted_signals
 from sarwmix_jax.progress import silent
 from sarwmix_jax.settings.config import as_json
 from sarwmix_jax.settings.sections import RunSettings
@@ -27,10 +27,10 @@ from sarwmix_jax.training.device_cache import ResidentFeed, bytes_per_device
 from sarwmix_jax.training.divergence import can_skip, not_finite, write_faults, write_skipped
 from sarwmix_jax.training.labelled import write_samples
 from sarwmix_jax.training.lock import only_run
-from sarwmix_jax.training.logs import RunLog, scores_text
+from sarwmix_jax.training.logs import RunLog
 from sarwmix_jax.training.run import LoaderFeed, Run, abstract_state, describe_sources, first_state, set_up, stored
-from sarwmix_jax.training.snapshots import reconstruction_picture
 from sarwmix_jax.training.throughput import NonFiniteLoss, Throughput, log_start
+from sarwmix_jax.training.validation import validate
 
 Feed = LoaderFeed | ResidentFeed
 
@@ -99,7 +99,8 @@ def open_output(run: Run, workdir: Path, *, replace: bool) -> Iterator[Output]:
     keep, bands, quiet = run.settings.checkpoint.keep, run.settings.model.bands, jax.process_index() != 0
     with only_run(workdir, hold=not quiet) as note:
         try:
-            (workdir / "settings.json").write_text(json.dumps(as_json(run.settings), indent=2) + "\n")
+            if not quiet:
+                (workdir / "settings.json").write_text(json.dumps(as_json(run.settings), indent=2) + "\n")
             if any(isinstance(source, Subset) for source in run.sources):
                 write_samples(workdir, run.settings.data.records, run.sources, run.held_out, replace=replace)
         except OSError as error:
@@ -132,7 +133,7 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
         log.show(f"nothing to do: {start} of {total} steps are done")
         return progress
     feed: Feed = ResidentFeed(run, start, log) if run.settings.data.resident else LoaderFeed(run, start)
-    throughput.restart()
+    throughput.restart("initialisation")
     run = dataclasses.replace(run, train_step=resources.announced(run.train_step, log))
     with noted_signals() as signals:
         try:
@@ -140,7 +141,7 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
                 try:
                     with saved_if_unreadable(run, output, progress, throughput):
                         take_step(run, progress, feed, throughput)
-                    progress.interrupted = next(iter(signals), None)
+                    progress.interrupted = asked_to_stop(signals)
                     after_step(run, output, progress, throughput, first=start + 1)
                 except NonFiniteLoss as error:
                     progress = rolled_back(run, output, progress, error)
@@ -149,11 +150,12 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
         finally:
             feed.close()
         output.checkpoints.wait()
+        throughput.restart("checkpoint")
     if out_of_patience(run, progress):
         log.show(f"step {progress.step}: {progress.stale} validations without improvement; the run ends here")
     if progress.interrupted:
         log.show(f"{progress.interrupted}: saved at step {progress.step}; the same command continues from there")
-    log.write("end", step=progress.step, interrupted=progress.interrupted)
+    log.write("end", step=progress.step, interrupted=progress.interrupted, seconds=throughput.rounded_seconds)
     return progress
 
 
@@ -255,30 +257,12 @@ def validate_and_save(run: Run, output: Output, progress: Progress, throughput: 
         with saved_if_unreadable(run, output, progress, throughput):
             values = run.validate(progress.state.params, progress.state.fixed)
         better = validate(run, output, progress, values)
+    throughput.restart("evaluation")
     due = run.schedule.checkpoint_due(progress.step) or out_of_patience(run, progress)
     if progress.interrupted or due or (better and run.settings.checkpoint.best):
         save(run, output, progress)
-        output.log.write("checkpoint", step=progress.step)
-
-
-def validate(run: Run, output: Output, progress: Progress, values: dict[str, Any]) -> list[str]:
-    """Compare the scores of a validation with the best ones, and log them; returns the rules with a new best.
-
-    Raises:
-        NonFiniteLoss: The validation loss is not finite.
-    """
-    if not np.isfinite(values["loss"]):
-        raise NonFiniteLoss(progress.step, np.arange(0), values)
-    done, epoch = progress.step, run.schedule.epoch(progress.step)
-    scores = {name: value for name, value in values.items() if isinstance(value, float)}
-    best, better = select(progress.best, scores, epoch, run.task.rules)
-    progress.best = best | {rule: best[rule] | {"step": done} for rule in better}
-    progress.stale = 0 if run.task.rules[0] in better else progress.stale + 1
-    output.log.write("validation", step=done, epoch=epoch, best=better, **values)
-    output.log.picture("reconstruction", done, lambda: reconstruction_picture(run, progress.state, done))
-    mark = f" (best: {', '.join(better)})" if better else ""
-    output.log.show(f"step {done}: validation {scores_text(scores)}{mark}")
-    return better
+        throughput.restart("checkpoint")
+        output.log.write("checkpoint", step=progress.step, seconds=throughput.rounded_seconds)
 
 
 def save(run: Run, output: Output, progress: Progress) -> None:

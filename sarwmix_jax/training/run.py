@@ -14,8 +14,8 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from sarwmix_jax.checkpoints.loading import locate
+from sarwmix_jax.checkpoints.reading import Reader
 from sarwmix_jax.checkpoints.restore import Previous, Start, find_start
-from sarwmix_jax.checkpoints.store import Checkpoints
 from sarwmix_jax.data.pipeline import TrainingInput, steps_per_epoch
 from sarwmix_jax.data.sources import open_records
 from sarwmix_jax.errors import UserError
@@ -228,7 +228,7 @@ def in_memory(tree: T, run: Run) -> T:
     return jax.jit(stack_blocks)(tree) if run.stacked else tree
 
 
-def first_state(run: Run, checkpoints: Checkpoints, step: int | None = None) -> tuple[TrainState, Start]:
+def first_state(run: Run, checkpoints: Reader, step: int | None = None) -> tuple[TrainState, Start]:
     """The state at this start, and where it comes from; arguments and errors as for `restore.find_start`."""
     make, *arguments = run.task.model
 

@@ -32,6 +32,9 @@ class NonFiniteLoss(Exception):
         self.step, self.records, self.values = step, records, values
 
 
+STARTED = time.time()
+"""When this file was loaded: soon after the command line was read."""
+
 LEAST_DEVIATION = 0.01
 """Losses that hardly vary are taken to have this standard deviation, relative to their mean."""
 
@@ -79,6 +82,10 @@ class Spikes:
         return found
 
 
+SPENT = ("productive", "initialisation", "compilation", "data", "checkpoint", "evaluation", "lost_work")
+"""What the time of a start goes to, in the classes of MaxText's goodput; all but the first are overhead."""
+
+
 @dataclass
 class Throughput:
     """Means and speed of the steps between two log lines.
@@ -94,6 +101,7 @@ class Throughput:
         spikes: Looks for spikes, which are collected in `found`.
         skipped: Steps since the last `flush` that are not finite.
         found: Spikes since then.
+        seconds: Time since the start, by `SPENT`.
     """
 
     global_batch: int
@@ -104,6 +112,7 @@ class Throughput:
     spikes: Spikes = field(default_factory=Spikes)
     skipped: list[NonFiniteLoss] = field(default_factory=list)
     found: list[Spike] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(SPENT, 0.0))
     _pending: list[tuple[int, dict[str, Any], np.ndarray]] = field(default_factory=list)
     _cold: bool = True
     _waited: float = 0.0
@@ -126,11 +135,18 @@ class Throughput:
     def drop(self) -> None:
         """Forget the noted steps, which are repeated."""
         self._pending = []
-        self.restart()
+        self.restart("lost_work")
 
-    def restart(self) -> None:
-        """Leave out the time since the last line, after a checkpoint, a validation or a compilation."""
-        self._waited, self._since = 0.0, time.perf_counter()
+    def restart(self, spent: str = "productive") -> None:
+        """Leave the time since the last line out of the speed: it was spent on a checkpoint, a validation and so on."""
+        now = time.perf_counter()
+        self.seconds[spent] += now - self._since
+        self._waited, self._since = 0.0, now
+
+    @property
+    def rounded_seconds(self) -> dict[str, float]:
+        """Time since the start by what it was spent on, for the log."""
+        return {name: round(value, 3) for name, value in self.seconds.items()}
 
     def flush(self) -> dict[str, Any]:
         """Means over the noted steps that are finite, with speed; empty when there are none.
@@ -149,8 +165,11 @@ class Throughput:
         names = finite[0] if finite else ()
         means = {name: np.mean([metrics[name] for metrics in finite], axis=0).tolist() for name in names}
         speed = {"compile_time": elapsed} if self._cold else self._speed(len(steps), elapsed)
+        waited = 0.0 if self._cold else min(self._waited, elapsed)
+        self.seconds["data"] += waited
+        self.seconds["productive"] -= waited
+        self.restart("compilation" if self._cold else "productive")
         self._pending, self._cold = [], False
-        self.restart()
         return means and means | speed
 
     def _is_finite(self, step: int, metrics: dict[str, Any], records: np.ndarray) -> bool:
@@ -188,7 +207,7 @@ def log_start(run: Run, log: RunLog, workdir: Path, start: int) -> Throughput:
     )
     log.track(run.settings, workdir, start)
     settings = run.settings
-    return Throughput(
+    found = Throughput(
         settings.batch.global_batch,
         run.mesh.size,
         resources.training_flops(parts),
@@ -196,3 +215,5 @@ def log_start(run: Run, log: RunLog, workdir: Path, start: int) -> Throughput:
         skipping=settings.optimizer.on_divergence == "skip",
         spikes=Spikes(settings.log.spike_window, settings.log.spike_factor),
     )
+    found.seconds["initialisation"] = time.time() - STARTED
+    return found

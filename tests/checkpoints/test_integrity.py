@@ -14,7 +14,8 @@ import pytest
 
 from sarwmix_jax.checkpoints import integrity
 from sarwmix_jax.checkpoints.loading import load_parameters, verify
-from sarwmix_jax.checkpoints.restore import previous_run
+from sarwmix_jax.checkpoints.reading import Reader
+from sarwmix_jax.checkpoints.restore import previous_run, restore_latest
 from sarwmix_jax.checkpoints.store import Checkpoints, describe
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.errors import UserError
@@ -69,9 +70,8 @@ def bits(tree):
 
 def answer(folder):
     """What a restart, a reader and the verification make of step 2: `noticed` by which, in this order."""
-    checkpoints = Checkpoints(folder, read_only=True)
-    restored = checkpoints.restore_latest(state_of(0))
-    checkpoints.close()
+    checkpoints = Reader(folder)
+    restored = restore_latest(checkpoints, state_of(0))
     assert restored.description == json.loads(json.dumps(description_of(restored.step)))
     assert bits(restored.state) == bits(state_of(restored.step))
     previous = previous_run(folder)
@@ -185,7 +185,7 @@ def test_a_signal_while_a_checkpoint_is_read_takes_effect_after_it(folder, monke
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # as at a terminal
     try:
         with pytest.raises((KeyboardInterrupt, Terminated)), raised_signals():
-            Checkpoints(folder, read_only=True).restore_latest(state_of(0))
+            restore_latest(Reader(folder), state_of(0))
     finally:
         signal.signal(signal.SIGINT, before)
     assert not caplog.messages

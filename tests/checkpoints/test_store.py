@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from sarwmix_jax.checkpoints.loading import load_parameters, locate
+from sarwmix_jax.checkpoints.reading import Reader
+from sarwmix_jax.checkpoints.restore import restore_latest
 from sarwmix_jax.checkpoints.store import Checkpoints, describe
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BandStatistics
@@ -41,7 +43,7 @@ def write(folder, steps, keep=None, **more):
 
 def test_state_comes_back_bit_for_bit(tmp_path):
     checkpoints = write(tmp_path, [3])
-    restored = checkpoints.restore_latest(make_state(0.0))
+    restored = restore_latest(checkpoints, make_state(0.0))
     assert restored.step == 3
     assert restored.description == json.loads(json.dumps(DESCRIPTION))
     assert jax.tree.structure(restored.state) == jax.tree.structure(make_state())
@@ -49,7 +51,7 @@ def test_state_comes_back_bit_for_bit(tmp_path):
 
 
 def test_nothing_to_restore(tmp_path):
-    assert Checkpoints(tmp_path / "new").restore_latest(make_state()) is None
+    assert restore_latest(Checkpoints(tmp_path / "new"), make_state()) is None
 
 
 def test_last_ones_milestones_and_best_stay(tmp_path):
@@ -58,7 +60,7 @@ def test_last_ones_milestones_and_best_stay(tmp_path):
         checkpoints.save(step, make_state(), DESCRIPTION, best=[min(step, 3)])
     checkpoints.wait()
     checkpoints.close()
-    assert Checkpoints(tmp_path, read_only=True).steps() == [2, 3, 5, 6]
+    assert Reader(tmp_path).steps() == [2, 3, 5, 6]
 
 
 def test_damaged_newest_checkpoint_is_passed_over_with_a_reason(tmp_path, caplog):
@@ -67,7 +69,7 @@ def test_damaged_newest_checkpoint_is_passed_over_with_a_reason(tmp_path, caplog
     for path in (tmp_path / "2/params").rglob("*"):
         if path.is_file():
             path.write_bytes(b"damaged")
-    restored = Checkpoints(tmp_path).restore_latest(make_state())
+    restored = restore_latest(Checkpoints(tmp_path), make_state())
     assert restored.step == 1
     assert "checkpoint at step 2 cannot be used" in caplog.text
 
@@ -76,7 +78,7 @@ def test_all_damaged_is_an_error(tmp_path):
     write(tmp_path, [1]).close()
     shutil.rmtree(tmp_path / "1/optimizer")
     with pytest.raises(UserError, match="none of the checkpoints"):
-        Checkpoints(tmp_path).restore_latest(make_state())
+        restore_latest(Checkpoints(tmp_path), make_state())
 
 
 @pytest.mark.parametrize(
@@ -91,7 +93,7 @@ def test_other_dtype_or_shape_is_refused(tmp_path, leaf, message):
     target = make_state()
     target["params"]["encoder"]["stages"][0]["kernel"] = leaf
     with pytest.raises(UserError, match=message):
-        checkpoints.restore_latest(target)
+        restore_latest(checkpoints, target)
 
 
 def test_other_names_are_refused(tmp_path):
@@ -99,7 +101,7 @@ def test_other_names_are_refused(tmp_path):
     target = make_state()
     target["params"]["head"] = {"kernel": jnp.ones(2)}
     with pytest.raises(UserError, match="params lacks head/kernel"):
-        checkpoints.restore_latest(target)
+        restore_latest(checkpoints, target)
 
 
 @pytest.mark.parametrize("place", ["", "checkpoints", "checkpoints/1"])
@@ -133,7 +135,7 @@ def test_unfinished_checkpoint_does_not_count(tmp_path):
     write(tmp_path, [1, 2]).close()
     (tmp_path / "2").rename(tmp_path / "2.orbax-checkpoint-tmp-0")
     assert locate(tmp_path) == (tmp_path, 1)
-    assert Checkpoints(tmp_path).restore_latest(make_state()).step == 1
+    assert restore_latest(Checkpoints(tmp_path), make_state()).step == 1
 
 
 def test_a_run_may_be_named_by_a_number(tmp_path):

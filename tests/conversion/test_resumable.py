@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sarwmix_jax.checkpoints.restore import previous_run, take_parameters
-from sarwmix_jax.checkpoints.store import FOLDER, Checkpoints
+from sarwmix_jax.checkpoints.integrity import FOLDER
+from sarwmix_jax.checkpoints.reading import Reader
+from sarwmix_jax.checkpoints.restore import previous_run
+from sarwmix_jax.checkpoints.taking import take_parameters
 from sarwmix_jax.conversion.hints import Hints
 from sarwmix_jax.conversion.moments import convert_moments, parameter_order
 from sarwmix_jax.conversion.pickled import Inert
@@ -101,9 +103,8 @@ def test_the_training_code_restores_it(tmp_path):
     opt_state = jax.eval_shape(make_optimizer(OptimizerSettings(clip_grad=1.0)).init, params)
     shapes = {"params": params, "fixed": fixed, "opt_state": opt_state}
     target = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
-    checkpoints = Checkpoints(tmp_path / "run" / FOLDER, read_only=True)
+    checkpoints = Reader(tmp_path / "run" / FOLDER)
     restored = checkpoints.restore(target, 8)
-    checkpoints.close()
     file = read_checkpoint(FILE)
     moments = convert_moments(file.optimizer, recognise(file.model, HINTS, None))
     adam = restored.state["opt_state"][1]

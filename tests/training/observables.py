@@ -14,7 +14,8 @@ import pytest
 from flax import nnx
 from jax.sharding import AbstractMesh, AxisType
 
-from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps
+from sarwmix_jax.checkpoints.integrity import complete_steps
+from sarwmix_jax.checkpoints.store import Checkpoints
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import merge_model, split_model

@@ -7,7 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps
+from sarwmix_jax.checkpoints.integrity import complete_steps
+from sarwmix_jax.checkpoints.store import Checkpoints
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.errors import FAILED
 from sarwmix_jax.training.audit import TIMES, plan_audit, repeat

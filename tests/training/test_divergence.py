@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps
+from sarwmix_jax.checkpoints.integrity import complete_steps
+from sarwmix_jax.checkpoints.reading import Reader
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.training.audit import plan_audit, repeat
 from sarwmix_jax.training.device_cache import ResidentFeed
@@ -79,10 +80,7 @@ def test_a_run_goes_on_without_the_step_and_resumes_bit_for_bit(how, stops, infi
 
 
 def params_at(workdir, step):
-    with_all = Checkpoints(workdir / "checkpoints", read_only=True)
-    found = with_all.parameters(step)["params"]
-    with_all.close()
-    return found
+    return Reader(workdir / "checkpoints").parameters(step)["params"]
 
 
 @pytest.mark.slow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sarwmix_jax.checkpoints.store import complete_steps
+from sarwmix_jax.checkpoints.integrity import complete_steps
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.training import loop
 from sarwmix_jax.training.loop import train

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
+from sarwmix_jax.checkpoints.integrity import complete_steps, named
 from sarwmix_jax.checkpoints.loading import load_parameters
-from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps, named
+from sarwmix_jax.checkpoints.store import Checkpoints
 from sarwmix_jax.models.state import flatten_names
 from sarwmix_jax.training import loop
 from sarwmix_jax.training.history import read_log, training_curve

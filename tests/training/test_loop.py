@@ -9,8 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from sarwmix_jax.checkpoints.integrity import complete_steps, named
 from sarwmix_jax.checkpoints.loading import load_parameters
-from sarwmix_jax.checkpoints.store import Checkpoints, complete_steps, named
+from sarwmix_jax.checkpoints.reading import Reader
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import unstack_blocks
 from sarwmix_jax.training.history import read_log, training_curve
@@ -66,9 +67,7 @@ def assert_two_parts_equal(changes, run_settings, workdir, whole_workdir, whole)
     same(whole.state, parts.state)
     # and the checkpoint of step 2, written while training continued, is that of the run that stopped there
     target = jax.tree.map(np.asarray, unstack_blocks(whole.state)._asdict())
-    one, other = (
-        Checkpoints(place / "checkpoints", read_only=True).restore(target, 2) for place in (whole_workdir, workdir)
-    )
+    one, other = (Reader(place / "checkpoints").restore(target, 2) for place in (whole_workdir, workdir))
     same(one.state, other.state)
 
 

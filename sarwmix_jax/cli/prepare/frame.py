@@ -4,12 +4,14 @@ import argparse
 import itertools
 import json
 import math
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sarwmix_jax.cluster.rules import part_of
 from sarwmix_jax.data.records import STORED_DTYPE, ExcludedError, RecordError, read_contract
 from sarwmix_jax.data.verification import REPORT_FILE
 from sarwmix_jax.errors import UserError, one_line
@@ -27,7 +29,11 @@ def add_work_arguments(parser: argparse.ArgumentParser, *, reads_files: bool = T
     )
     parser.add_argument("--workers")
     parser.add_argument("--dry-run")
-    parser.add_argument("--shard", metavar="I/N", help="do only the i-th of n parts; --merge puts them together")
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="do only the i-th of n parts; auto: as SLURM, PBS or mpirun numbers them; --merge puts them together",
+    )
     parser.add_argument("--merge", action="store_true", help="put finished parts together")
     parser.set_defaults(on_error="stop")
     if reads_files:
@@ -47,12 +53,12 @@ def work_arguments(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.dry_run and (arguments.shard is not None or arguments.merge):
         raise UserError("--dry-run shows the plan of all parts: leave out --shard and --merge")
     if arguments.shard is not None:
-        match = re.fullmatch(r"(\d+)/(\d+)", arguments.shard)
-        if match is None or not 1 <= int(match[1]) <= int(match[2]):
-            raise UserError(f"--shard={arguments.shard}: write it as 1/3, 2/3 or 3/3")
+        match = re.fullmatch(r"(\d+)/(\d+)|auto", arguments.shard)
         if arguments.merge:
             raise UserError("--merge puts all parts together: leave out --shard")
-        part = (int(match[1]), int(match[2]))
+        if match is None or (match[1] and not 1 <= int(match[1]) <= int(match[2])):
+            raise UserError(f"--shard={arguments.shard}: write it as 1/3, 2/3 or 3/3, or auto")
+        part = (int(match[1]), int(match[2])) if match[1] else part_of(os.environ)
     names = ("workers", "merge", "on_error")
     return {name: getattr(arguments, name) for name in names} | {"part": part}
 
