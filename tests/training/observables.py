@@ -19,6 +19,7 @@ from sarwmix_jax.checkpoints.store import Checkpoints
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import merge_model, split_model
+from sarwmix_jax.settings.config import cut_batch
 from sarwmix_jax.tasks.gradients import DATA_AXIS, make_gradients, open_all, state_shapes
 from sarwmix_jax.training import kernels
 from sarwmix_jax.training.device_cache import ResidentFeed
@@ -29,7 +30,6 @@ from sarwmix_jax.training.optimizer import Schedule, make_optimizer
 from sarwmix_jax.training.run import (
     LoaderFeed,
     abstract_state,
-    cut_batch,
     describe_sources,
     first_state,
     set_up,
