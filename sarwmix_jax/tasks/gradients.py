@@ -26,11 +26,9 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.models.state import Tree, abstract_model, flatten_names, merge_model, unflatten_names
 from sarwmix_jax.settings.sections import DataSettings, RunSettings
+from sarwmix_jax.tasks.sharding import DATA_AXIS, SMALL, stay
 from sarwmix_jax.tasks.task import Batch, Metrics, Task
 
-DATA_AXIS = "data"
-SMALL = 2**16
-"""Values up to which an array is small: for a GPU, to start a kernel for it takes longer than the kernel itself."""
 IF_ANY = "if_any"
 """This value of `validation.split` means the split `validation` where every record set has one, else none."""
 VALIDATION = "validation"
@@ -283,6 +281,8 @@ def make_train_step(
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
             old = (state.params, state.opt_state)
             params, opt_state = jax.tree.map(lambda new, kept: jnp.where(finite, new, kept), (params, opt_state), old)
+        if task.settings.optimizer.shard_state:
+            params, opt_state = stay(params, opt_state, mesh)
         return TrainState(params, state.fixed, opt_state, state.step + 1), metrics
 
     # Gradients that XLA reduces together, it first copies to one array and afterwards back, and it waits for the last.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -38,6 +37,7 @@ from sarwmix_jax.tasks.gradients import (
     state_shapes,
 )
 from sarwmix_jax.tasks.pretraining import Pretraining
+from sarwmix_jax.tasks.sharding import divided
 from sarwmix_jax.tasks.task import Batch, Task
 from sarwmix_jax.training.labelled import Samples, labelled_samples
 from sarwmix_jax.training.optimizer import Schedule, optimizer_of
@@ -174,7 +174,10 @@ def describe_sources(run: Run) -> dict[str, Any]:
 def abstract_state(run: Run, *, stored: bool = False) -> TrainState:
     """Shapes, dtypes and shardings of a run's state; `stored`: as in checkpoints, with one entry per block."""
     state = state_shapes(run.task, run.optimizer)
-    return placed(jax.eval_shape(unstack_blocks, state) if stored else state, run.mesh)
+    state = placed(jax.eval_shape(unstack_blocks, state) if stored else state, run.mesh)
+    if run.settings.optimizer.shard_state:
+        return state._replace(opt_state=divided(state.opt_state, run.mesh))
+    return state
 
 
 def stored(tree: T, run: Run) -> T:
@@ -203,12 +206,13 @@ def first_state(run: Run, checkpoints: Reader, step: int | None = None) -> tuple
             start = Start({})
         else:
             params, fixed = in_memory((start.state["params"], start.state["fixed"]), run)
+        place = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run))
+        params, fixed = jax.device_put((params, fixed), (place.params, place.fixed))
         if "opt_state" in start.state:
-            opt_state = in_memory(start.state["opt_state"], run)
+            opt_state = jax.device_put(in_memory(start.state["opt_state"], run), place.opt_state)
         else:
-            opt_state = jax.jit(run.optimizer.init)(params)
-        state = TrainState(params, fixed, opt_state, jnp.asarray(start.step, jnp.int32))
-        return replicate(state, run.mesh), start
+            opt_state = jax.jit(run.optimizer.init, out_shardings=place.opt_state)(params)
+        return TrainState(params, fixed, opt_state, replicate(np.int32(start.step), run.mesh)), start
 
 
 class DeviceBatch(NamedTuple):

@@ -1,5 +1,6 @@
 """What settings change: each function observes one thing, for the tests that every setting has an effect."""
 
+import dataclasses
 import itertools
 import time
 from dataclasses import dataclass
@@ -152,6 +153,13 @@ def reduced(settings):
     mesh = AbstractMesh((2,), (DATA_AXIS,), axis_types=(AxisType.Auto,))
     gradients = make_gradients(run.task, run.graphdef, mesh)
     return str(jax.make_jaxpr(gradients)(state_shapes(run.task, run.optimizer), _batch(run)))
+
+
+def division(settings, place):
+    """How two devices divide the optimiser's arrays."""
+    mesh = AbstractMesh((2,), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    state = abstract_state(dataclasses.replace(set_up(settings), mesh=mesh))
+    return [str(leaf.sharding.spec) for leaf in jax.tree.leaves(state.opt_state)]
 
 
 @from_settings_alone
