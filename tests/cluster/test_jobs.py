@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,6 @@ CHANGES = {
     "checkpoint__every_epochs": 1.0,
 }
 PRETRAINING, FINETUNING = "pretrain --config=demo", "finetune --config=finetune_demo"
-pytestmark = pytest.mark.slow
 
 
 def command(what, records, workdir, place, **more):  # noqa: F811
@@ -49,10 +49,15 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whole(place, records, labelled_records):  # noqa: F811
-    """Work directories of undisturbed runs of one process with four devices."""
-    for what, folder in ((PRETRAINING, records), (FINETUNING, labelled_records)):
+    """Work directory of an undisturbed run of one process with four devices, by what it trains; made when asked for."""
+
+    @cache
+    def made(what):
+        folder = records if what == PRETRAINING else labelled_records
         jobs.run(command(what, folder, place / what.split()[0], place / "compiled"), 1, devices=4)
-    return {what: place / what.split()[0] for what in (PRETRAINING, FINETUNING)}
+        return place / what.split()[0]
+
+    return made
 
 
 def series(workdir):
@@ -89,13 +94,18 @@ def assert_equal_runs(one, other):
         np.testing.assert_allclose([after[n] for n in numbers], [before[n] for n in numbers], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
-@pytest.mark.parametrize("what", [PRETRAINING, FINETUNING])
+@pytest.mark.parametrize(
+    ("what", "processes"),
+    [
+        pytest.param(PRETRAINING, 2, marks=pytest.mark.slow),
+        *(pytest.param(*both, marks=pytest.mark.soak) for both in ((PRETRAINING, 4), (FINETUNING, 2), (FINETUNING, 4))),
+    ],
+)
 def test_several_processes_train_like_one(what, processes, whole, place, records, labelled_records, tmp_path):  # noqa: F811
     folder = records if what == PRETRAINING else labelled_records
     outputs = jobs.run(command(what, folder, tmp_path / "run", place / f"compiled{processes}"), processes)
-    assert_equal_runs(whole[what], tmp_path / "run")
-    one, other = means_of_gradients(whole[what]), means_of_gradients(tmp_path / "run")
+    assert_equal_runs(whole(what), tmp_path / "run")
+    one, other = means_of_gradients(whole(what)), means_of_gradients(tmp_path / "run")
     for name, value in one.items():
         np.testing.assert_allclose(other[name], value, rtol=1e-5, atol=1e-7, err_msg=name)
     assert "compiling the training step" in outputs[0][1]
@@ -106,11 +116,12 @@ def test_several_processes_train_like_one(what, processes, whole, place, records
     assert taken == pytest.approx(end["time"] - start["time"], abs=1)
 
 
+@pytest.mark.soak
 def test_two_processes_evaluate_like_one(whole, place, labelled_records, tmp_path):  # noqa: F811
     found = []
     for processes in (1, 2):
         out = tmp_path / str(processes)
-        flags = [f"--checkpoint={whole[FINETUNING]}", f"--records={labelled_records}", "--split=validation"]
+        flags = [f"--checkpoint={whole(FINETUNING)}", f"--records={labelled_records}", "--split=validation"]
         outputs = jobs.run(["evaluate", *flags, "--replicates=20", "--batch=2", f"--out={out}"], processes)
         (place_of_scores,) = (
             out.rglob("result*.json") if list(out.rglob("result*.json")) else out.rglob("*scores*.json")
@@ -141,13 +152,29 @@ def resumed(source, workdir, records, place, processes, devices):  # noqa: F811
     return workdir
 
 
+@pytest.mark.soak
 def test_a_run_of_two_processes_goes_on_with_one_and_with_four(whole, place, records, tmp_path):  # noqa: F811
     begun = tmp_path / "begun"
     two = command(PRETRAINING, records, begun, place / "compiled2", optimizer__stop_after_steps=2)
     jobs.run(two, 2)
     for processes in (1, 4):
         workdir = resumed(begun, tmp_path / f"on{processes}", records, place, processes, 2)
-        assert_equal_runs(whole[PRETRAINING], workdir)
+        assert_equal_runs(whole(PRETRAINING), workdir)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("divided", [False, True])
+def test_a_run_of_two_processes_that_was_stopped_is_the_one_that_was_not(divided, place, records, tmp_path):  # noqa: F811
+    """Bit for bit, also where the processes share the optimiser's state."""
+    kept = {"optimizer__shard_state": divided, "model__decoder_dim": 64}  # with large kernels
+    for name, ends in (("undisturbed", [STEPS]), ("stopped", [2, STEPS])):
+        for end in ends:
+            flags = kept | {"optimizer__stop_after_steps": end}
+            jobs.run(command(PRETRAINING, records, tmp_path / name, place / f"kept{divided}", **flags), 2)
+    runs = [tmp_path / name for name in ("undisturbed", "stopped")]
+    assert series(runs[0]) == series(runs[1])
+    contents = [Reader(run / "checkpoints").contents(STEPS) for run in runs]
+    assert contents[0] == contents[1] and contents[0]["optimizer"]
 
 
 LONG = {
@@ -176,6 +203,7 @@ def await_steps(workdir, processes):
         time.sleep(0.1)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_to_one_of_two_processes_saves_both_at_one_step(number, place, records, tmp_path):  # noqa: F811
     both = started(records, tmp_path / "run", place)
@@ -190,7 +218,10 @@ def test_a_signal_to_one_of_two_processes_saves_both_at_one_step(number, place, 
 
 @pytest.mark.parametrize(
     ("number", "how"),
-    [(signal.SIGKILL, "has ended without an error of its own"), (signal.SIGSTOP, "has not answered for 5 s")],
+    [
+        pytest.param(signal.SIGKILL, "has ended without an error of its own", marks=pytest.mark.soak),
+        pytest.param(signal.SIGSTOP, "has not answered for 5 s", marks=pytest.mark.slow),
+    ],
 )
 def test_the_other_process_ends_with_one_that_is_lost(number, how, place, records, tmp_path):  # noqa: F811
     both = started(records, tmp_path / "run", place, "--silent-seconds=5")
@@ -206,6 +237,7 @@ def test_the_other_process_ends_with_one_that_is_lost(number, how, place, record
         jobs.outcome(both[1], 10)
 
 
+@pytest.mark.soak
 def test_the_script_for_one_machine_passes_signals_and_the_exit_code_on(place, records, tmp_path):  # noqa: F811
     workdir = tmp_path / "run"
     flags = command(PRETRAINING, records, workdir, place / "compiled2", **LONG)
