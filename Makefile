@@ -10,7 +10,7 @@ JOBS ?= 2
 BENCH_OUT ?= runs/bench-$(shell date +%Y%m%d-%H%M%S)
 PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 --durations=12
 
-.PHONY: demo study test test-slow soak smoke check versions bench gpu-program gpu-guard gpu-windows clean
+.PHONY: demo study test test-slow soak smoke check versions bench gpu gpu-program gpu-guard gpu-windows clean
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python {v[0]}.{v[1]} found, 3.11 to 3.13 needed: make PYTHON=python3.12 ...")'
@@ -64,6 +64,12 @@ $(VENV)/.torch: $(STAMP)
 # a few minutes on two cores; PyTorch is installed for the comparison alone
 bench: $(VENV)/.torch
 	$(BIN)/python -m benchmarks --device=cpu --rounds=5 --round-seconds=6 --budget=10 --out=$(BENCH_OUT)
+
+# where an NVIDIA GPU is at hand: tests of the kernels on it, then the benchmark of docs/speed.md, within half an hour
+gpu: $(VENV)/.torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[cuda12]"
+	$(BIN)/python -m pytest -m gpu tests/models tests/training/test_kernels.py tests/benchmarks
+	$(BIN)/python -m benchmarks --device=gpu --fed --profile --budget=25 --out=$(BENCH_OUT)
 
 # an environment of its own, for JAX would ask every program of the usual one for GPUs; about 220 MB are downloaded
 GPU_VENV ?= $(VENV)-gpu

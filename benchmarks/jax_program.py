@@ -15,13 +15,14 @@ from jax.sharding import Mesh
 
 from benchmarks import sample
 from benchmarks.gpu_program.reader import read_program
-from sarwmix_jax.models.state import abstract_model, split_model
+from sarwmix_jax.models.state import abstract_model, converted_once, split_model
 from sarwmix_jax.settings.model import ModelSettings
 from sarwmix_jax.settings.sections import BatchSettings, FinetuningSettings, MixedBatchSettings, PretrainingSettings
 from sarwmix_jax.tasks.gradients import TrainState, make_mesh, make_train_step, replicate, shard_batch
 from sarwmix_jax.tasks.labelled import make_forward
 from sarwmix_jax.tasks.multilabel import Multilabel
 from sarwmix_jax.tasks.pretraining import Pretraining
+from sarwmix_jax.training.kernels import with_kernels
 from sarwmix_jax.training.optimizer import optimizer_of
 
 RATE = np.float32(1e-5)
@@ -45,7 +46,8 @@ class JaxProgram:
         self.read_ahead = max(PREFETCH, spec["threads"]) + spec["workers"] * PREFETCH if spec["feed"] == "fed" else 0
         self.last: Any = None
         mesh = make_mesh([jax.devices(spec["device"])[0]])
-        jitted, self.state = make_step(spec["task"], model_settings(spec), spec["batch"], mesh)
+        settings, chosen = with_chosen_kernels(spec["task"], model_settings(spec), spec["batch"], mesh)
+        jitted, self.state = make_step(spec["task"], settings, spec["batch"], mesh)
         self.batches = batches(spec, mesh)
         started = time.perf_counter()
         self.compiled = jitted.lower(*self.arguments()).compile()
@@ -54,7 +56,7 @@ class JaxProgram:
         versions |= {name: importlib.metadata.version(name) for name in LIBRARIES}
         program = read_program(self.compiled.as_text())
         counts = {"kernels": program.count, "bytes": program.bytes}
-        self.facts = {"compile_seconds": seconds, "versions": versions, **counts}
+        self.facts = {"compile_seconds": seconds, "versions": versions, "remarks": chosen, **counts}
 
     def arguments(self) -> tuple[Any, ...]:
         """Arguments of the next step."""
@@ -88,6 +90,13 @@ def model_settings(spec: dict[str, Any]) -> ModelSettings:
     return replace(sample.settings_of(spec["size"]), **unset | spec["changes"] | {"dtype": spec["dtype"]})
 
 
+def with_chosen_kernels(task: str, settings: ModelSettings, batch: int, mesh: Mesh) -> tuple[ModelSettings, str]:
+    """The settings with the kernels that a run with `kernel=auto` would choose on this device, and why these."""
+    platform = mesh.devices.item().platform
+    run, lines = with_kernels(make_task(task, settings.on(platform), batch).settings, platform)
+    return run.model, "; ".join(lines)
+
+
 def make_step(task: str, settings: ModelSettings, batch: int, mesh: Mesh) -> Step:
     """The step of a task, with a state drawn from seed 0."""
     trained = make_task(task, settings, batch)
@@ -98,7 +107,7 @@ def make_step(task: str, settings: ModelSettings, batch: int, mesh: Mesh) -> Ste
 
     graphdef, (params, fixed) = abstract_model(*trained.model)[0], jax.jit(lambda: draw()[1:])()
     if task == "inference":
-        return make_forward(trained, graphdef, mesh), replicate((params, fixed), mesh)
+        return make_forward(trained, graphdef, mesh), replicate((converted_once(params, settings.dtype), fixed), mesh)
     optimizer = optimizer_of(trained.settings)
     state = TrainState(params, fixed, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32))
     return make_train_step(trained, graphdef, optimizer, mesh), replicate(state, mesh)

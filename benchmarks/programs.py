@@ -66,6 +66,7 @@ VARIANTS = {
     "plain": "attention=plain,decoder=full,scan=false",
     "fused kernel": "kernel=fused",
     "cudnn attention": "kernel=cudnn",
+    "chosen kernels": "kernel=auto",
     "recompute elementwise": "recompute=elementwise",
     "recompute blocks": "recompute=block",
     "scan": "scan=true",

@@ -106,7 +106,7 @@ def cells(program: Program, first: Program) -> list[str]:
     spread = f"{median(times):,.5g} ({min(times):,.5g} to {max(times):,.5g})"
     ratio = "" if program is first else speed_ratio(first.rounds, rounds)
     golden = f"golden numbers to {setup['golden']:.0e}" if "golden" in setup else ""
-    remarks = "; ".join(filter(None, (f"{len(rounds)} rounds", golden, program.reason)))
+    remarks = "; ".join(filter(None, (f"{len(rounds)} rounds", golden, setup.get("remarks"), program.reason)))
     return [program.name, speed, ratio, spread, f"{rounds[-1]['peak_bytes'] / 2**30:.2f} GiB", *compiled, remarks]
 
 

@@ -60,6 +60,12 @@ def optimised(monkeypatch):
     jax.config.update("jax_disable_most_optimizations", True)
 
 
+@pytest.fixture(scope="session")
+def needs_gpu():
+    if jax.default_backend() != "gpu":
+        pytest.skip("needs a GPU")
+
+
 @pytest.fixture
 def unchecked(monkeypatch):
     """Annotations are not checked, as for users: for tests of the line that answers a wrong shape or type."""

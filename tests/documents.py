@@ -41,7 +41,6 @@ NOT_RUN = {
     "sarwmix reconstruct --checkpoint runs/labels/pretrain/pretrained/seed0": "needs a study that takes hours",
     "make": "installs an environment and runs for long; CI runs its targets",
     "pip": "installs; the test of the wheel does",
-    "pytest": "needs a GPU",
     "python -m benchmarks": "needs a GPU",
     "python -m benchmarks.gpu_program": "needs the wheels for GPUs, and compiles for minutes",
 }

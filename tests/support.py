@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from sarwmix_jax import preprocessing as sar
@@ -42,6 +43,16 @@ TINY = ModelSettings(
     decoder_heads=4,
 )
 """The model of the golden numbers."""
+
+
+def with_gpu() -> bool:
+    """A function: asked at import, it would start JAX in processes that have to join others first."""
+    return jax.default_backend() == "gpu"
+
+
+def on_gpu(test: Any) -> Any:
+    """Marks a test that compiles for the GPU that is there."""
+    return pytest.mark.gpu(pytest.mark.usefixtures("needs_gpu")(test))
 
 
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")

@@ -2,6 +2,8 @@
 
 import ast
 import graphlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,3 +107,14 @@ def test_models_do_no_input_or_output():
                 assert node.func.id not in {"open", "print"}, path
             if isinstance(node, ast.Import | ast.ImportFrom):
                 assert "pathlib" not in ast.dump(node), path
+
+
+def test_importing_starts_no_device():
+    """Processes join a job after they import; JAX refuses that once it has looked for devices."""
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in SOURCES if path.is_relative_to(PACKAGE)
+    ]
+    imports = "\n".join(f"import {name.removesuffix('.__init__')}" for name in [*modules, "tests.support"])
+    asks = "from jax._src import xla_bridge; print(xla_bridge.backends_are_initialized())"
+    done = subprocess.run([sys.executable, "-c", f"{imports}\n{asks}"], capture_output=True, text=True, cwd=ROOT)
+    assert (done.stdout, done.stderr[-400:]) == ("False\n", "")

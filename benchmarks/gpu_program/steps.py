@@ -13,7 +13,7 @@ from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.facts.labels import CLASSES
 from sarwmix_jax.facts.sizes import SIZES
 from sarwmix_jax.models.places import check_kernel
-from sarwmix_jax.models.state import abstract_model
+from sarwmix_jax.models.state import abstract_model, converted_once
 from sarwmix_jax.settings.config import resolve
 from sarwmix_jax.settings.recipes import kind_of, read_config, split_arguments
 from sarwmix_jax.settings.sections import TASKS as KINDS
@@ -104,6 +104,7 @@ def lowered_step(task: str, settings: RunSettings, mesh: Mesh) -> tuple[jax.stag
     batch = placed(rows, mesh, split=True)
     graphdef, params, fixed = abstract_model(*made.model)
     if not TASKS[task].training:
+        params = jax.eval_shape(lambda params: converted_once(params, settings.model.dtype), params)
         forward: Any = make_forward(made, graphdef, mesh)
         return forward.lower(*placed((params, fixed), mesh), batch), tree_bytes((params, fixed))
     optimizer = optimizer_of(settings)

@@ -25,8 +25,12 @@ class CompiledStep(NamedTuple):
 
 
 STEPS: dict[tuple[str, str, str, str], CompiledStep] = {
+    ("flood", "base", "fused", "block"): CompiledStep(4, 2_003_259_156, 1_041_560_512),
+    ("multilabel", "base", "fused", "none"): CompiledStep(128, 5_578_152_434, 1_041_769_612),
     ("pretraining", "base", "fused", "none"): CompiledStep(256, 11_454_759_376, 1_363_121_064),
     ("pretraining", "base", "xla", "none"): CompiledStep(256, 13_856_631_780, 1_363_121_064),
+    ("pretraining", "huge", "fused", "none"): CompiledStep(256, 34_531_284_008, 8_192_628_224),
+    ("pretraining", "large", "fused", "none"): CompiledStep(256, 17_329_828_468, 2_665_602_424),
 }
 """Steps compiled for an H200, in bfloat16 at 128 px, by task, published size, kernel and recomputation.
 

@@ -19,7 +19,7 @@ from sarwmix_jax.inference.checks import checked_db
 from sarwmix_jax.inference.summary import summary
 from sarwmix_jax.models.flood import flood_logits
 from sarwmix_jax.models.mixmae import draw_mask
-from sarwmix_jax.models.state import merge_model
+from sarwmix_jax.models.state import converted_once, merge_model
 from sarwmix_jax.models.tokens import vectors_to_image
 from sarwmix_jax.preprocessing import Prepared, prepare, standardise
 from sarwmix_jax.settings.model import CELL, ModelSettings
@@ -201,7 +201,8 @@ class LoadedModel:
 
     @cached_property
     def _arrays(self) -> tuple[Any, Any]:
-        return jax.device_put((self._loaded.params, self._loaded.fixed))
+        params, fixed = jax.device_put((self._loaded.params, self._loaded.fixed))
+        return converted_once(params, self.settings.dtype), fixed
 
     @cached_property
     def _programs(self) -> dict[Any, Callable[..., Any]]:

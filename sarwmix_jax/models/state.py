@@ -72,6 +72,33 @@ def unflatten_names(named: dict[str, Any]) -> Tree:
     return tree
 
 
+def dense_parameters(params: Tree) -> dict[str, Any]:
+    """Kernels and biases of dense layers by name; these, and no others, are computed in the type of the activations."""
+    named = flatten_names(params)
+    return {name: leaf for name, leaf in named.items() if f"{name.rpartition('/')[0]}/kernel" in named}
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def converted_once(params: Tree, dtype: str) -> Tree:
+    """The parameters of a model that is only applied, those of dense layers in the type in which they are computed.
+
+    No result changes; but a call need not convert them, which takes about as long as ten images.
+    """
+    dense = {name: leaf.astype(dtype) for name, leaf in dense_parameters(params).items()}
+    return unflatten_names(flatten_names(params) | dense)
+
+
+def converted_together(params: Tree) -> Tree:
+    """The same parameters, to be converted to another type by few kernels: XLA combines those that read the same array.
+
+    Kernels and biases of dense layers are chosen by an array that is true everywhere. Norms are not converted.
+    """
+    dense = dense_parameters(params)
+    chosen = jax.lax.optimization_barrier(jnp.ones(max(leaf.shape[-1] for leaf in dense.values()), bool))
+    same = {name: jnp.where(chosen[: leaf.shape[-1]], leaf, 0.0) for name, leaf in dense.items()}
+    return unflatten_names(flatten_names(params) | same)
+
+
 def unstack_blocks(tree: Any) -> Any:
     """Converts trees of a model with stacked blocks (`scan`) to those of a model without; others stay as they are.
 

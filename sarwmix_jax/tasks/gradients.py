@@ -24,7 +24,7 @@ from sarwmix_jax.data.records import Expectation, read_contract
 from sarwmix_jax.data.sources import check_contract, check_promises
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
-from sarwmix_jax.models.state import Tree, abstract_model, flatten_names, merge_model, unflatten_names
+from sarwmix_jax.models.state import Tree, abstract_model, converted_together, merge_model
 from sarwmix_jax.settings.sections import DataSettings, RunSettings
 from sarwmix_jax.tasks.sharding import DATA_AXIS, SMALL, stay
 from sarwmix_jax.tasks.task import Batch, Metrics, Task
@@ -202,18 +202,6 @@ def make_gradients(
         return _mean_over_devices((gradients, metrics), task.settings.batch.reduce_dtype)
 
     return over_devices(share, mesh, False, True, reduced=True)
-
-
-def converted_together(params: Tree) -> Tree:
-    """The same parameters, to be converted to another type by few kernels: XLA combines those that read the same array.
-
-    Kernels and biases of dense layers are chosen by an array that is true everywhere. Norms are not converted.
-    """
-    named = flatten_names(params)
-    dense = {name: leaf for name, leaf in named.items() if f"{name.rpartition('/')[0]}/kernel" in named}
-    chosen = jax.lax.optimization_barrier(jnp.ones(max(leaf.shape[-1] for leaf in dense.values()), bool))
-    same = {name: jnp.where(chosen[: leaf.shape[-1]], leaf, 0.0) for name, leaf in dense.items()}
-    return unflatten_names(named | same)
 
 
 def _mean_over_devices(tree: T, dtype: str) -> T:

@@ -16,7 +16,7 @@ from sarwmix_jax.data.held_out import EvaluationInput
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import BandStatistics
 from sarwmix_jax.models.classifier import Classifier
-from sarwmix_jax.models.state import Tree, merge_model
+from sarwmix_jax.models.state import Tree, converted_once, merge_model
 from sarwmix_jax.progress import progress
 from sarwmix_jax.settings.sections import FinetuningSettings
 from sarwmix_jax.tasks.gradients import over_devices, reading, sample_keys, shard_batch
@@ -142,6 +142,7 @@ def make_predict(
 
     def predict(params: Tree, fixed: Tree) -> dict[str, np.ndarray]:
         found: dict[str, list[np.ndarray]] = {"logits": [], task.target: []}
+        params = converted_once(params, task.settings.model.dtype)
         with progress(title, sum(map(len, sources)), "samples") as advance:
             for batch in itertools.chain.from_iterable(inputs):
                 placed = shard_batch({name: batch[name] for name in task.inputs}, mesh)

@@ -60,7 +60,7 @@ def gpu_memory_text(task: Task, accumulates: bool) -> list[str]:
     model = task.settings.model
     size = next((name for name, size in SIZES.items() if asdict(size).items() <= asdict(model).items()), "")
     key = (getattr(task, "name", task.kind), size, model.kernel, model.recompute)
-    known = (model.dtype, model.image_size) == ("bfloat16", 128)
+    known = (model.dtype, model.image_size, model.kernels) == ("bfloat16", 128, None)
     step = gpu_memory.STEPS.get(key) if known else None
     if step is None:
         return []

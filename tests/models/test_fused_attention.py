@@ -19,15 +19,7 @@ from sarwmix_jax.models.mixmae import MixMAE
 from sarwmix_jax.models.state import FORBIDDEN, abstract_model, flatten_names, unflatten_names
 from sarwmix_jax.settings.model import published
 from sarwmix_jax.tasks.gradients import TrainState, make_gradients, make_mesh
-from tests.support import TINY, pretraining_task
-
-WITH_GPU = jax.default_backend() == "gpu"
-
-
-def on_gpu(test):
-    """Marks a test that compiles for the GPU that is there."""
-    return pytest.mark.gpu(pytest.mark.skipif(not WITH_GPU, reason="needs a GPU")(test))
-
+from tests.support import TINY, on_gpu, pretraining_task, with_gpu
 
 CASES = {
     "shared": ((3, 2, 64), ()),
@@ -223,7 +215,7 @@ def test_loss_in_bfloat16_is_within_one_percent():
 
 def a_hopper():
     """Lets the newer Pallas lower for a GPU that is not there; the older takes one of this kind by itself."""
-    if WITH_GPU or not hasattr(jax.sharding, "AbstractDevice"):
+    if with_gpu() or not hasattr(jax.sharding, "AbstractDevice"):
         return contextlib.nullcontext()
     device = jax.sharding.AbstractDevice("NVIDIA H100", 132, "gpu")
     return jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((), (), abstract_device=device))

@@ -1,4 +1,4 @@
-"""LayerNorm's kernel in Pallas' interpreter against the plain formula: values, all gradients, widths, devices."""
+"""LayerNorm's kernel, interpreted and on a GPU, against the plain formula: values, all gradients, widths, devices."""
 
 import subprocess
 import sys
@@ -15,6 +15,7 @@ from sarwmix_jax.models.interpreter import interpreted
 from sarwmix_jax.models.layers import LayerNorm
 from sarwmix_jax.settings.model import published
 from tests.models.test_fused_attention import a_hopper
+from tests.support import on_gpu
 
 SHAPES = [(3, 5, 128), (70, 192), (9, 4, 352), (100, 7), (2, 4104), (4000, 16), (1, 1)]
 """Of powers of two, of large and huge, and odd ones; with rows that fill the last tile, or do not."""
@@ -59,6 +60,14 @@ def test_values_and_gradients_are_those_of_the_formula(shape):
         alone = results(lambda *given: fused_layer_norm(*given, 1e-5), x, scale, bias, cotangent)
     compare(both, results(lambda *given: (plain(*given), given[0]), x, scale, bias, cotangent, stream))
     compare(alone, results(plain, x, scale, bias, cotangent))
+
+
+@on_gpu
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_compiled_kernel_is_exact_in_float32(shape):
+    given = arrays(shape)
+    found = results(lambda *given: fused_layer_norm_beside(*given, 1e-5), *given)
+    compare(found, results(lambda *given: (plain(*given), given[0]), *given))
 
 
 def test_bfloat16_is_rounded_once():

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from sarwmix_jax.tasks.gradients import SMALL, apply_updates, converted_together, gradient_norm
+from sarwmix_jax.tasks.gradients import SMALL, apply_updates, gradient_norm
 
 SHAPES = {"norm": {"bias": (512,), "scale": (512,)}, "table": (15, 4), "stacked": (3, 7), "kernel": (300, 512)}
 
@@ -46,14 +46,3 @@ def test_the_update_is_that_of_each_array_to_the_last_bit():
 def test_an_update_without_small_arrays():
     params = {"kernel": jnp.ones((300, 512))}
     assert float(apply_updates(params, params, jnp.float32(0.25))["kernel"][0, 0]) == 0.75
-
-
-def test_parameters_that_are_converted_together_are_the_same():
-    dense = {"kernel": jnp.ones((3, 2)), "bias": jnp.array([-0.0, jnp.nan])}
-    norm = {"scale": jnp.full(3, jnp.inf), "bias": jnp.arange(3.0)}
-    params = {"blocks": {number: {"fc1": dense, "norm": norm} for number in (0, 1)}, "head": dense}
-    found = jax.jit(converted_together)(params)
-    assert jax.tree.structure(found) == jax.tree.structure(params)
-    as_bits = jax.tree.map(lambda leaf: np.asarray(leaf).view(np.int32), (found, params))
-    jax.tree.map(np.testing.assert_array_equal, *as_bits)
-    assert str(jax.make_jaxpr(converted_together)(params)).count("name=_where") == 6  # of three dense layers

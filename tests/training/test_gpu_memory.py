@@ -41,8 +41,9 @@ def test_gradients_that_are_summed_leave_less():
         replace(BASE, depths=(2, 2, 2, 2)),
         published("base", 384, dtype="bfloat16"),
         published("huge", dtype="bfloat16", recompute="elementwise"),
+        replace(BASE, kernels=("fused", *["xla"] * 5)),
     ],
-    ids=["float32", "depth", "384 px", "recomputed"],
+    ids=["float32", "depth", "384 px", "recomputed", "kernels"],
 )
 def test_nothing_is_stated_of_a_step_that_was_not_compiled(model):
     assert gpu_memory_text(pretraining_task(model), False) == []

@@ -10,10 +10,10 @@ import pytest
 
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.interpreter import interpreted
-from sarwmix_jax.settings.model import PLACES
+from sarwmix_jax.settings.model import PLACES, published
 from sarwmix_jax.training import kernels
 from sarwmix_jax.training.kernels import ALLOWED, Measured, choose, measure, measure_model, together, with_kernels
-from tests.support import TINY
+from tests.support import TINY, on_gpu
 
 SMALL = replace(TINY, image_size=64, embed_dim=16, num_heads=(1, 2, 4, 8), windows=(4, 4, 2, 2), decoder_dim=16)
 SMALL = replace(SMALL, decoder_heads=1, depths=(1, 1, 1, 1))
@@ -141,3 +141,12 @@ def test_named_kernels_are_checked(run_settings):
         with_kernels(settings, "gpu")
     with pytest.raises(UserError, match=r"^model\.kernels fused needs a GPU and this machine computes on cpu"):
         with_kernels(settings, "cpu")
+
+
+@on_gpu
+@pytest.mark.parametrize("size", ["base", "huge"])
+def test_on_a_gpu_every_kernel_is_right_at_every_part_of_a_model(size):
+    for place, found in measure_model(published(size, dtype="bfloat16"), "half", 16).items():
+        for each in found:
+            assert each.error is not None, f"{place}: {each.kernel} fails: {each.reason}"
+            assert each.error <= ALLOWED["bfloat16"], f"{place}: {each.kernel}"
