@@ -18,7 +18,7 @@ from sarwmix_jax.settings.config import resolve
 from sarwmix_jax.settings.recipes import kind_of, read_config, split_arguments
 from sarwmix_jax.settings.sections import TASKS as KINDS
 from sarwmix_jax.settings.sections import FinetuningSettings, RunSettings
-from sarwmix_jax.tasks.gradients import make_train_step, placed, state_shapes
+from sarwmix_jax.tasks.gradients import make_train_step, placed, placed_state, state_shapes
 from sarwmix_jax.tasks.labelled import make_forward
 from sarwmix_jax.tasks.pretraining import Pretraining
 from sarwmix_jax.training.labelled import TASKS as LABELLED
@@ -108,7 +108,8 @@ def lowered_step(task: str, settings: RunSettings, mesh: Mesh) -> tuple[jax.stag
         forward: Any = make_forward(made, graphdef, mesh)
         return forward.lower(*placed((params, fixed), mesh), batch), tree_bytes((params, fixed))
     optimizer = optimizer_of(settings)
-    state, rate = placed((state_shapes(made, optimizer), jax.ShapeDtypeStruct((), np.float32)), mesh)
+    state = placed_state(state_shapes(made, optimizer), settings, mesh)
+    rate = placed(jax.ShapeDtypeStruct((), np.float32), mesh)
     step: Any = make_train_step(made, graphdef, optimizer, mesh)
     return step.lower(state, batch, rate), tree_bytes(state)
 

@@ -30,15 +30,15 @@ from sarwmix_jax.tasks.gradients import (
     make_mesh,
     make_train_step,
     open_all,
-    placed,
+    placed_state,
     reading,
     replicate,
     shard_batch,
     state_shapes,
 )
 from sarwmix_jax.tasks.pretraining import Pretraining
-from sarwmix_jax.tasks.sharding import divided
 from sarwmix_jax.tasks.task import Batch, Task
+from sarwmix_jax.training import resources
 from sarwmix_jax.training.labelled import Samples, labelled_samples
 from sarwmix_jax.training.optimizer import Schedule, optimizer_of
 
@@ -116,7 +116,8 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
 
         probe = make_probe(settings.probe, settings.probe.records, task, graphdef, mesh)
     built = (graphdef, train_step, validate, probe)
-    return Run(settings, task, mesh, sources, held_out, schedule, optimizer, *built, (*chosen, *notes))
+    notes = (*chosen, *shared_state(task, optimizer, mesh), *notes)
+    return Run(settings, task, mesh, sources, held_out, schedule, optimizer, *built, notes)
 
 
 def adapted(settings: RunSettings, mesh: Mesh, mix_group: int | None) -> tuple[RunSettings, tuple[str, ...]]:
@@ -130,6 +131,15 @@ def adapted(settings: RunSettings, mesh: Mesh, mix_group: int | None) -> tuple[R
     from sarwmix_jax.training.kernels import with_kernels  # plain attention has no need of that file
 
     return with_kernels(cut, device.platform)
+
+
+def shared_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh) -> tuple[str, ...]:
+    """A line on how much of the optimiser's state a device holds, where it is to be divided."""
+    if not task.settings.optimizer.shard_state:
+        return ()
+    state = placed_state(state_shapes(task, optimizer), task.settings, mesh).opt_state
+    share = resources.device_bytes(state) / resources.tree_bytes(state)
+    return (f"optimizer.shard_state: each of {mesh.size} devices holds {share:.1%} of the optimiser's state",)
 
 
 def pretraining_samples(settings: RunSettings) -> Samples:
@@ -174,10 +184,7 @@ def describe_sources(run: Run) -> dict[str, Any]:
 def abstract_state(run: Run, *, stored: bool = False) -> TrainState:
     """Shapes, dtypes and shardings of a run's state; `stored`: as in checkpoints, with one entry per block."""
     state = state_shapes(run.task, run.optimizer)
-    state = placed(jax.eval_shape(unstack_blocks, state) if stored else state, run.mesh)
-    if run.settings.optimizer.shard_state:
-        return state._replace(opt_state=divided(state.opt_state, run.mesh))
-    return state
+    return placed_state(jax.eval_shape(unstack_blocks, state) if stored else state, run.settings, run.mesh)
 
 
 def stored(tree: T, run: Run) -> T:

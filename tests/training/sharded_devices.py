@@ -10,7 +10,7 @@ import numpy as np
 
 from sarwmix_jax.settings.config import pretraining_config, resolve
 from sarwmix_jax.settings.sections import PretrainingSettings
-from sarwmix_jax.tasks.gradients import make_mesh
+from sarwmix_jax.tasks.gradients import make_mesh, placed
 from sarwmix_jax.training import run
 from sarwmix_jax.training.history import read_log
 from sarwmix_jax.training.loop import train
@@ -40,13 +40,14 @@ def trained(folder: Path, name: str, last: int, devices: int, divided: bool) -> 
 
 
 def exchanged(folder: Path, divided: bool) -> dict:
-    """Exchanges between two devices in a compiled step, and its bytes on each."""
+    """Exchanges between two devices in a compiled step, its bytes on each, and what the run states of it."""
     run.make_mesh = lambda: make_mesh(jax.devices()[:2])
     made = run.set_up(settings_of(folder, 1, divided))
     image = jax.ShapeDtypeStruct((ROWS, 2, 64, 64), np.float16)
-    batch = run.placed({"image": image}, made.mesh, split=True)
+    batch = placed({"image": image}, made.mesh, split=True)
     compiled = made.train_step.lower(run.abstract_state(made), batch, np.float32(0)).compile()
-    return {"collectives": collectives(compiled), "bytes": compiled.memory_analysis().argument_size_in_bytes}
+    held = compiled.memory_analysis().argument_size_in_bytes
+    return {"collectives": collectives(compiled), "bytes": held, "notes": made.notes}
 
 
 def main(folder: Path) -> dict:

@@ -58,3 +58,5 @@ def test_a_divided_state_trains_as_a_whole_one_and_is_restored_either_way(tmp_pa
     assert whole["collectives"]["all-reduce"] == cut["collectives"]["all-reduce"]
     saved = found["divided by 2"]["bytes"][1] - found["divided by 2"]["bytes"][0]
     assert whole["bytes"] - cut["bytes"] == pytest.approx(saved, rel=1e-3)
+    line = f"optimizer.shard_state: each of 2 devices holds {shares['divided by 2']:.1%} of the optimiser's state"
+    assert line in cut["notes"] and not any("shard_state" in note for note in whole["notes"])
