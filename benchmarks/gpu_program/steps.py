@@ -23,7 +23,7 @@ from sarwmix_jax.tasks.labelled import make_forward
 from sarwmix_jax.tasks.pretraining import Pretraining
 from sarwmix_jax.training.labelled import TASKS as LABELLED
 from sarwmix_jax.training.optimizer import optimizer_of
-from sarwmix_jax.training.resources import tree_bytes
+from sarwmix_jax.training.resources import device_bytes, tree_bytes
 from sarwmix_jax.training.run import cut_batch
 
 
@@ -85,7 +85,7 @@ def _text(value: Any) -> str:
 
 
 def lowered_step(task: str, settings: RunSettings, mesh: Mesh) -> tuple[jax.stages.Lowered, int]:
-    """The step of a task, traced on shapes, and the bytes of its parameters and, in training, its optimiser.
+    """The step of a task, traced on shapes, and the bytes that each device holds of its state.
 
     Args:
         task: One of `TASKS`.
@@ -111,7 +111,7 @@ def lowered_step(task: str, settings: RunSettings, mesh: Mesh) -> tuple[jax.stag
     state = placed_state(state_shapes(made, optimizer), settings, mesh)
     rate = placed(jax.ShapeDtypeStruct((), np.float32), mesh)
     step: Any = make_train_step(made, graphdef, optimizer, mesh)
-    return step.lower(state, batch, rate), tree_bytes(state)
+    return step.lower(state, batch, rate), device_bytes(state)
 
 
 def _rows(name: str, task: str, count: int) -> jax.ShapeDtypeStruct:
