@@ -6,6 +6,8 @@ The first argument is that file; the others are those of `sarwmix`.
 import sys
 from pathlib import Path
 
+from jax._src import cache_key
+
 from sarwmix_jax.cli.main import main
 from sarwmix_jax.training.throughput import Throughput
 
@@ -21,7 +23,13 @@ def note_records(path):
     Throughput.add = noted
 
 
+def load_what_the_first_compiled():
+    """On CPUs, and there alone, JAX keeps programs by the process too, and only those of the first."""
+    cache_key._hash_accelerator_config = lambda hash_obj, devices: None
+
+
 if __name__ == "__main__":
+    load_what_the_first_compiled()
     number = next(flag for flag in sys.argv if flag.startswith("--process=")).partition("=")[2]
     note_records(Path(f"{sys.argv.pop(1)}.{number}"))
     sys.exit(main())
