@@ -8,7 +8,11 @@
 set -euo pipefail
 parts=${1:?number of parts, then the arguments of sarwmix prepare}
 shift
-command="$(printf '%q ' "${SARWMIX:-sarwmix}" prepare "$@")"
+program=$(command -v "${SARWMIX:-sarwmix}") || {
+    echo "no sarwmix on the PATH; give SARWMIX=PLACE" >&2
+    exit 2
+}  # a job need not have the PATH of this shell
+command="$(printf '%q ' "$program" prepare "$@")"
 read -r -a options <<< "${OPTIONS:-}"
 if command -v sbatch > /dev/null; then
     job=$(sbatch --parsable "${options[@]}" --array="1-$parts" --wrap="$command --shard=auto")

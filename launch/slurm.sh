@@ -13,6 +13,7 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 set -uo pipefail
+export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-8}"  # which srun does not take from the job since SLURM 22.05
 srun --kill-on-bad-exit=1 --label "${SARWMIX:-sarwmix}" "$@"
 code=$?
 if [ "$code" -eq 75 ]; then

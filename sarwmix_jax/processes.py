@@ -1,6 +1,7 @@
 """What reaches this process from outside: signals, which its child processes do not get, and the end of its readers."""
 
 import contextlib
+import itertools
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -33,6 +34,8 @@ _left_to_libraries: set[int] = set()
 """Signals with a handler that is not Python's: to set another and to restore it would lose it."""
 
 _to_release: list[Callable[[], None]] = []
+
+_calls, _agreed = itertools.count(1), list[str]()
 
 _UNSEEN = "ignore:resource_tracker"
 
@@ -128,19 +131,21 @@ def noted_signals() -> Iterator[list[str]]:
         yield received
 
 
-def asked_to_stop(signals: list[str], step: int) -> str | None:
+def asked_to_stop(signals: list[str]) -> str | None:
     """Name of the signal because of which a run stops after this step; all processes of a run stop after the same one.
 
     Args:
         signals: Names of the signals that this process got; see `noted_signals`.
-        step: Optimiser steps done; to be called after each.
     """
     import jax
     from jax.experimental import multihost_utils
 
     if jax.process_count() == 1:
         return next(iter(signals), None)
-    return (signals or ["SIGTERM"])[0] if multihost_utils.reached_preemption_sync_point(step) else None
+    # JAX counts calls: for a signal before the first one, as in a restore, it waits for number 1, whatever the step is.
+    if not _agreed and multihost_utils.reached_preemption_sync_point(next(_calls)):
+        _agreed.append((signals or ["SIGTERM"])[0])  # JAX states it once, and the run may yet go back to a checkpoint
+    return next(iter(_agreed), None)
 
 
 @contextmanager

@@ -56,6 +56,7 @@ NAMES_OF_OTHERS = {
     ("tests/data_prep/test_sen12flood_faults.py", "recognized"),  # a message of GDAL
     ("tests/evaluation/test_commands_devices.py", "optimization"),  # flags of XLA
     ("tests/tasks/test_devices.py", "optimization"),
+    ("tests/test_architecture.py", "initialized"),  # code for another process, as text
     ("tests/test_tour.py", "optimized"),  # code for another process, as text
 }
 """Texts whose spelling is not the project's: file and word."""

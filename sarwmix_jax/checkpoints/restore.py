@@ -62,10 +62,9 @@ def previous_run(checkpoints: Path) -> Previous | None:
     Raises:
         UserError: There are checkpoints, but no description can be read, or they are not those of a run.
     """
-    reader = Reader(checkpoints)
 
     def read(step: int) -> Previous:
-        found = reader.description(step)
+        found = Reader(checkpoints).description(step)
         return Previous(step, found["kind"], found["settings"], found["progress"])
 
     previous, reasons = newest(checkpoints, read)

@@ -77,7 +77,8 @@ class Checkpoints(Reader):
         self.directory = directory.absolute()
         how = ocp.CheckpointManagerOptions(preservation_policy=self._keep)
         handlers = {item: make() for item, make in HANDLERS.items()}
-        self._manager = ocp.CheckpointManager(self.directory, options=how, item_handlers=handlers)
+        with deferred_signals():
+            self._manager = ocp.CheckpointManager(self.directory, options=how, item_handlers=handlers)
 
     def save(
         self, step: int, state: Mapping[str, Any], description: dict[str, Any], *, best: Collection[int] = ()

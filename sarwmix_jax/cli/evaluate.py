@@ -8,9 +8,6 @@ predictions where mpirun or srun starts them.
 """
 
 import argparse
-import tempfile
-from contextlib import nullcontext
-from pathlib import Path
 
 from sarwmix_jax.cli.flags import OF_A_JOB, names
 
@@ -45,8 +42,7 @@ def run(options: argparse.Namespace) -> None:
     Raises:
         UserError: A checkpoint, the records or a split cannot be used.
     """
-    import jax
-
+    from sarwmix_jax.cluster.joining import written_once
     from sarwmix_jax.evaluation.evaluate import EvaluationRequest, evaluate
     from sarwmix_jax.training.logs import quiet_libraries
     from sarwmix_jax.training.resources import keep_compiled
@@ -60,7 +56,7 @@ def run(options: argparse.Namespace) -> None:
         calibrate=None if options.calibrate == "none" else options.calibrate,
         **{name: vars(options)[name] for name in given},
     )
-    with tempfile.TemporaryDirectory() if jax.process_index() else nullcontext(options.out) as out:  # one writes
-        for table in evaluate(request, Path(out)).values():
+    with written_once(options.out) as out:
+        for table in evaluate(request, out).values():
             print(table)
     print(f"tables and pictures: {options.out}")

@@ -2,14 +2,16 @@
 
 import os
 import sys
+import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import NoReturn
 
 from sarwmix_jax.cluster.peers import Peers, gather, name_of, report
-from sarwmix_jax.cluster.rules import JOIN_SECONDS, SILENT_SECONDS, Given, Job, decide, proxies
+from sarwmix_jax.cluster.relay import HERE, relay
+from sarwmix_jax.cluster.rules import JOIN_SECONDS, SILENT_SECONDS, Given, Job, decide
 from sarwmix_jax.errors import FAILED, INTERRUPTED, LOST, MISTAKE, STOPPED, UserError, one_line
 from sarwmix_jax.processes import RAISED_BY_SIGNALS, end_now, leave_sigterm_to_jax, release_at_end
 from sarwmix_jax.progress import silent
@@ -44,7 +46,7 @@ def together(
     import jax
 
     jax.config.update("jax_enable_preemption_service", saves)
-    peers = join(job, os.environ, join_seconds or JOIN_SECONDS, silent_seconds or SILENT_SECONDS)
+    peers = join(job, join_seconds or JOIN_SECONDS, silent_seconds or SILENT_SECONDS)
     if saves:
         leave_sigterm_to_jax()
     ended = release_at_end(lambda: peers.fail("has ended itself; see its output", LOST))
@@ -58,7 +60,7 @@ def together(
     return code
 
 
-def join(job: Job, environment: Mapping[str, str], join_seconds: int, silent_seconds: int) -> Peers:
+def join(job: Job, join_seconds: int, silent_seconds: int) -> Peers:
     """Find the other processes and start JAX with them; from now on this process ends with any that fails.
 
     Raises:
@@ -67,22 +69,23 @@ def join(job: Job, environment: Mapping[str, str], join_seconds: int, silent_sec
     import jax
 
     own = name_of(job.process, job.processes, os.uname().nodename)
-    if not job.local and (line := proxies(environment, job.coordinator)):
-        print(f"{own}: {line}", file=sys.stderr)
     if job.process:
         others, port = report(job.coordinator, job.process, job.processes, join_seconds)
     else:
         others, port = gather(job.coordinator, job.processes, join_seconds)
 
-    def end(line: str, code: int | None) -> None:
-        if not job.process:  # one place for all failures
+    def end(line: str, code: int | None, lost: bool) -> None:
+        if lost or not job.process:  # one place for all failures, as long as there is that place
             print(f"error: {line}; all processes end", file=sys.stderr, flush=True)
         end_now(LOST if code is None else code)
 
     peers = Peers(own, others, silent_seconds, end)
-    jax.config.update("jax_check_proxy_envs", False)  # the line above names the remedy, too
+    if job.process:
+        port = relay(job.coordinator.rpartition(":")[0], port)
+    os.environ["no_grpc_proxy"] = HERE  # through a proxy they would not find each other
+    jax.config.update("jax_check_proxy_envs", False)
     jax.distributed.initialize(
-        f"{job.coordinator.rpartition(':')[0]}:{port}",
+        f"{HERE}:{port}",
         job.processes,
         job.process,
         local_device_ids=job.devices,
@@ -99,8 +102,22 @@ def _no_output() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def written_once(path: Path) -> Iterator[Path]:
+    """Where this process writes what all compute: process 0 at `path`, the others to a folder that is then removed."""
+    import jax
+
+    if jax.process_index() == 0:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder) / path.name
+
+
 def gpus_of_host() -> int:
     """GPUs of NVIDIA in this host, by their driver alone: JAX must not start before it has joined."""
+    if os.environ.get("JAX_PLATFORMS") == "cpu":
+        return 0
     place = Path("/proc/driver/nvidia/gpus")
     return len(list(place.iterdir())) if place.is_dir() else 0
 

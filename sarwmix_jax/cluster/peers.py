@@ -75,14 +75,17 @@ class Peer:
 class Peers:
     """The other processes: all of them for process 0, which passes on what happens; only that one for all others."""
 
-    def __init__(self, own: str, others: list[Peer], limit_seconds: float, end: Callable[[str, int | None], None]):
+    def __init__(
+        self, own: str, others: list[Peer], limit_seconds: float, end: Callable[[str, int | None, bool], None]
+    ):
         """Watch from now on.
 
         Args:
             own: Name of this process.
             others: The processes that this one is connected with.
             limit_seconds: How long a process may be silent.
-            end: Called with a line and an exit code where another process fails or is lost; it ends this process.
+            end: Called where another process fails or is lost, with a line, an exit code, and whether this process
+                itself noticed the loss; it ends this process.
         """
         self.own = own
         self._others, self._limit, self._end = others, limit_seconds, end
@@ -137,20 +140,22 @@ class Peers:
         messages = peer.receive()
         for message in messages or ():
             if "failed" in message:
-                self._pass_on(message["failed"], message["code"])
+                self._pass_on(message["failed"], message["code"], lost=False)
             peer.left |= "left" in message
         if messages is None and not peer.left and not self._left.is_set():
             self._lost(peer, "has ended without an error of its own, as if killed")
         return messages is not None and not peer.left
 
     def _lost(self, peer: Peer, how: str) -> None:
-        self._pass_on(f"{peer.name} {how}; start the same command again, it continues from the last checkpoint", None)
+        self._pass_on(
+            f"{peer.name} {how}; start the same command again, it continues from the last checkpoint", None, True
+        )
 
-    def _pass_on(self, line: str, code: int | None) -> None:
+    def _pass_on(self, line: str, code: int | None, lost: bool) -> None:
         for peer in self._others:
             peer.send({"failed": line, "code": code})
         if not self._left.is_set():
-            self._end(line, code)
+            self._end(line, code, lost)
 
 
 def name_of(process: int, processes: int, host: str) -> str:

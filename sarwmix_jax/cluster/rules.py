@@ -33,6 +33,9 @@ PARTS = "SARWMIX_PARTS"
 _ARRAY_STEP, _NOWHERE = "SLURM_ARRAY_TASK_STEP", "nowhere:1"
 _STEP = (SLURM, "SLURM_STEP_NODELIST", "SLURM_PROCID", "SLURM_LOCALID")
 _RANKS = (MPI, "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE")
+_NO_GPU = ("", "-1", "NoDevFiles")
+"""Values of CUDA_VISIBLE_DEVICES for none; the last one is SLURM's."""
+
 _FIRST_PORT, _PORTS = 61440, 4000
 """Ports that Linux does not give to other connections by itself."""
 
@@ -139,16 +142,6 @@ def _array_number(environment: Mapping[str, str], name: str, default: int) -> in
     return _number(environment, name) if environment.get(name) else default
 
 
-def proxies(environment: Mapping[str, str], coordinator: str) -> str | None:
-    """A line where a proxy may stand between the processes: their connections then wait without an end."""
-    names = [name for name in environment if re.fullmatch(r"(https?|grpc|all)_proxy", name, re.IGNORECASE)]
-    host = coordinator.rpartition(":")[0]
-    exempt = environment.get("no_proxy", environment.get("NO_PROXY", "")).split(",")
-    if not names or host in exempt or "*" in exempt or any(e and host.endswith(f".{e.lstrip('.')}") for e in exempt):
-        return None
-    return f"{', '.join(sorted(names))} set: if the processes do not find each other, add {host} to no_proxy"
-
-
 def _flags(given: Given) -> tuple[Job, int] | None:
     if given.processes is None and given.process is None:
         return None
@@ -238,8 +231,8 @@ def _devices(visible: str | None, gpus: int, local: int, together: int) -> tuple
     Raises:
         UserError: There are fewer GPUs than processes, or they cannot be divided evenly.
     """
-    if visible:
-        gpus = len(visible.split(","))
+    if visible is not None:
+        gpus = sum(number not in _NO_GPU for number in visible.split(","))
         if gpus == 1:  # the scheduler has bound a GPU to each process
             return (0,)
     if not gpus:  # no GPU of NVIDIA: as JAX does, one device a process, or all

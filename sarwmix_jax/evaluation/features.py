@@ -55,10 +55,12 @@ def make_encode(
 
     forward = jax.jit(over_devices(share, mesh, False, False, True))
 
+    own = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+
     def encode(params: Tree, fixed: Tree, source: Any, title: str) -> Features:
         parts = []
         with jax.default_matmul_precision("highest"), progress(title, len(source)) as advance:
-            for host in EvaluationInput(source, batch * mesh.size, columns=("image",)):
+            for host in EvaluationInput(source, batch * mesh.size, columns=("image",), **own):
                 found = local_rows(forward(params, fixed, shard_batch({"image": host["image"]}, mesh)))
                 rows, valid = multihost_utils.process_allgather((found, host["valid"]), tiled=True)
                 parts.append(np.asarray(rows)[np.asarray(valid)])

@@ -141,7 +141,7 @@ def iterate(run: Run, output: Output, progress: Progress) -> Progress:
                 try:
                     with saved_if_unreadable(run, output, progress, throughput):
                         take_step(run, progress, feed, throughput)
-                    progress.interrupted = asked_to_stop(signals, progress.step)
+                    progress.interrupted = asked_to_stop(signals)
                     after_step(run, output, progress, throughput, first=start + 1)
                 except NonFiniteLoss as error:
                     progress = rolled_back(run, output, progress, error)

@@ -1,6 +1,7 @@
 """Jobs of several processes on this machine, with two devices each, for tests."""
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -88,3 +89,9 @@ def changes(**more):
         text = ",".join(map(str, value)) if isinstance(value, tuple) else "" if value is None else str(value)
         flags.append(f"--config.{name}={text}")
     return flags
+
+
+def printed(outputs):
+    """What these processes printed themselves; Gloo's threads print from C++, into each other's lines."""
+    lines = [line for pair in outputs for text in pair for line in text.splitlines()]
+    return [line for line in lines if line and not re.search(r"\[Gloo\]|connected peer ranks is", line)]

@@ -37,7 +37,7 @@ def work() -> int:
     """Print which steps are used."""
     from tests.checkpoints.test_integrity import description_of, state_of  # which may start JAX
 
-    folder, last = Path(sys.argv[4]), jax.process_index() == 1
+    folder, last = Path(sys.argv[1]), jax.process_index() == 1
     shapes, mesh = jax.eval_shape(lambda: state_of(1)), make_mesh()
     target = placed(shapes, mesh)
     target["opt_state"]["mu"] = placed(shapes["opt_state"]["mu"], mesh, split=True)
@@ -57,6 +57,6 @@ def work() -> int:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.WARNING)
-    port, count, number = map(int, sys.argv[1:4])
+    coordinator, processes, process = (flag.partition("=")[2] for flag in sys.argv[2:])
     with raised_signals():
-        sys.exit(together(Given(f"127.0.0.1:{port}", count, number), work, 60, 30, saves=False))
+        sys.exit(together(Given(coordinator, int(processes), int(process)), work, 60, 30, saves=False))

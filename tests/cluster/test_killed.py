@@ -138,3 +138,15 @@ def test_a_run_killed_at_random_moments_is_the_run_that_was_not(place, records):
     assert [jobs.outcome(each)[0] for each in whole] == [0, 0]
     assert_same(place, "run", "whole", last)
     print(f"kills: {dict(counts)}, {last} steps")
+
+
+@pytest.mark.soak
+def test_a_stopped_run_whose_processes_share_the_state_of_the_optimiser_goes_on(place, records):  # noqa: F811
+    """Its decoder's blocks, stacked, are large enough to be divided; in checkpoints, one by one, they are not."""
+    shared = {"optimizer__shard_state": True, "model__decoder_dim": 64, "model__decoder_depth": 8}
+    for name, end in (("undisturbed", 7), ("stopped", 4), ("stopped", 7)):
+        both = start(records, place, name, optimizer__stop_after_steps=end, **shared)
+        found = [jobs.outcome(each) for each in both]
+        assert [code for code, _, _ in found] == [0, 0], found
+        assert "optimizer.shard_state: each of 4 devices holds" in found[0][2]
+    assert_same(place, "stopped", "undisturbed", 7)

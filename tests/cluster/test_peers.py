@@ -82,7 +82,7 @@ def three(address):
     events = {n: threading.Event() for n in range(3)}
 
     def end(number):
-        return lambda line, code: (ended[number].append((line, code)), events[number].set())
+        return lambda *how: (ended[number].append(how), events[number].set())
 
     peers = {n: Peers(f"process {n}", found[n][0], 0.6, end(n)) for n in range(3)}
     yield peers, ended, events, found
@@ -96,7 +96,7 @@ def test_a_failure_reaches_all_others(three):
     peers, ended, events, _ = three
     peers[2].fail("error:\nrecord 7 cannot be read", 2)
     assert events[0].wait(5) and events[1].wait(5)
-    assert ended[0][0] == ended[1][0] == ("process 2: error: record 7 cannot be read", 2)
+    assert ended[0][0] == ended[1][0] == ("process 2: error: record 7 cannot be read", 2, False)
     assert not ended[2]
 
 
@@ -105,8 +105,9 @@ def test_a_process_that_is_killed(three):
     found[1][0][0].connection.shutdown(socket.SHUT_RDWR)  # as the kernel does
     assert events[0].wait(5) and events[2].wait(5)
     for number in (0, 2):
-        line, code = ended[number][0]
-        assert line.startswith(f"process 1 of 3 on {HOST} has ended without an error of its own") and code is None
+        line, *how = ended[number][0]
+        assert line.startswith(f"process 1 of 3 on {HOST} has ended without an error of its own")
+        assert how == [None, number == 0]  # the others hear of it from process 0
 
 
 @pytest.mark.parametrize("stopped", [0, 1])

@@ -1,6 +1,5 @@
 """Processes that restore a run use the same checkpoint, and may each hold a part of it."""
 
-import subprocess
 import sys
 
 import pytest
@@ -16,19 +15,8 @@ def test_all_use_the_checkpoint_before_one_that_a_process_cannot_read(tmp_path):
     for step in (1, 2):
         checkpoints.save(step, state_of(step), description_of(step))
     checkpoints.close()
-    command = [sys.executable, "-m", "tests.cluster.restores", str(jobs.free_port()), "2"]
-    both = [
-        subprocess.Popen(
-            [*command, str(number), str(tmp_path / "checkpoints")],
-            cwd=jobs.ROOT,
-            env=jobs.environment(1, TF_CPP_MIN_LOG_LEVEL="3"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(2)
-    ]
-    jobs.STARTED.extend(both)
+    program = (sys.executable, "-m", "tests.cluster.restores")
+    both = jobs.start([checkpoints.directory], 2, devices=1, program=program, TF_CPP_MIN_LOG_LEVEL="3")
     for code, _, err in [jobs.outcome(process) for process in both]:
         assert code == 0, err
         assert [line for line in err.splitlines() if line.startswith(("step", "state"))] == [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sarwmix_jax.cluster.rules import Given, decide, first_host, part_of, proxies
+from sarwmix_jax.cluster.rules import Given, decide, first_host, part_of
 from sarwmix_jax.errors import UserError
 
 # https://slurm.schedmd.com/srun.html, "Output environment variables": 2 nodes, 8 tasks, the sixth one
@@ -124,6 +124,8 @@ def test_contradictions_are_one_line(environment, given, line):
         ("4(x2)", "3", 4, (0,)),  # bound by the scheduler (--gpus-per-task=1)
         ("4(x2)", "0,1,2,3", 8, (1,)),
         ("4(x2)", None, 0, (1,)),
+        ("4(x2)", "", 3, (1,)),  # none are visible
+        ("1(x8)", "NoDevFiles", 4, None),
         ("1(x8)", None, 0, None),
     ],
 )
@@ -144,17 +146,6 @@ def test_gpus_that_do_not_divide():
 )
 def test_first_host_of_a_slurm_list(nodes, first):
     assert first_host(nodes) == first
-
-
-def test_proxies_are_warned_of_unless_exempt():
-    proxy = {"https_proxy": "http://proxy:3128", "HTTP_PROXY": "http://proxy:3128"}
-    assert proxies(proxy, "node1:1") == (
-        "HTTP_PROXY, https_proxy set: if the processes do not find each other, add node1 to no_proxy"
-    )
-    for exempt in ("node1", "*", "other,node1"):
-        assert proxies(proxy | {"no_proxy": exempt}, "node1:1") is None
-    assert proxies(proxy | {"no_proxy": ".cluster"}, "node1.cluster:1") is None
-    assert proxies({}, "node1:1") is None
 
 
 # https://slurm.schedmd.com/job_array.html: sbatch --array=1-7:2, the third task

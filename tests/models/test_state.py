@@ -20,13 +20,13 @@ from sarwmix_jax.models.state import (
 )
 from tests.support import TINY
 
-NARROW = dataclasses.replace(TINY, dtype="bfloat16")
+NARROW = dataclasses.replace(TINY, dtype="bfloat16", image_size=64, depths=(1, 1, 1, 1), windows=(4, 4, 2, 2))
 
 
 @pytest.mark.promotes("Flax's LayerNorm takes its statistics of bfloat16 in float32")
 def test_logits_are_the_same_with_parameters_that_are_converted_once():
     graphdef, params, fixed = split_model(Classifier(NARROW, 3, rngs=nnx.Rngs(0)))
-    shape = (2, 2, TINY.image_size, TINY.image_size)
+    shape = (2, 2, NARROW.image_size, NARROW.image_size)
     images = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
     converted = converted_once(params, NARROW.dtype)
     logits = jax.jit(lambda params: merge_model(graphdef, params, fixed)(images))

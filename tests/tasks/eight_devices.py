@@ -136,13 +136,13 @@ def quick() -> dict:
     return {
         "devices": jax.device_count(),
         "collectives": collectives(compiled_step(8, 2)[0]),
-        "alone": collectives(compiled_step(1, 16)[0]),
         "refusal": refusal(),
     }
 
 
 def thorough() -> dict:
     return {
+        "alone": collectives(compiled_step(1, 16)[0]),
         "gradient_errors": [gradient_errors(dtype) for dtype in ("float32", "bfloat16")],
         "eight": losses(8, 2),
         "one": losses(1, 16),

@@ -80,10 +80,7 @@ def test_a_run_goes_on_without_the_step_and_resumes_bit_for_bit(how, stops, infi
 
 
 def params_at(workdir, step):
-    with_all = Reader(workdir / "checkpoints")
-    found = with_all.parameters(step)["params"]
-    with_all.close()
-    return found
+    return Reader(workdir / "checkpoints").parameters(step)["params"]
 
 
 @pytest.mark.slow

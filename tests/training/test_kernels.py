@@ -72,6 +72,7 @@ def measured():
         return measure_model(SMALL, "any", 2)
 
 
+@pytest.mark.slow
 def test_all_places_are_measured_and_the_kernels_agree(measured):
     assert tuple(measured) == PLACES
     for place, found in measured.items():
