@@ -1,4 +1,4 @@
-"""No process of a test that fails goes on."""
+"""No process of a test that fails goes on; tests share what they compile."""
 
 import pytest
 
@@ -13,3 +13,9 @@ def ended_processes():
         if process.poll() is None:
             process.kill()
             process.communicate()
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """Folder for what tests share, as programs that are already compiled."""
+    return tmp_path_factory.mktemp("jobs")

