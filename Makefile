@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 # folder of the benchmark's results; one that holds results already is refused
 BENCH_OUT ?= runs/bench-$(shell date +%Y%m%d-%H%M%S)
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 --durations=12
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 --durations=40
 
 .PHONY: demo study test test-slow soak smoke check versions bench gpu gpu-program gpu-guard gpu-windows clean
 
