@@ -18,12 +18,12 @@ from sarwmix_jax.settings.config import resolve
 from sarwmix_jax.settings.recipes import kind_of, read_config, split_arguments
 from sarwmix_jax.settings.sections import TASKS as KINDS
 from sarwmix_jax.settings.sections import FinetuningSettings, RunSettings
-from sarwmix_jax.tasks.gradients import make_train_step, placed, state_shapes
+from sarwmix_jax.tasks.gradients import make_train_step, placed, placed_state, state_shapes
 from sarwmix_jax.tasks.labelled import make_forward
 from sarwmix_jax.tasks.pretraining import Pretraining
 from sarwmix_jax.training.labelled import TASKS as LABELLED
 from sarwmix_jax.training.optimizer import optimizer_of
-from sarwmix_jax.training.resources import tree_bytes
+from sarwmix_jax.training.resources import device_bytes, tree_bytes
 from sarwmix_jax.training.run import cut_batch
 
 
@@ -85,7 +85,7 @@ def _text(value: Any) -> str:
 
 
 def lowered_step(task: str, settings: RunSettings, mesh: Mesh) -> tuple[jax.stages.Lowered, int]:
-    """The step of a task, traced on shapes, and the bytes of its parameters and, in training, its optimiser.
+    """The step of a task, traced on shapes, and the bytes that each device holds of its state.
 
     Args:
         task: One of `TASKS`.
@@ -108,9 +108,10 @@ def lowered_step(task: str, settings: RunSettings, mesh: Mesh) -> tuple[jax.stag
         forward: Any = make_forward(made, graphdef, mesh)
         return forward.lower(*placed((params, fixed), mesh), batch), tree_bytes((params, fixed))
     optimizer = optimizer_of(settings)
-    state, rate = placed((state_shapes(made, optimizer), jax.ShapeDtypeStruct((), np.float32)), mesh)
+    state = placed_state(state_shapes(made, optimizer), settings, mesh)
+    rate = placed(jax.ShapeDtypeStruct((), np.float32), mesh)
     step: Any = make_train_step(made, graphdef, optimizer, mesh)
-    return step.lower(state, batch, rate), tree_bytes(state)
+    return step.lower(state, batch, rate), device_bytes(state)
 
 
 def _rows(name: str, task: str, count: int) -> jax.ShapeDtypeStruct:

@@ -2,8 +2,8 @@
 
 Checksums are those of the arrays' content in host memory, not of files, so that any damage between writing and use is
 noticed, in Orbax' own files too: what is restored is what was saved, or refused. CRC-32C notices every change of up to
-32 neighbouring bits, and others but for one in 4e9; SHA-256 takes about seven times as long. Where the arrays of a run
-are one day divided over processes, each process has its own parts to add under their names.
+32 neighbouring bits, and others but for one in 4e9; SHA-256 takes about seven times as long. Arrays that are divided
+over processes are gathered for it, one by one.
 """
 
 import functools
@@ -22,6 +22,7 @@ from typing import Any, ParamSpec, TypeVar
 import google_crc32c
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from sarwmix_jax.processes import deferred_signals
 
@@ -59,7 +60,14 @@ def checksums(items: Items, description: Mapping[str, Any]) -> dict[str, Any]:
 def of_arrays(arrays: Mapping[str, Any]) -> dict[str, str]:
     """`of_array` of each, by name, on all cores."""
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return dict(zip(arrays, pool.map(of_array, arrays.values()), strict=True))
+        return dict(zip(arrays, pool.map(of_array, map(_whole, arrays.values())), strict=True))
+
+
+def _whole(array: Any) -> Any:
+    """The array, on the host if it is divided over processes; all of them do this in the same order."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        return array
+    return multihost_utils.process_allgather(array, tiled=True)
 
 
 def of_array(array: Any) -> str:

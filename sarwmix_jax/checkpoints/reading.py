@@ -83,7 +83,10 @@ class Reader:
         if CHECKSUMS not in read:
             _state_unchecked(self.directory)
         state = {
-            key: jax.tree.unflatten(jax.tree.structure(target[key]), [read[item][name] for name in wanted[item]])
+            key: jax.tree.unflatten(
+                jax.tree.structure(target[key]),
+                [_in_place(read[item][name], leaf) for name, leaf in wanted[item].items()],
+            )
             for item, key in ITEMS.items()
         }
         return Restored(step, state, upgraded(read["description"]))
@@ -95,8 +98,11 @@ class Reader:
             ValueError: They differ from their checksums.
         """
 
-        def like(leaf: Any) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place or getattr(leaf, "sharding", None))
+        def like(leaf: Any) -> Any:
+            sharding = place or getattr(leaf, "sharding", None)
+            if sharding is not None and not sharding.is_fully_replicated:  # its checksum needs it whole
+                return np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+            return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
         arguments = {
             item: ocp.args.StandardRestore({name: like(leaf) for name, leaf in arrays.items()})
@@ -174,6 +180,13 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _in_place(array: Any, leaf: Any) -> Any:
+    """What was read to the host, divided over the devices as the wanted array."""
+    if isinstance(array, jax.Array):
+        return array
+    return jax.make_array_from_callback(array.shape, leaf.sharding, lambda index: array[index])
 
 
 @functools.cache

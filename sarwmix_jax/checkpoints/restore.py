@@ -37,6 +37,7 @@ FREE = (
     "optimizer.stop_after_steps",
     "optimizer.on_divergence",
     "optimizer.max_skipped",
+    "optimizer.shard_state",
     "checkpoint.",
     "log.",
     "validation.every_epochs",

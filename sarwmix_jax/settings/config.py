@@ -11,7 +11,13 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.settings.declarations import RANGES, Type, hints
 from sarwmix_jax.settings.model import published
-from sarwmix_jax.settings.sections import TRACKERS, FinetuningSettings, PretrainingSettings, RunSettings
+from sarwmix_jax.settings.sections import (
+    TRACKERS,
+    FinetuningSettings,
+    MixedBatchSettings,
+    PretrainingSettings,
+    RunSettings,
+)
 
 if TYPE_CHECKING:
     from ml_collections import config_dict
@@ -228,3 +234,44 @@ def _check_trackers(names: tuple[str, ...]) -> None:
             raise UserError(f"--config.log.trackers has {name!r}; use {' or '.join(TRACKERS)}")
         if name in names[:number]:
             raise UserError(f"--config.log.trackers has {name} twice; name each once")
+
+
+def cut_batch(batch: Any, devices: int, frozen_mix_group: int | None = None) -> Any:
+    """Batch settings with micro-batch and mix group set.
+
+    Args:
+        batch: Batch settings of the user.
+        devices: Number of devices of all processes.
+        frozen_mix_group: The mix group of the run's checkpoint, which is kept for any devices.
+
+    Raises:
+        UserError: The batch cannot be divided evenly, or images would mix with themselves.
+    """
+    if batch.global_batch % devices:
+        raise UserError(
+            f"--config.batch.global_batch {batch.global_batch} is not a multiple of {devices} devices; "
+            f"{remedy(batch.global_batch, devices)}"
+        )
+    per_device = batch.global_batch // devices
+    micro = batch.micro_batch or per_device
+    if per_device % micro:
+        raise UserError(
+            f"--config.batch.micro_batch {micro} does not divide the {per_device} images of each of {devices} devices; "
+            f"use {max(size for size in range(1, min(micro, per_device) + 1) if per_device % size == 0)}"
+        )
+    if not isinstance(batch, MixedBatchSettings):
+        return dataclasses.replace(batch, micro_batch=micro)
+    group = batch.mix_group or frozen_mix_group or micro
+    if micro % group:
+        raise UserError(
+            f"a mix group of {group} images does not divide the device's micro-batch of {micro}; "
+            f"give a multiple of {group}, --config.batch.micro_batch={group}, or use fewer devices"
+        )
+    if group == 1 or (group % 2 and batch.odd_group == "refuse"):
+        what = "its only image" if group == 1 else "its middle image"
+        allowed = "" if group == 1 else ", or --config.batch.odd_group=faithful, as published"
+        raise UserError(
+            f"in a mix group of {group} {what} would mix with itself and hide nothing; give an even "
+            f"number, --config.batch.mix_group= or --config.batch.micro_batch={allowed}"
+        )
+    return dataclasses.replace(batch, micro_batch=micro, mix_group=group)

@@ -143,6 +143,7 @@ class OptimizerSettings(Section):
         "where loss or gradient are not finite: stop; skip: leave that update out; roll_back: the same, by repeating "
         "the steps since the last checkpoint, with the compiled program of stop",
     )
+    shard_state: bool = setting(False, "divide AdamW's moments over the devices: less memory on each, more traffic")
     max_skipped: Positive[int] = setting(5, "skipped steps in a row, beyond which a diverging run stops all the same")
 
 

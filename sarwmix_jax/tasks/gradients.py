@@ -26,11 +26,9 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS
 from sarwmix_jax.models.state import Tree, abstract_model, converted_together, merge_model
 from sarwmix_jax.settings.sections import DataSettings, RunSettings
+from sarwmix_jax.tasks.sharding import DATA_AXIS, SMALL, divided, stay
 from sarwmix_jax.tasks.task import Batch, Metrics, Task
 
-DATA_AXIS = "data"
-SMALL = 2**16
-"""Values up to which an array is small: for a GPU, to start a kernel for it takes longer than the kernel itself."""
 IF_ANY = "if_any"
 """This value of `validation.split` means the split `validation` where every record set has one, else none."""
 VALIDATION = "validation"
@@ -123,11 +121,17 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def placed(shapes: T, mesh: Mesh, *, split: bool = False) -> T:
+def placed(shapes: T, mesh: Mesh | AbstractMesh, *, split: bool = False) -> T:
     """Shapes and dtypes with their place: on every device of the mesh, or split over them on the leading axis."""
     place = NamedSharding(mesh, PartitionSpec(DATA_AXIS) if split else PartitionSpec())
     found: T = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes)
     return found
+
+
+def placed_state(state: TrainState, settings: RunSettings, mesh: Mesh | AbstractMesh) -> TrainState:
+    """Shapes and dtypes of a run's state with their place; with `shard_state` the optimiser's are divided."""
+    found = placed(state, mesh)
+    return found._replace(opt_state=divided(state.opt_state, mesh)) if settings.optimizer.shard_state else found
 
 
 def shard_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
@@ -273,6 +277,8 @@ def make_train_step(
             finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(metrics["grad_norm"])
             old = (state.params, state.opt_state)
             params, opt_state = jax.tree.map(lambda new, kept: jnp.where(finite, new, kept), (params, opt_state), old)
+        if task.settings.optimizer.shard_state:
+            params, opt_state = stay(params, opt_state, mesh)
         return TrainState(params, state.fixed, opt_state, state.step + 1), metrics
 
     # Gradients that XLA reduces together, it first copies to one array and afterwards back, and it waits for the last.

@@ -83,7 +83,7 @@ def memory_text(run: Run, state: TrainState) -> str:
         UserError: The device has less memory.
     """
     held, available = bytes_per_device(run) if run.settings.data.resident else 0, resources.device_memory()
-    resources.check_records_fit(held, resources.tree_bytes(state), run.mesh.size)
+    resources.check_records_fit(held, resources.device_bytes(state), run.mesh.size)
     needed = step_memory(run, state)
     if needed is None:
         return "memory:      not known for this device"

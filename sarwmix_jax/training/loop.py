@@ -93,9 +93,9 @@ def train(settings: RunSettings, workdir: Path, *, override: bool = False) -> Pr
 @contextmanager
 def open_output(run: Run, workdir: Path, *, replace: bool) -> Iterator[Output]:
     """Create the work directory, write settings and names of chosen samples to it, open log and checkpoints."""
-    state = resources.tree_bytes(abstract_state(run))
-    resources.check_records_fit(bytes_per_device(run) if run.settings.data.resident else 0, state, run.mesh.size)
-    resources.check_disk(state, workdir)
+    state, held = abstract_state(run), bytes_per_device(run) if run.settings.data.resident else 0
+    resources.check_records_fit(held, resources.device_bytes(state), run.mesh.size)
+    resources.check_disk(resources.tree_bytes(state), workdir)
     keep, bands, quiet = run.settings.checkpoint.keep, run.settings.model.bands, jax.process_index() != 0
     with only_run(workdir, hold=not quiet) as note:
         try:

@@ -1,6 +1,7 @@
 """Resources of a run: parameters and operations of its model, memory, disk, and cached compiled programs."""
 
 import glob
+import math
 import os
 import re
 import shutil
@@ -120,6 +121,12 @@ def table(parts: list[Part]) -> str:
 def tree_bytes(tree: Any) -> int:
     """Bytes of all arrays (or shapes) of a tree."""
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def device_bytes(tree: Any) -> int:
+    """Bytes that each device holds of the arrays (or placed shapes) of a tree."""
+    parts = ((leaf.sharding.shard_shape(leaf.shape), leaf.dtype.itemsize) for leaf in jax.tree.leaves(tree))
+    return sum(math.prod(shape) * size for shape, size in parts)
 
 
 def device_memory() -> int | None:

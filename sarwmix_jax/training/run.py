@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -22,8 +21,8 @@ from sarwmix_jax.errors import UserError
 from sarwmix_jax.facts.bands import STATISTICS, BandStatistics
 from sarwmix_jax.models.state import Tree, abstract_model, split_model, stack_blocks, unstack_blocks
 from sarwmix_jax.progress import progress
-from sarwmix_jax.settings.config import RECORDS, remedy
-from sarwmix_jax.settings.sections import FinetuningSettings, MixedBatchSettings, PretrainingSettings, RunSettings
+from sarwmix_jax.settings.config import RECORDS, cut_batch
+from sarwmix_jax.settings.sections import FinetuningSettings, PretrainingSettings, RunSettings
 from sarwmix_jax.tasks.gradients import (
     TrainState,
     TrainStep,
@@ -31,7 +30,7 @@ from sarwmix_jax.tasks.gradients import (
     make_mesh,
     make_train_step,
     open_all,
-    placed,
+    placed_state,
     reading,
     replicate,
     shard_batch,
@@ -39,6 +38,7 @@ from sarwmix_jax.tasks.gradients import (
 )
 from sarwmix_jax.tasks.pretraining import Pretraining
 from sarwmix_jax.tasks.task import Batch, Task
+from sarwmix_jax.training import resources
 from sarwmix_jax.training.labelled import Samples, labelled_samples
 from sarwmix_jax.training.optimizer import Schedule, optimizer_of
 
@@ -116,7 +116,8 @@ def set_up(settings: RunSettings, previous: Previous | None = None) -> Run:
 
         probe = make_probe(settings.probe, settings.probe.records, task, graphdef, mesh)
     built = (graphdef, train_step, validate, probe)
-    return Run(settings, task, mesh, sources, held_out, schedule, optimizer, *built, (*chosen, *notes))
+    notes = (*chosen, *shared_state(task, optimizer, mesh), *notes)
+    return Run(settings, task, mesh, sources, held_out, schedule, optimizer, *built, notes)
 
 
 def adapted(settings: RunSettings, mesh: Mesh, mix_group: int | None) -> tuple[RunSettings, tuple[str, ...]]:
@@ -132,52 +133,20 @@ def adapted(settings: RunSettings, mesh: Mesh, mix_group: int | None) -> tuple[R
     return with_kernels(cut, device.platform)
 
 
+def shared_state(task: Task, optimizer: optax.GradientTransformation, mesh: Mesh) -> tuple[str, ...]:
+    """A line on how much of the optimiser's state a device holds, where it is to be divided."""
+    if not task.settings.optimizer.shard_state:
+        return ()
+    state = placed_state(state_shapes(task, optimizer), task.settings, mesh).opt_state
+    share = resources.device_bytes(state) / resources.tree_bytes(state)
+    return (f"optimizer.shard_state: each of {mesh.size} devices holds {share:.1%} of the optimiser's state",)
+
+
 def pretraining_samples(settings: RunSettings) -> Samples:
     """Records of a pretraining run; see `open_all` for errors."""
     split = settings.validation.split
     held_out = () if split is None else open_all(open_records, settings, split)
     return open_all(open_records, settings, settings.data.split), held_out, Pretraining
-
-
-def cut_batch(batch: Any, devices: int, frozen_mix_group: int | None = None) -> Any:
-    """Batch settings with micro-batch and mix group set.
-
-    Args:
-        batch: Batch settings of the user.
-        devices: Number of devices of all processes.
-        frozen_mix_group: The mix group of the run's checkpoint, which is kept for any devices.
-
-    Raises:
-        UserError: The batch cannot be divided evenly, or images would mix with themselves.
-    """
-    if batch.global_batch % devices:
-        raise UserError(
-            f"--config.batch.global_batch {batch.global_batch} is not a multiple of {devices} devices; "
-            f"{remedy(batch.global_batch, devices)}"
-        )
-    per_device = batch.global_batch // devices
-    micro = batch.micro_batch or per_device
-    if per_device % micro:
-        raise UserError(
-            f"--config.batch.micro_batch {micro} does not divide the {per_device} images of each of {devices} devices; "
-            f"use {max(size for size in range(1, min(micro, per_device) + 1) if per_device % size == 0)}"
-        )
-    if not isinstance(batch, MixedBatchSettings):
-        return dataclasses.replace(batch, micro_batch=micro)
-    group = batch.mix_group or frozen_mix_group or micro
-    if micro % group:
-        raise UserError(
-            f"a mix group of {group} images does not divide the device's micro-batch of {micro}; "
-            f"give a multiple of {group}, --config.batch.micro_batch={group}, or use fewer devices"
-        )
-    if group == 1 or (group % 2 and batch.odd_group == "refuse"):
-        what = "its only image" if group == 1 else "its middle image"
-        allowed = "" if group == 1 else ", or --config.batch.odd_group=faithful, as published"
-        raise UserError(
-            f"in a mix group of {group} {what} would mix with itself and hide nothing; give an even "
-            f"number, --config.batch.mix_group= or --config.batch.micro_batch={allowed}"
-        )
-    return dataclasses.replace(batch, micro_batch=micro, mix_group=group)
 
 
 def band_statistics(settings: RunSettings, sources: tuple[Any, ...]) -> BandStatistics:
@@ -215,7 +184,7 @@ def describe_sources(run: Run) -> dict[str, Any]:
 def abstract_state(run: Run, *, stored: bool = False) -> TrainState:
     """Shapes, dtypes and shardings of a run's state; `stored`: as in checkpoints, with one entry per block."""
     state = state_shapes(run.task, run.optimizer)
-    return placed(jax.eval_shape(unstack_blocks, state) if stored else state, run.mesh)
+    return placed_state(jax.eval_shape(unstack_blocks, state) if stored else state, run.settings, run.mesh)
 
 
 def stored(tree: T, run: Run) -> T:
@@ -244,12 +213,13 @@ def first_state(run: Run, checkpoints: Reader, step: int | None = None) -> tuple
             start = Start({})
         else:
             params, fixed = in_memory((start.state["params"], start.state["fixed"]), run)
+        place = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(run))
+        params, fixed = jax.device_put((params, fixed), (place.params, place.fixed))
         if "opt_state" in start.state:
-            opt_state = in_memory(start.state["opt_state"], run)
+            opt_state = jax.device_put(in_memory(start.state["opt_state"], run), place.opt_state)
         else:
-            opt_state = jax.jit(run.optimizer.init)(params)
-        state = TrainState(params, fixed, opt_state, jnp.asarray(start.step, jnp.int32))
-        return replicate(state, run.mesh), start
+            opt_state = jax.jit(run.optimizer.init, out_shardings=place.opt_state)(params)
+        return TrainState(params, fixed, opt_state, replicate(np.int32(start.step), run.mesh)), start
 
 
 class DeviceBatch(NamedTuple):

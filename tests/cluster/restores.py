@@ -1,4 +1,7 @@
-"""Run by test_restoring.py as one of two processes: restores a run, whose newest step the second cannot read once."""
+"""Run by test_restoring.py as one of two processes: restores a run, whose newest step the second cannot read once.
+
+The optimiser's state is divided over the processes; then all is saved again.
+"""
 
 import logging
 import sys
@@ -37,16 +40,18 @@ def work() -> int:
     folder, last = Path(sys.argv[1]), jax.process_index() == 1
     shapes, mesh = jax.eval_shape(lambda: state_of(1)), make_mesh()
     target = placed(shapes, mesh)
+    target["opt_state"]["mu"] = placed(shapes["opt_state"]["mu"], mesh, split=True)
     for read in (lambda: previous_run(folder), lambda: restore_latest(Reader(folder), target)):
         if last:
             fail_once(2)
         found = read()
         print(f"step {found.step}", file=sys.stderr, flush=True)
+    held = [array.addressable_data(0).shape for array in found.state["opt_state"]["mu"].values()]
     checkpoints = Checkpoints(folder)
     checkpoints.save(3, found.state, description_of(3))
     checkpoints.close()
     saved = {item: of_arrays(named(state_of(1)[key])) for item, key in ITEMS.items()}
-    print(f"state {checkpoints.contents(3) == saved}", file=sys.stderr, flush=True)
+    print(f"state {held} {checkpoints.contents(3) == saved}", file=sys.stderr, flush=True)
     return 0
 
 

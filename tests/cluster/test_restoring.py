@@ -1,4 +1,4 @@
-"""Processes that restore a run use the same checkpoint."""
+"""Processes that restore a run use the same checkpoint, and may each hold a part of it."""
 
 import sys
 
@@ -21,6 +21,6 @@ def test_all_use_the_checkpoint_before_one_that_a_process_cannot_read(tmp_path):
         assert code == 0, err
         assert [line for line in err.splitlines() if line.startswith(("step", "state"))] == [
             *("step 1", "step 1"),
-            "state True",
+            "state [(24, 48), (24, 48)] True",
         ]
         assert "checkpoint at step 2 cannot be used: process 1: [Errno 5] Input/output error" in err

@@ -1,5 +1,6 @@
 """What settings change: each function observes one thing, for the tests that every setting has an effect."""
 
+import dataclasses
 import itertools
 import time
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from sarwmix_jax.checkpoints.store import Checkpoints
 from sarwmix_jax.data.sources import RecordSource, open_records
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.models.state import merge_model, split_model
+from sarwmix_jax.settings.config import cut_batch
 from sarwmix_jax.tasks.gradients import DATA_AXIS, make_gradients, open_all, state_shapes
 from sarwmix_jax.training import kernels
 from sarwmix_jax.training.device_cache import ResidentFeed
@@ -29,7 +31,6 @@ from sarwmix_jax.training.optimizer import Schedule, make_optimizer
 from sarwmix_jax.training.run import (
     LoaderFeed,
     abstract_state,
-    cut_batch,
     describe_sources,
     first_state,
     set_up,
@@ -152,6 +153,13 @@ def reduced(settings):
     mesh = AbstractMesh((2,), (DATA_AXIS,), axis_types=(AxisType.Auto,))
     gradients = make_gradients(run.task, run.graphdef, mesh)
     return str(jax.make_jaxpr(gradients)(state_shapes(run.task, run.optimizer), _batch(run)))
+
+
+def division(settings, place):
+    """How two devices divide the optimiser's arrays."""
+    mesh = AbstractMesh((2,), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+    state = abstract_state(dataclasses.replace(set_up(settings), mesh=mesh))
+    return [str(leaf.sharding.spec) for leaf in jax.tree.leaves(state.opt_state)]
 
 
 @from_settings_alone

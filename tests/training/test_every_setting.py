@@ -15,6 +15,7 @@ from tests.training.observables import (
     Place,
     adam,
     cut,
+    division,
     get,
     kept,
     limit,
@@ -98,6 +99,7 @@ TABLE = {
     "optimizer.stop_after_steps": ((7, 8), schedule),
     "optimizer.on_divergence": (("skip", "stop"), program),
     "optimizer.max_skipped": ((3, 4), limit),
+    "optimizer.shard_state": ((True, False), division),
     "checkpoint.every_epochs": ((0.5, 3.0), schedule),
     "checkpoint.keep": ((1, 3), kept),
     "checkpoint.powers_of_two": ((True, False), schedule),
@@ -120,6 +122,7 @@ CONTEXT = {
     "batch.odd_group": {"batch.global_batch": 6, "batch.micro_batch": 3},
     "batch.mix_group": {"batch.global_batch": 32},
     "batch.reduce_dtype": {"batch.micro_batch": 2, "model.decoder_dim": 64},  # two devices, a large kernel
+    "optimizer.shard_state": {"model.decoder_dim": 64},  # a large kernel
     "optimizer.max_skipped": {"optimizer.on_divergence": "skip"},
     "checkpoint.keep": {"checkpoint.best": False},
     "checkpoint.best": {

@@ -4,12 +4,12 @@ import pytest
 from sarwmix_jax.checkpoints.restore import Previous, changes
 from sarwmix_jax.errors import UserError
 from sarwmix_jax.preparation.synthetic import write_synthetic_records
-from sarwmix_jax.settings.config import as_json, pretraining_config, resolve
+from sarwmix_jax.settings.config import as_json, cut_batch, pretraining_config, resolve
 from sarwmix_jax.settings.sections import MixedBatchSettings, PretrainingSettings
 from sarwmix_jax.training.dry_run import plan_lines
 from sarwmix_jax.training.history import read_log
 from sarwmix_jax.training.loop import train
-from sarwmix_jax.training.run import cut_batch, set_up
+from sarwmix_jax.training.run import set_up
 
 
 def config(**changes):
