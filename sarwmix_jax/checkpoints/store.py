@@ -68,6 +68,13 @@ class Keep(PreservationPolicy):
         return [step in last or step in self.milestones or step in self.best for step in steps]
 
 
+class _Manager(ocp.CheckpointManager):
+    def reached_preemption(self, step: int) -> bool:
+        """Not asked here: JAX takes the step for a count of the questions, which are those of `asked_to_stop` alone."""
+        del step
+        return False
+
+
 class Checkpoints(Reader):
     """Checkpoints of one folder, to be written and read."""
 
@@ -78,7 +85,7 @@ class Checkpoints(Reader):
         how = ocp.CheckpointManagerOptions(preservation_policy=self._keep)
         handlers = {item: make() for item, make in HANDLERS.items()}
         with deferred_signals():
-            self._manager = ocp.CheckpointManager(self.directory, options=how, item_handlers=handlers)
+            self._manager = _Manager(self.directory, options=how, item_handlers=handlers)
 
     def save(
         self, step: int, state: Mapping[str, Any], description: dict[str, Any], *, best: Collection[int] = ()

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from sarwmix_jax.checkpoints.loading import load_parameters, locate
 from sarwmix_jax.checkpoints.reading import Reader
@@ -39,6 +40,14 @@ def write(folder, steps, keep=None, **more):
         checkpoints.save(step, make_state(float(step)), DESCRIPTION)
     checkpoints.wait()
     return checkpoints
+
+
+def test_a_save_does_not_ask_for_the_step_after_which_to_stop(tmp_path, monkeypatch):
+    """JAX takes its number for a count: a later notice to stop would wait for that many steps more."""
+    asked = []
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", asked.append)
+    write(tmp_path, [500])
+    assert Reader(tmp_path).steps() == [500] and not asked
 
 
 def test_state_comes_back_bit_for_bit(tmp_path):
