@@ -183,8 +183,8 @@ def quiet() -> Iterator[None]:
 
 
 def _in_place(array: Any, leaf: Any) -> Any:
-    """What was read to the host, divided over the devices as the wanted array."""
-    if isinstance(array, jax.Array):
+    """What was read to the host, divided over the devices as the wanted array; as it is for one of the host."""
+    if isinstance(array, jax.Array) or not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
         return array
     return jax.make_array_from_callback(array.shape, leaf.sharding, lambda index: array[index])
 

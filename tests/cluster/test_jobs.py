@@ -30,6 +30,9 @@ CHANGES = {
     "checkpoint__every_epochs": 40.0,
     "checkpoint__at_epochs": (1.0,),  # and at the end; an epoch has one step
 }
+SEVERAL = pytest.mark.parametrize(
+    "processes", [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.soak)]
+)
 PRETRAINING, FINETUNING = "pretrain --config=demo", "finetune --config=finetune_demo"
 
 
@@ -103,9 +106,13 @@ def test_two_processes_pretrain_like_one(whole, two):
     assert_like_one(whole[PRETRAINING], *two)
 
 
-@pytest.mark.parametrize(
-    "processes", [pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.soak)]
-)
+@pytest.mark.soak
+def test_four_processes_pretrain_like_one(whole, place, records, tmp_path):  # noqa: F811
+    flags = command(PRETRAINING, records, tmp_path / "run", place / "compiled4")
+    assert_like_one(whole[PRETRAINING], tmp_path / "run", jobs.run(flags, 4))
+
+
+@SEVERAL
 def test_several_processes_finetune_like_one(processes, whole, place, labelled_records, tmp_path):  # noqa: F811
     flags = command(FINETUNING, labelled_records, tmp_path / "run", place / f"finetuning{processes}")
     assert_like_one(whole[FINETUNING], tmp_path / "run", jobs.run(flags, processes))
@@ -124,17 +131,17 @@ def test_a_run_of_two_processes_goes_on_with_one_and_with_four(processes, whole,
     assert again == [*range(1, STEPS + 1), *range(2, STEPS + 1)]
 
 
-@pytest.mark.slow
-def test_two_processes_evaluate_and_embed_like_one(whole, labelled_records, tmp_path):  # noqa: F811
+@SEVERAL
+def test_several_processes_evaluate_and_embed_like_one(processes, whole, labelled_records, tmp_path):  # noqa: F811
     scores, features = [], []
-    for processes in (1, 2):
-        out, rows = tmp_path / str(processes), tmp_path / f"{processes}.parquet"
+    for number in (1, processes):
+        out, rows = tmp_path / str(number), tmp_path / f"{number}.parquet"
         flags = [f"--checkpoint={whole[FINETUNING]}", f"--records={labelled_records}", "--split=validation"]
-        outputs = jobs.run(["evaluate", *flags, "--replicates=20", "--batch=2", f"--out={out}"], processes)
+        outputs = jobs.run(["evaluate", *flags, "--replicates=20", "--batch=2", f"--out={out}"], number)
         assert "tables and pictures" in outputs[0][0] and not jobs.printed(outputs[1:])
         (file,) = out.rglob("result.json")
         scores.append(json.loads(file.read_text()))
-        outputs = jobs.run(["embed", *flags, "--batch=2", f"--out={rows}"], processes)
+        outputs = jobs.run(["embed", *flags, "--batch=2", f"--out={rows}"], number)
         assert f"wrote {rows}" in outputs[0][0] and not jobs.printed(outputs[1:])
         features.append(pyarrow.parquet.read_table(rows).to_pydict())
     assert_close(*scores)

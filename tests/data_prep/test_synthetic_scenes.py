@@ -56,7 +56,7 @@ def test_a_dry_run_reports_and_writes_nothing(run_here, tmp_path):
         ("--side=0", "side 0: give 1 or more"),
         ("--workers=0", "workers 0: at least 1 is needed"),
         ("--records-per-shard=0", "--records-per-shard=0: at least 1 is needed"),
-        ("--shard=3/2", "--shard=3/2: write it as 1/3, 2/3 or 3/3"),
+        ("--shard=3/2", "--shard=3/2: write it as 1/3, 2/3 or 3/3, or auto"),
     ],
 )
 def test_a_mistake_is_one_line(run_here, tmp_path, wrong, message):
