@@ -19,7 +19,7 @@ def work():
     import jax
     assert "jax" in sys.modules
     ones = lambda: jax.lax.reduce_window(
-        jax.numpy.ones((14,) * 3), 0.0, jax.lax.add, (9,) * 3, (1,) * 3, "SAME")
+        jax.numpy.ones((20,) * 3), 0.0, jax.lax.add, (9,) * 3, (1,) * 3, "SAME")
     jax.jit(lambda: ones().sum())().block_until_ready()
 
 assert "jax" not in sys.modules

@@ -21,8 +21,7 @@ from sarwmix_jax.models.layers import (
     linear,
     numbered,
 )
-from sarwmix_jax.models.residual import Stream, add, added
-from sarwmix_jax.models.state import FORBIDDEN, Execution, Fixed, make_blocks, run_blocks
+from sarwmix_jax.models.state import FORBIDDEN, Execution, Fixed, Stream, add, added, make_blocks, run_blocks
 from sarwmix_jax.models.tokens import (
     PatchEmbed,
     StageLayout,

@@ -9,8 +9,7 @@ from einops import rearrange
 from flax import nnx
 from jaxtyping import Array, Float
 
-from sarwmix_jax.models.residual import Pending, Product, Stream, added
-from sarwmix_jax.models.state import keep
+from sarwmix_jax.models.state import Pending, Product, Stream, added, keep
 from sarwmix_jax.settings.model import ModelSettings
 
 Key = Array

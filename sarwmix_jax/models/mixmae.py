@@ -26,8 +26,7 @@ from sarwmix_jax.models.layers import (
     self_attend,
     split_heads,
 )
-from sarwmix_jax.models.residual import Stream, add
-from sarwmix_jax.models.state import Blocks, Execution, Fixed, make_blocks, run_blocks, split_last
+from sarwmix_jax.models.state import Blocks, Execution, Fixed, Stream, add, make_blocks, run_blocks, split_last
 from sarwmix_jax.models.tokens import image_to_vectors, sine_cosine_positions
 from sarwmix_jax.settings.model import CELL, ModelSettings
 

@@ -1,13 +1,13 @@
-"""Models as pure arrays, for compiled steps, optimiser and checkpoints; and sequences of equal blocks.
+"""Models as pure arrays, for compiled steps, optimiser and checkpoints; sequences of equal blocks, and their stream.
 
-A sequence of blocks runs unrolled or as a loop (scan), and its backward pass may recompute values. Neither changes the
-results.
+A sequence of blocks runs unrolled or as a loop (scan), and its backward pass may recompute values. Each block adds to
+the stream at once, or leaves the sum to the LayerNorm that follows. None of it changes the results.
 """
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -224,3 +224,49 @@ def _recomputing(block: Callable[..., Any], execution: Execution) -> Callable[..
         return block
     kept = jax.checkpoint_policies.save_only_these_names(*KEPT) if execution.recompute == "elementwise" else None
     return jax.checkpoint(block, policy=kept, prevent_cse=not execution.scan)
+
+
+class Product(NamedTuple):
+    """What a dense layer gives before its bias is added.
+
+    Attributes:
+        values: The matrix product.
+        bias: The bias, in the type of the values.
+    """
+
+    values: Float[Array, "... width"]
+    bias: Float[Array, " width"]
+
+
+class Pending(NamedTuple):
+    """The stream of a residual connection, and a branch that LayerNorm's own GPU kernel is to add to it.
+
+    The sum is then written once and read no more before it is normalised, and the kernel that computes its gradient
+    also sums that of the bias.
+
+    Attributes:
+        stream: The stream.
+        branch: What is added.
+    """
+
+    stream: Float[Array, "... width"]
+    branch: Product
+
+    def reshape(self, shape: tuple[int, ...]) -> "Pending":
+        """The same with other leading axes."""
+        values, bias = self.branch
+        return Pending(self.stream.reshape(shape), Product(values.reshape(shape), bias))
+
+
+Stream = Float[Array, "..."] | Pending
+"""Of a residual connection."""
+
+
+def add(stream: Float[Array, "..."], branch: Float[Array, "..."] | Product) -> Stream:
+    """A residual connection; of a product the sum is left to the LayerNorm that follows."""
+    return Pending(stream, branch) if isinstance(branch, Product) else keep("residual", stream + branch)
+
+
+def added(x: Stream) -> Float[Array, "..."]:
+    """The sum, where no LayerNorm follows."""
+    return x.stream + (x.branch.values + x.branch.bias) if isinstance(x, Pending) else x
