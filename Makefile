@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 # folder of the benchmark's results; one that holds results already is refused
 BENCH_OUT ?= runs/bench-$(shell date +%Y%m%d-%H%M%S)
-PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 --durations=40
+PYTEST := $(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile --no-loadscope-reorder --max-worker-restart=0 --durations=12
 
 .PHONY: demo study test test-slow soak smoke check versions bench gpu gpu-program gpu-guard gpu-windows clean
 
@@ -31,7 +31,7 @@ test: versions
 	$(PYTEST)
 
 test-slow: versions
-	$(PYTEST) -m "slow or torch"
+	$(PYTEST) -m "slow or torch" --durations=40
 
 # the long forms of tests: minutes each, and damage by the hundred; SOAK_SEED=N for other damage
 soak: versions
