@@ -145,8 +145,8 @@ class Stage(nnx.Module):
             x = x[:, reorder]
         windows = 2 if gathers else self.layout.windows
         shape, x = x.shape, x.reshape(x.shape[0], windows, -1, x.shape[-1])
-        x = run_blocks(self.blocks, x, (pairs,), list(zip(keys, self.rates, strict=True)), self.execution)
-        x = added(x).reshape(shape)
+        own = list(zip(keys, self.rates, strict=True))
+        x = added(run_blocks(self.blocks, x, (pairs,), own, self.execution)).reshape(shape)
         return x if reorder is None else x[:, inverse(reorder)]
 
     def _pairs(self, mask: CellMask | None) -> TokenPairs:

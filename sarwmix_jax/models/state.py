@@ -156,76 +156,6 @@ Blocks = Any
 """A sequence of equal blocks: a list of modules, or one module whose arrays hold the blocks stacked on a first axis."""
 
 
-def make_blocks(make: Callable[[nnx.Rngs], nnx.Module], count: int, execution: Execution, *, rngs: nnx.Rngs) -> Blocks:
-    """Makes equal blocks in the form that `run_blocks` takes.
-
-    They are initialised in one vectorised program, which compiles much faster than one program per block.
-
-    Args:
-        make: Makes a block with the random numbers given; must not keep them.
-        count: Number of blocks.
-        execution: How they will run.
-        rngs: Random numbers of all blocks.
-    """
-    arrays = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(key))))(jax.random.split(rngs.params(), count))
-    structure = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
-    if execution.scan:
-        stacked: nnx.Module = nnx.merge(structure, arrays)
-        return stacked
-    parts = (jax.tree.map(lambda leaf, number=number: leaf[number], arrays) for number in range(count))
-    return nnx.List([nnx.merge(structure, part) for part in parts])
-
-
-def split_last(blocks: Blocks, execution: Execution) -> tuple[Blocks, Any]:
-    """All blocks but the last, and the last one."""
-    if not execution.scan:
-        *others, last = blocks
-        return nnx.List(others), last
-    structure, arrays = nnx.split(blocks)
-    others, last = (jax.tree.map(lambda leaf, part=part: leaf[part], arrays) for part in (slice(None, -1), -1))
-    return nnx.merge(structure, others), nnx.merge(structure, last)
-
-
-def run_blocks(
-    blocks: Blocks,
-    x: Any,
-    shared: tuple[Any, ...],
-    own: Sequence[tuple[Any, ...]],
-    execution: Execution,
-) -> Any:
-    """Runs `x = block(x, *shared, *own[number])` for all blocks.
-
-    Args:
-        blocks: The blocks from `make_blocks`.
-        x: Input of the first block, `residual.Stream`; its shape stays. In a loop it is an array.
-        shared: Further arguments, the same for all blocks.
-        own: Further arguments of each block: arrays, numbers or None.
-        execution: How the blocks run.
-    """
-    if not own:
-        return x
-    if not execution.scan:
-        for block, arguments in zip(blocks, own, strict=True):
-            x = _recomputing(block, execution)(x, *shared, *arguments)
-        return x
-    structure, arrays = nnx.split(blocks)
-
-    def body(x: Float[Array, "..."], each: tuple[Any, tuple[Any, ...]]) -> tuple[Float[Array, "..."], None]:
-        block = nnx.merge(structure, each[0])
-        return _recomputing(block, execution)(x, *shared, *each[1]), None
-
-    stacked = jax.tree.map(lambda *values: jnp.stack(values), *own)
-    return jax.lax.scan(body, x, (arrays, stacked), length=len(own))[0]
-
-
-def _recomputing(block: Callable[..., Any], execution: Execution) -> Callable[..., Any]:
-    """The block with recomputation in its backward pass as set."""
-    if execution.recompute == "none":
-        return block
-    kept = jax.checkpoint_policies.save_only_these_names(*KEPT) if execution.recompute == "elementwise" else None
-    return jax.checkpoint(block, policy=kept, prevent_cse=not execution.scan)
-
-
 class Product(NamedTuple):
     """What a dense layer gives before its bias is added.
 
@@ -270,3 +200,73 @@ def add(stream: Float[Array, "..."], branch: Float[Array, "..."] | Product) -> S
 def added(x: Stream) -> Float[Array, "..."]:
     """The sum, where no LayerNorm follows."""
     return x.stream + (x.branch.values + x.branch.bias) if isinstance(x, Pending) else x
+
+
+def make_blocks(make: Callable[[nnx.Rngs], nnx.Module], count: int, execution: Execution, *, rngs: nnx.Rngs) -> Blocks:
+    """Makes equal blocks in the form that `run_blocks` takes.
+
+    They are initialised in one vectorised program, which compiles much faster than one program per block.
+
+    Args:
+        make: Makes a block with the random numbers given; must not keep them.
+        count: Number of blocks.
+        execution: How they will run.
+        rngs: Random numbers of all blocks.
+    """
+    arrays = jax.vmap(lambda key: nnx.state(make(nnx.Rngs(key))))(jax.random.split(rngs.params(), count))
+    structure = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    if execution.scan:
+        stacked: nnx.Module = nnx.merge(structure, arrays)
+        return stacked
+    parts = (jax.tree.map(lambda leaf, number=number: leaf[number], arrays) for number in range(count))
+    return nnx.List([nnx.merge(structure, part) for part in parts])
+
+
+def split_last(blocks: Blocks, execution: Execution) -> tuple[Blocks, Any]:
+    """All blocks but the last, and the last one."""
+    if not execution.scan:
+        *others, last = blocks
+        return nnx.List(others), last
+    structure, arrays = nnx.split(blocks)
+    others, last = (jax.tree.map(lambda leaf, part=part: leaf[part], arrays) for part in (slice(None, -1), -1))
+    return nnx.merge(structure, others), nnx.merge(structure, last)
+
+
+def run_blocks(
+    blocks: Blocks,
+    x: Stream,
+    shared: tuple[Any, ...],
+    own: Sequence[tuple[Any, ...]],
+    execution: Execution,
+) -> Stream:
+    """Runs `x = block(x, *shared, *own[number])` for all blocks.
+
+    Args:
+        blocks: The blocks from `make_blocks`.
+        x: Input of the first block; its shape stays. In a loop it is an array.
+        shared: Further arguments, the same for all blocks.
+        own: Further arguments of each block: arrays, numbers or None.
+        execution: How the blocks run.
+    """
+    if not own:
+        return x
+    if not execution.scan:
+        for block, arguments in zip(blocks, own, strict=True):
+            x = _recomputing(block, execution)(x, *shared, *arguments)
+        return x
+    structure, arrays = nnx.split(blocks)
+
+    def body(x: Stream, each: tuple[Any, tuple[Any, ...]]) -> tuple[Stream, None]:
+        block = nnx.merge(structure, each[0])
+        return _recomputing(block, execution)(x, *shared, *each[1]), None
+
+    stacked = jax.tree.map(lambda *values: jnp.stack(values), *own)
+    return jax.lax.scan(body, x, (arrays, stacked), length=len(own))[0]
+
+
+def _recomputing(block: Callable[..., Any], execution: Execution) -> Callable[..., Any]:
+    """The block with recomputation in its backward pass as set."""
+    if execution.recompute == "none":
+        return block
+    kept = jax.checkpoint_policies.save_only_these_names(*KEPT) if execution.recompute == "elementwise" else None
+    return jax.checkpoint(block, policy=kept, prevent_cse=not execution.scan)
