@@ -122,15 +122,24 @@ def gpus_of_host() -> int:
     return len(list(place.iterdir())) if place.is_dir() else 0
 
 
+def broken(error: BaseException | None) -> bool:
+    """Whether a collective whose other side has gone is behind an error, such as one of writing a checkpoint."""
+    while error is not None:
+        if isinstance(error, ValueError | RuntimeError) and any(word in str(error) for word in BROKEN):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _fail(peers: Peers, error: BaseException) -> NoReturn:
     """End this process because of an error, and by it all others."""
     if isinstance(error, RAISED_BY_SIGNALS):
         code, line = INTERRUPTED if isinstance(error, KeyboardInterrupt) else STOPPED, f"stopped by a signal ({error})"
-    elif isinstance(error, UserError):
-        code, line = MISTAKE, str(error)
-    elif isinstance(error, ValueError | RuntimeError) and any(word in str(error) for word in BROKEN):
+    elif broken(error):
         peers.await_reason()  # that of the process which has failed is more useful
         code, line = LOST, f"the connection with another process is lost: {error}"
+    elif isinstance(error, UserError):
+        code, line = MISTAKE, str(error)
     else:
         traceback.print_exception(error)
         code, line = FAILED, f"{type(error).__name__}: {error}"

@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+from sarwmix_jax.cluster.joining import broken
+from sarwmix_jax.errors import UserError
 from tests.cluster import jobs
 
 STEPS = (sys.executable, "-m", "tests.cluster.steps")
@@ -36,6 +38,16 @@ def test_an_error_of_one_process_ends_all_and_is_shown_by_the_first():
     for _, _, err in found:
         assert "error: process 1 of 2 on " in err and "record 7 cannot be read" in err and "Traceback" not in err
     assert found[0][2].endswith("; all processes end\n")
+
+
+@pytest.mark.parametrize(
+    ("reason", "lost"), [(RuntimeError("UNKNOWN: Gloo all-reduce failed: Read error"), True), (OSError("full"), False)]
+)
+def test_a_save_that_ends_with_the_other_process_is_no_mistake_of_the_user(reason, lost):
+    try:
+        raise UserError("cannot write a checkpoint") from reason
+    except UserError as error:
+        assert broken(error) == lost
 
 
 @pytest.mark.slow
