@@ -31,7 +31,7 @@ test: versions
 	$(PYTEST)
 
 test-slow: versions
-	$(PYTEST) -m "slow or torch" --durations=40
+	$(PYTEST) -m "(slow or torch) and not soak" --durations=40
 
 # the long forms of tests: minutes each, and damage by the hundred; SOAK_SEED=N for other damage
 soak: versions

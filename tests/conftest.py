@@ -9,8 +9,9 @@ from pathlib import Path
 
 # Before JAX is imported, in the process that starts the others; all of them share one folder of programs.
 if "SARWMIX_TESTS" not in os.environ:
-    folder = tempfile.mkdtemp(prefix="sarwmix_tests_")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    if (folder := os.environ.get("SARWMIX_TESTS_COMPILED")) is None:  # a folder that several runs of tests share
+        folder = tempfile.mkdtemp(prefix="sarwmix_tests_")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     # Kernels of CPUs compile in a third of the time. JAX 0.12 does not know the flag, and ends at an unknown one.
     known = importlib.metadata.version("jaxlib").startswith("0.10.")
     quick = "--xla_cpu_use_fusion_emitters=false" if known else ""

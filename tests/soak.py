@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-COUNT = int(os.environ.get("SOAK_COUNT", "20"))
+COUNT = int(os.environ.get("SOAK_COUNT", "15"))
 SEED = int(os.environ.get("SOAK_SEED", "0"))
 
 

@@ -1,3 +1,5 @@
+import contextlib
+import io
 import json
 import os
 import subprocess
@@ -24,9 +26,32 @@ def tiny_demo(workdir):
     return demo(workdir, config, scenes={"train": 16, "validation": 6, "test": 12})
 
 
+@pytest.fixture(scope="module")
+def continued(tmp_path_factory):
+    """Folder of a demo that was interrupted after pretraining and then went on, and what the second start gave."""
+    place = tmp_path_factory.mktemp("continued") / "demo"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("sarwmix_jax.cli.demonstration.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        tiny_demo(place)
+    (place / "notes.txt").write_text("mine")
+    records = written(place)
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors):
+        result = tiny_demo(place)
+    assert f"{place} holds an unfinished demo, which is continued" in errors.getvalue()
+    assert "nothing to do: 3 of 3 steps are done" in errors.getvalue()
+    assert written(place) == records
+    return place, result
+
+
+def written(place):
+    """When each file of a demo's records was written."""
+    return {path: path.stat().st_mtime_ns for path in (place / "records").iterdir()}
+
+
 @pytest.mark.slow
-def test_demo_leaves_checkpoint_pictures_and_figures(tmp_path):
-    result = tiny_demo(tmp_path / "demo")
+def test_a_demo_that_went_on_leaves_checkpoint_pictures_and_figures(continued):
+    place, result = continued
     text = report(result)
     for words in ("training loss", "held-out scenes", "best constant prediction", "below it", "VH", "VV"):
         assert words in text
@@ -35,7 +60,7 @@ def test_demo_leaves_checkpoint_pictures_and_figures(tmp_path):
         assert path.exists()
         assert str(path) in text
     assert load_parameters(result.checkpoint).step == 3
-    figures = json.loads((tmp_path / "demo/result.json").read_text())
+    figures = json.loads((place / "result.json").read_text())
     assert figures["margin"] == pytest.approx(1 - figures["held_out_loss"] / figures["constant_prediction_loss"])
     for name in ("model", "harmonic", "constant"):
         for band in ("VH", "VV"):
@@ -45,29 +70,21 @@ def test_demo_leaves_checkpoint_pictures_and_figures(tmp_path):
     assert (figures["labels"]["labelled"], figures["labels"]["scored"]) == (16, 12)
     assert set(figures["minutes"]) == {"scenes", "pretraining", "evaluation and pictures", "few labels"}
     assert f"finished in {sum(figures['minutes'].values()):.1f} minutes (scenes " in text
-    assert load_parameters(tmp_path / "demo/finetuned").description["settings"]["init_from"]
-    assert load_parameters(tmp_path / "demo/from_scratch").description["settings"]["init_from"] is None
+    assert load_parameters(place / "finetuned").description["settings"]["init_from"]
+    assert load_parameters(place / "from_scratch").description["settings"]["init_from"] is None
 
 
 @pytest.mark.slow
-def test_a_second_demo_continues_and_a_third_starts_again(tmp_path, capsys, monkeypatch):
-    place = tmp_path / "demo"
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("sarwmix_jax.cli.demonstration.evaluate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        tiny_demo(place)
-    (place / "notes.txt").write_text("mine")
-    records = {path: path.stat().st_mtime_ns for path in (place / "records").iterdir()}
-    second = tiny_demo(place)
-    errors = capsys.readouterr().err
-    assert f"{place} holds an unfinished demo, which is continued" in errors
-    assert "nothing to do: 3 of 3 steps are done" in errors
+def test_a_demo_after_a_finished_one_starts_again(continued, capsys):
+    place, second = continued
+    records = written(place)
     third = tiny_demo(place)
     errors = capsys.readouterr().err
     assert f"{place} holds a finished demo, which is replaced" in errors
     assert "step 1/3" in errors
     assert (second.losses, second.steps, second.held_out.loss) == (third.losses, 3, third.held_out.loss)
     assert (place / "notes.txt").read_text() == "mine"
-    assert records == {path: path.stat().st_mtime_ns for path in (place / "records").iterdir()}
+    assert written(place) == records
 
 
 WANTED = {"version": "1", "scenes": {"train": 16}, "settings": {"seed": 0}}

@@ -208,9 +208,12 @@ def test_a_peer_is_held_against_the_golden_numbers_before_it_is_timed(task, monk
         torch_program.checked_program(spec)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*")  # the compiler warns of its own old calls
-@pytest.mark.parametrize("task", ["pretrain", "finetune", "inference"])
+@pytest.mark.parametrize(
+    "task",
+    [pytest.param(task, marks=pytest.mark.soak) for task in ("pretrain", "finetune")]
+    + [pytest.param("inference", marks=pytest.mark.slow)],
+)
 def test_compiled_equals_uncompiled(task):
     counters = torch._dynamo.utils.counters
     counters.clear()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.conftest import QUICK
 from tests.training.conftest import TINY_RUN
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,7 @@ def environment(devices=2, **more):
     return own | {
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiles faster
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{QUICK} --xla_force_host_platform_device_count={devices}",
         "PYTHONPATH": str(ROOT),
         "GLIBC_TUNABLES": "glibc.malloc.hugetlb=0",
         **more,

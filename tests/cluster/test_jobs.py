@@ -118,8 +118,9 @@ def test_several_processes_finetune_like_one(processes, whole, place, labelled_r
     assert_like_one(whole[FINETUNING], tmp_path / "run", jobs.run(flags, processes))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 4])
+@pytest.mark.parametrize(
+    "processes", [pytest.param(1, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.soak)]
+)
 def test_a_run_of_two_processes_goes_on_with_one_and_with_four(processes, whole, two, place, records, tmp_path):  # noqa: F811
     workdir = shutil.copytree(two[0], tmp_path / "run")
     shutil.rmtree(workdir / "checkpoints" / str(STEPS))

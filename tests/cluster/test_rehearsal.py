@@ -33,7 +33,7 @@ def test_the_schedule_with_three_preemptions(tmp_path, capsys):
     places = [f"--config.data.records={tmp_path}/records", f"--workdir={workdir}", f"--compiled={tmp_path}/compiled"]
 
     def start():
-        optimised = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+        optimised = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
         return jobs.start(["pretrain", "--config=demo", *places, *flags], 2, devices=1, **optimised)
 
     def steps():

@@ -21,12 +21,24 @@ def rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+LONG = {
+    "pretraining": WHOLE["pretraining"].replace("stop_after_steps=3", "stop_after_steps=60 checkpoint.every_epochs=1"),
+    "finetuning": WHOLE["finetuning"].replace("steps=2", "steps=40 checkpoint.every_epochs=4"),
+}
+"""Long enough to be stopped in the middle."""
+
+
+def command(config: Path, folder: Path) -> list[str]:
+    """A study as a process of its own: how many devices this one has, other tests have decided."""
+    return [sys.executable, "-m", "sarwmix_jax", "study", f"--config={config}", f"--workdir={folder}"]
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A finished study, and its config."""
+    """A finished study that was never stopped, and its config."""
     place = tmp_path_factory.mktemp("study")
-    config = config_file(place / "whole.py", **WHOLE)
-    assert main(["study", f"--config={config}", f"--workdir={place / 'out'}"]) == 0
+    config = config_file(place / "whole.py", **WHOLE | LONG)
+    subprocess.run(command(config, place / "out"), check=True, capture_output=True)
     return place / "out", config
 
 
@@ -97,30 +109,22 @@ def test_listing_writes_nothing(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_killed_study_goes_on_with_the_same_results(tmp_path):
+def test_a_killed_study_goes_on_with_the_same_results(whole, tmp_path):
     """SIGKILL in pretraining, SIGTERM in finetuning; all scores are those of a study that was never stopped."""
+    straight, config = whole
     out = tmp_path / "out"
-    longer = "optimizer.stop_after_steps=3", "optimizer.stop_after_steps=60 checkpoint.every_epochs=1"
-    changed = WHOLE | {"pretraining": WHOLE["pretraining"].replace(*longer)}
-    changed |= {"finetuning": WHOLE["finetuning"].replace("steps=2", "steps=40 checkpoint.every_epochs=4")}
-    config = config_file(tmp_path / "long.py", **changed)
-    command = [sys.executable, "-m", "sarwmix_jax", "study", f"--config={config}", f"--workdir={out}"]
-    # a process of its own as well: how many devices this one has, other tests have decided
-    subprocess.run([*command[:-1], f"--workdir={tmp_path / 'straight'}"], check=True, capture_output=True)
-    stop_when(command, out / "pretrain/weighted/seed0/log.jsonl", signal.SIGKILL)
+    stop_when(command(config, out), out / "pretrain/weighted/seed0/log.jsonl", signal.SIGKILL)
     assert list(out.rglob(CLAIM))
-    code = stop_when(command, out / "finetune/random/0.5/recipe/seed0/stage0/log.jsonl", signal.SIGTERM)
-    assert code == STOPPED
+    log = out / "finetune/random/0.5/recipe/seed0/stage0/log.jsonl"
+    assert stop_when(command(config, out), log, signal.SIGTERM) == STOPPED
     assert not list(out.rglob(CLAIM))
-    subprocess.run(command, check=True, capture_output=True)
-    assert json.loads((out / "results.json").read_text()) == json.loads(
-        (tmp_path / "straight" / "results.json").read_text()
-    )
+    subprocess.run(command(config, out), check=True, capture_output=True)
+    assert json.loads((out / "results.json").read_text()) == json.loads((straight / "results.json").read_text())
 
 
-def stop_when(command: list[str], log: Path, number: signal.Signals) -> int:
+def stop_when(words: list[str], log: Path, number: signal.Signals) -> int:
     """Start, and send a signal when the log has two lines of training."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     limit = time.monotonic() + 300
     while not (log.exists() and log.read_text().count('"event": "train"') > 1):
         assert time.monotonic() < limit and process.poll() is None
