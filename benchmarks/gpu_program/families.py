@@ -6,7 +6,7 @@ FAMILIES = {
     "attention": r"attend|attention|split_heads|_pairs",
     "LayerNorm": r"layer_?norm|_normalize|_compute_stats",
     "GELU": r"gelu|\bmlp\b",
-    "dense layers": r"linear\b|dense|promote_dtype|converted_together",
+    "dense layers": r"linear\b|dense|product|promote_dtype|converted_together",
     "residual connections": r"block\.__call__|block\.half|drop_path",
     "order of tokens": r"_embed|_regroup|_cells|patch|_to_vectors|_to_image|select|swap_|decoder|unmix",
     "gradient norm": r"gradient_norm|clip_by_norm",

@@ -29,6 +29,7 @@ from sarwmix_jax.facts.sizes import SIZES, WINDOWS
 from sarwmix_jax.models.fused_attention import fused_attention
 from sarwmix_jax.models.fused_norm import fused_add_layer_norm, fused_layer_norm_beside
 from sarwmix_jax.models.places import places
+from sarwmix_jax.models.state import Product
 from sarwmix_jax.settings.model import ModelSettings, published
 from sarwmix_jax.tasks.gradients import make_mesh, placed
 
@@ -50,9 +51,10 @@ def forms(settings: ModelSettings) -> Iterator[tuple[str, Any, tuple[Any, ...]]]
             name = f"{place.name}, {place.windows} windows of {place.tokens}, {place.groups} biases"
             yield (
                 name,
-                lambda qkv, *bias, heads=place.heads: fused_attention(qkv, heads, *bias),
+                lambda values, layer, *bias, heads=place.heads: fused_attention(Product(values, layer), heads, *bias),
                 (
                     jax.ShapeDtypeStruct(shape, dtype),
+                    jax.ShapeDtypeStruct(shape[-1:], dtype),
                     *([bias] if place.groups else []),
                 ),
             )

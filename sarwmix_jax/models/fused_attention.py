@@ -6,8 +6,9 @@ that share a bias, over a chunk of rows (images and, where all windows share one
 registers, and its gradient is summed there and written once per chunk. The partial sums are added afterwards, always
 in the same order, so that results are reproducible bit by bit.
 
-The backward pass recomputes the weights; only the inputs are stored. Windows that do not fit in a program are left to
-the kernels of `tiled_attention`.
+The backward pass recomputes the weights; only the inputs are stored. For the bias of the dense layer that gave queries,
+keys and values it also writes sums of their gradients over each window, so that these are not read once more. Windows
+that do not fit in a program are left to the kernels of `tiled_attention`.
 """
 
 import functools
@@ -22,7 +23,7 @@ from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Shaped
 
 from sarwmix_jax.models.interpreter import interpreting
-from sarwmix_jax.models.state import FORBIDDEN
+from sarwmix_jax.models.state import FORBIDDEN, Product, keep
 from sarwmix_jax.models.tiled_attention import attend_tiled
 
 SMALLEST, LARGEST = 16, 64
@@ -30,6 +31,10 @@ SMALLEST, LARGEST = 16, 64
 
 DEPTHS = (16, 32, 64)
 """Head depths that the kernels support."""
+
+KEYS = 1
+"""The part whose gradients add up to zero: what is added to all keys adds the same to all logits of a query, and so
+changes no weight."""
 
 
 class Launch(NamedTuple):
@@ -48,8 +53,10 @@ class Launch(NamedTuple):
 
 LAUNCH = Launch()
 
-Packed = Float[Array, "*batch n packed"]
 Rows = Float[Array, "rows groups n 3 heads depth"]
+Layer = Float[Array, "3 heads depth"]
+"""The bias of the dense layer."""
+
 Bias = Float[Array, "groups heads n n"]
 
 
@@ -68,26 +75,30 @@ def fits_a_program(n: int, groups: int = 1) -> bool:
 
 
 def fused_attention(
-    qkv: Packed, heads: int, bias: Float[Array, "*groups heads n n"] | None = None, launch: Launch = LAUNCH
+    qkv: Product, heads: int, bias: Float[Array, "*groups heads n n"] | None = None, launch: Launch = LAUNCH
 ) -> Float[Array, "*batch n width"]:
     """Scaled dot-product self-attention; logits and softmax in float32.
 
     Args:
-        qkv: Queries, keys and values, the last axis in the order (part, head, depth); `unsupported` lists the limits.
+        qkv: What the dense layer of queries, keys and values gives, (*batch, n, packed), the last axis in the order
+            (part, head, depth); `unsupported` lists the limits.
         heads: Number of heads.
         bias: Added to the logits: none, one (heads, n, n) or (1, heads, n, n) for all, or one for each window of the
             last batch axis. Its gradient is the exact sum over all windows that share it.
         launch: How a GPU runs the kernels.
     """
-    assert unsupported(qkv, heads) is None
-    groups, shape = _groups(bias), qkv.shape
+    assert unsupported(qkv.values, heads) is None
+    groups, shape = _groups(bias), qkv.values.shape
+    parts = (3, heads, shape[-1] // (3 * heads))
     bias = None if bias is None else bias.reshape(groups, *bias.shape[-3:])
-    rows = qkv.reshape(-1, groups, shape[-2], 3, heads, shape[-1] // (3 * heads))
     if not fits_a_program(shape[-2], groups):
+        rows = keep("qkv", qkv.total).reshape(-1, groups, shape[-2], *parts)
         return attend_tiled(rows, bias, interpreting()).reshape(*shape[:-1], -1)
+    total = qkv._replace(bias=jax.lax.stop_gradient(qkv.bias)).total  # its gradient comes from the kernel
+    rows = keep("qkv", total).reshape(-1, groups, shape[-2], *parts)
     if shape[-2] < SMALLEST:
         rows, bias = _stack(rows, bias, SMALLEST // shape[-2])
-    return _attend(rows, bias, launch, interpreting()).reshape(*shape[:-1], -1)
+    return _attend(rows, qkv.bias.reshape(parts), bias, launch, interpreting()).reshape(*shape[:-1], -1)
 
 
 def _groups(bias: Float[Array, "..."] | jax.ShapeDtypeStruct | None) -> int:
@@ -111,19 +122,20 @@ def _chunk(rows: Rows, launch: Launch) -> int:
     return math.ceil(count / min(count, math.ceil(launch.programs / (groups * heads))))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _attend(
-    rows: Rows, bias: Bias | None, launch: Launch, interpret: bool
+    rows: Rows, layer: Layer, bias: Bias | None, launch: Launch, interpret: bool
 ) -> Float[Array, "rows groups n heads depth"]:
+    """Attention; `rows` hold the bias of the `layer` already, which is given for its gradient alone."""
     given = {"packed": rows} | ({} if bias is None else {"bias": bias})
     results = {"out": jax.ShapeDtypeStruct(rows.shape[:3] + rows.shape[4:], rows.dtype)}
     return _call(_forward_kernel, "window_attention", given, results, launch, interpret)[0]
 
 
 def _attend_forward(
-    rows: Rows, bias: Bias | None, launch: Launch, interpret: bool
+    rows: Rows, layer: Layer, bias: Bias | None, launch: Launch, interpret: bool
 ) -> tuple[Float[Array, "rows groups n heads depth"], tuple[Rows, Bias | None]]:
-    return _attend(rows, bias, launch, interpret), (rows, bias)
+    return _attend(rows, layer, bias, launch, interpret), (rows, bias)
 
 
 def _attend_backward(
@@ -131,14 +143,16 @@ def _attend_backward(
     interpret: bool,
     saved: tuple[Rows, Bias | None],
     cotangent: Float[Array, "rows groups n heads depth"],
-) -> tuple[Rows, Bias | None]:
+) -> tuple[Rows, Layer, Bias | None]:
     rows, bias = saved
     given, results = {"packed": rows, "out": cotangent}, {"packed": jax.ShapeDtypeStruct(rows.shape, rows.dtype)}
+    results["sums"] = jax.ShapeDtypeStruct((*rows.shape[:2], *rows.shape[3:]), jnp.float32)
     if bias is not None:
         chunks = math.ceil(len(rows) / _chunk(rows, launch))
         given["bias"], results["partial"] = bias, jax.ShapeDtypeStruct((chunks, *bias.shape), jnp.float32)
-    d_rows, *partials = _call(_backward_kernel, "window_attention_backward", given, results, launch, interpret)
-    return d_rows, None if bias is None else partials[0].sum(axis=0).astype(bias.dtype)
+    d_rows, sums, *partials = _call(_backward_kernel, "window_attention_backward", given, results, launch, interpret)
+    d_bias = None if bias is None else partials[0].sum(axis=0).astype(bias.dtype)
+    return d_rows, sums.sum(axis=(0, 1)).astype(rows.dtype), d_bias
 
 
 _attend.defvjp(_attend_forward, _attend_backward)
@@ -149,13 +163,15 @@ def _call(
 ) -> list[Array]:
     """Runs a kernel over arrays; each is given with the name of its block.
 
-    Blocks: `packed` for queries, keys and values and for their gradients, `out` for the output, `bias`, and `partial`
-    for the partial sums of the bias' gradient. Heads change fastest, since those of a token are adjacent in memory.
+    Blocks: `packed` for queries, keys and values and for their gradients, `sums` for sums of the latter over tokens,
+    `out` for the output, `bias`, and `partial` for the partial sums of the bias' gradient. Heads change fastest, since
+    those of a token are adjacent in memory.
     """
     rows, groups, n, _, heads, depth = given["packed"].shape
     chunk = _chunk(given["packed"], launch)
     blocks = {
         "packed": pl.BlockSpec((chunk, None, n, 3, None, depth), lambda h, g, c: (c, g, 0, 0, h, 0)),
+        "sums": pl.BlockSpec((chunk, None, 3, None, depth), lambda h, g, c: (c, g, 0, h, 0)),
         "out": pl.BlockSpec((chunk, None, n, None, depth), lambda h, g, c: (c, g, 0, h, 0)),
         "bias": pl.BlockSpec((None, None, n, n), lambda h, g, c: (g, h, 0, 0)),
         "partial": pl.BlockSpec((None, None, None, n, n), lambda h, g, c: (c, g, h, 0, 0)),
@@ -185,18 +201,24 @@ def _forward_kernel(rows_ref: Any, *refs: Any, rows: int, chunk: int) -> None:
 
 
 def _backward_kernel(rows_ref: Any, cotangent_ref: Any, *refs: Any, rows: int, chunk: int) -> None:
-    bias_ref, d_rows_ref, partial_ref = refs if len(refs) == 3 else (None, *refs, None)
+    bias_ref, d_rows_ref, sums_ref, partial_ref = refs if len(refs) == 4 else (None, *refs, None)
     bias = None if bias_ref is None else bias_ref[...]
 
     def row(i: Array, d_bias: Array | None) -> Array | None:
+        def write(part: int, gradient: Array) -> None:
+            narrow = gradient.astype(d_rows_ref.dtype)
+            d_rows_ref[i, :, part, :] = narrow
+            sums_ref[i, part, :] = jnp.zeros(narrow.shape[1:], jnp.float32) if part == KEYS else _over_tokens(narrow)
+
         q, k, v = (rows_ref[i, :, part, :] for part in range(3))
         d_out = cotangent_ref[i]
         weights = _weights(q, k, bias)
+        write(2, _dot(weights.astype(v.dtype).T, d_out))  # first, else registers do not suffice
         d_weights = _dot(d_out, v.T)
         d_logits = weights * (d_weights - (weights * d_weights).sum(axis=1)[:, None])
         scaled = (d_logits * _scale(q)).astype(q.dtype)
-        for part, gradient in enumerate((_dot(scaled, k), _dot(scaled.T, q), _dot(weights.astype(v.dtype).T, d_out))):
-            d_rows_ref[i, :, part, :] = gradient.astype(d_rows_ref.dtype)
+        write(0, _dot(scaled, k))
+        write(1, _dot(scaled.T, q))
         return None if d_bias is None else d_bias + d_logits
 
     start = None if bias is None else jnp.zeros(bias.shape, jnp.float32)
@@ -215,6 +237,12 @@ def _weights(q: Array, k: Array, bias: Array | None) -> Float[Array, "n n"]:
     logits = logits if bias is None else logits + bias.astype(jnp.float32)
     weights = jnp.exp(logits - logits.max(axis=1)[:, None])
     return weights / weights.sum(axis=1)[:, None]
+
+
+def _over_tokens(x: Array) -> Float[Array, " depth"]:
+    """The sum over tokens, by the matrix unit: threads would have to exchange values for it."""
+    first = jnp.broadcast_to((jnp.arange(SMALLEST) == 0)[:, None], (SMALLEST, len(x))).astype(x.dtype)
+    return _dot(first, x).sum(axis=0)
 
 
 def _scale(q: Array) -> float:

@@ -5,6 +5,7 @@ from einops import rearrange
 from jaxtyping import Array, Float
 
 from sarwmix_jax.errors import UserError
+from sarwmix_jax.models.state import Product
 
 REMEDY = "use --config.model.kernel=xla"
 
@@ -27,7 +28,7 @@ def attend_cudnn(
 
 
 def attend_fused(
-    qkv: Float[Array, "*batch tokens packed"], heads: int, bias: Float[Array, "... heads tokens tokens"] | None
+    qkv: Product, heads: int, bias: Float[Array, "... heads tokens tokens"] | None
 ) -> Float[Array, "*batch tokens width"]:
     """`self_attend` by the project's own kernels.
 
@@ -36,6 +37,6 @@ def attend_fused(
     """
     from sarwmix_jax.models.fused_attention import fused_attention, unsupported
 
-    if reason := unsupported(qkv, heads):
+    if reason := unsupported(qkv.values, heads):
         raise UserError(f"model.kernel fused cannot compute this attention: {reason}; {REMEDY}")
     return fused_attention(qkv, heads, bias)

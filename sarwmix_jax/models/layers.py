@@ -225,12 +225,18 @@ _logits.defvjp(_logits_forward, _logits_backward)
 
 
 def self_attend(
-    qkv: Float[Array, "*batch tokens packed"],
+    qkv: Product,
     heads: int,
     bias: Float[Array, "... heads tokens tokens"] | None = None,
     kernel: str = "xla",
 ) -> Float[Array, "*batch tokens width"]:
-    """Self-attention from packed queries, keys and values, the last axis in the order (part, head, depth).
+    """Self-attention from the dense layer of packed queries, keys and values.
+
+    Args:
+        qkv: What the layer gives, (*batch, tokens, packed), the last axis in the order (part, head, depth).
+        heads: Number of heads.
+        bias: Added to the logits.
+        kernel: What computes it; "fused" also sums the gradient of the layer's bias.
 
     Raises:
         UserError: The fused kernel does not support such arrays.
@@ -240,7 +246,7 @@ def self_attend(
         from sarwmix_jax.models.kernels import attend_fused
 
         return attend_fused(qkv, heads, bias)
-    q, k, v = split_heads(qkv, 3, heads)
+    q, k, v = split_heads(keep("qkv", qkv.total), 3, heads)
     return attend(q, k, v, bias, kernel)
 
 
@@ -265,7 +271,7 @@ class Attention(nnx.Module):
         key: Key | None = None,
     ) -> Float[Array, "*batch tokens width"] | Product:
         """Attends over the tokens of the second last axis."""
-        seen = keep("attended", self_attend(keep("qkv", dense(self.qkv, x)), self.heads, bias, self.kernel))
+        seen = keep("attended", self_attend(product(self.qkv, x), self.heads, bias, self.kernel))
         return self.project(seen, key)
 
     def project(

@@ -23,6 +23,7 @@ from sarwmix_jax.models.layers import (
     dense_columns,
     linear,
     numbered,
+    product,
     self_attend,
     split_heads,
 )
@@ -100,7 +101,7 @@ class DecoderBlock(nnx.Module):
     def _attend_half(self, normed: Float[Array, "2 batch cells width"], mask: Mask) -> Tokens:
         qkv, width, heads, kernel = self.attention.qkv, normed.shape[-1], self.attention.heads, self.attention.kernel
         if kernel == "fused":  # whose kernel takes packed arrays; the queries that are not read cost it next to nothing
-            return select(self_attend(dense(qkv, normed), heads, kernel=kernel), mask)
+            return select(self_attend(product(qkv, normed), heads, kernel=kernel), mask)
         (q,) = split_heads(dense_columns(qkv, select(normed, mask), slice(width)), 1, heads)
         k, v = split_heads(dense_columns(qkv, normed, slice(width, None)), 2, heads)
         return select(jnp.stack([attend(q, k[own], v[own], kernel=kernel) for own in (0, 1)]), mask)

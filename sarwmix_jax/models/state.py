@@ -167,6 +167,12 @@ class Product(NamedTuple):
     values: Float[Array, "... width"]
     bias: Float[Array, " width"]
 
+    @property
+    def total(self) -> Float[Array, "... width"]:
+        """What the layer gives; the bias is added in two dimensions, as XLA expects it after a product."""
+        rows = self.values.reshape(-1, self.values.shape[-1])
+        return (rows + self.bias).reshape(self.values.shape)
+
 
 class Pending(NamedTuple):
     """The stream of a residual connection, and a branch that LayerNorm's own GPU kernel is to add to it.

@@ -24,7 +24,7 @@ from sarwmix_jax.errors import one_line
 from sarwmix_jax.models.layers import LayerNorm, self_attend
 from sarwmix_jax.models.mixmae import fixed_masked_count
 from sarwmix_jax.models.places import Masks, Place, check_kernel, places, refusal
-from sarwmix_jax.models.state import FORBIDDEN, merge_model, split_model
+from sarwmix_jax.models.state import FORBIDDEN, Product, merge_model, split_model
 from sarwmix_jax.progress import progress
 from sarwmix_jax.settings.model import PLACES, ModelSettings
 from sarwmix_jax.settings.sections import PretrainingSettings, RunSettings
@@ -185,20 +185,21 @@ def _supported(kernel: str, place: Place, dtype: str) -> bool:
 
 
 def _attention(kernel: str, place: Place) -> Callable[..., Any]:
-    return lambda qkv, bias=None: self_attend(qkv, place.heads, bias, kernel)
+    """From a dense layer without its bias, for the kernels differ in what computes this bias' gradient."""
+    return lambda values, layer, bias=None: self_attend(Product(values, layer), place.heads, bias, kernel)
 
 
 def _given(place: Place, model: ModelSettings, images: int) -> tuple[Any, ...]:
-    """Packed queries, keys and values, and a bias that forbids some pairs, as masks do."""
+    """Packed queries, keys and values, the bias of their layer, and one that forbids some pairs, as masks do."""
     rng = np.random.default_rng(0)
     shape = (images, place.windows, place.tokens, 3 * place.heads * place.depth)
-    qkv = jnp.asarray(rng.standard_normal(shape, np.float32), model.dtype)
+    values, layer = (jnp.asarray(rng.standard_normal(shape, np.float32), model.dtype) for shape in (shape, shape[-1:]))
     if place.groups == 0:
-        return (qkv,)
+        return values, layer
     groups = (place.groups,) if place.groups > 1 else ()
     bias = rng.standard_normal((*groups, place.heads, place.tokens, place.tokens), np.float32)
     bias[..., 1:, 0] = FORBIDDEN
-    return qkv, jnp.asarray(bias)
+    return values, layer, jnp.asarray(bias)
 
 
 def _norm(kernel: str, model: ModelSettings) -> Callable[..., Any]:

@@ -4,6 +4,8 @@ Without a GPU the kernel runs in Pallas' interpreter and is lowered for CUDA; te
 """
 
 import contextlib
+import math
+import re
 from dataclasses import replace
 
 import jax
@@ -16,7 +18,7 @@ from sarwmix_jax.models.fused_attention import LARGEST, LAUNCH, Launch, fused_at
 from sarwmix_jax.models.interpreter import interpreted
 from sarwmix_jax.models.layers import self_attend
 from sarwmix_jax.models.mixmae import MixMAE
-from sarwmix_jax.models.state import FORBIDDEN, abstract_model, flatten_names, unflatten_names
+from sarwmix_jax.models.state import FORBIDDEN, Product, abstract_model, flatten_names, unflatten_names
 from sarwmix_jax.settings.model import published
 from sarwmix_jax.tasks.gradients import TrainState, make_gradients, make_mesh
 from tests.support import TINY, on_gpu, pretraining_task, with_gpu
@@ -65,40 +67,45 @@ TRAINED = replace(
 
 
 def arrays(shape, heads, biases, dtype=jnp.float32, depth=16, seed=0):
-    """(qkv, bias, cotangent); one pair of tokens must not see each other."""
+    """(qkv, the bias of its layer, bias, cotangent); one pair of tokens must not see each other."""
     rng = np.random.default_rng(seed)
-    qkv = jnp.asarray(rng.normal(size=(*shape, 3 * heads * depth)), dtype)
+    qkv, layer = (jnp.asarray(rng.normal(size=(*axes, 3 * heads * depth)), dtype) for axes in (shape, ()))
     cotangent = jnp.asarray(rng.normal(size=(*shape, heads * depth)), dtype)
     if biases is None:
-        return qkv, None, cotangent
+        return qkv, layer, None, cotangent
     bias = rng.normal(size=(*biases, heads, shape[-1], shape[-1])).astype(np.float32)
     bias[..., 1, 2] = FORBIDDEN
-    return qkv, jnp.asarray(bias), cotangent
+    return qkv, layer, jnp.asarray(bias), cotangent
 
 
 def two_groups(shape, heads):
-    """The arrays of two mix groups, stacked."""
+    """The arrays of two mix groups, stacked; the layer is one."""
     groups = (arrays(shape, heads, shape[1:2], seed=seed) for seed in (0, 1))
-    return [jnp.stack(both) for both in zip(*groups, strict=True)]
+    qkv, layer, bias, cotangent = (jnp.stack(both) for both in zip(*groups, strict=True))
+    return qkv, layer[0], bias, cotangent
 
 
-def results(attention, qkv, bias, cotangent):
-    """Output and gradients, in float32."""
+def of_groups(attention):
+    return jax.vmap(attention, (0, None, 0))
+
+
+def results(attention, *given):
+    """Output and gradients, in float32; the last one given is the cotangent."""
 
     @jax.jit
-    def both(qkv, bias, cotangent):
-        out, pull = jax.vjp(attention, qkv, bias)
-        return [x.astype(jnp.float32) for x in jax.tree.leaves((out, pull(cotangent)))]
+    def both(*given):
+        out, pull = jax.vjp(attention, *given[:-1])
+        return [x.astype(jnp.float32) for x in jax.tree.leaves((out, pull(given[-1])))]
 
-    return both(qkv, bias, cotangent)
+    return both(*given)
 
 
 def plain(heads, kernel="xla"):
-    return lambda qkv, bias: self_attend(qkv, heads, bias, kernel)
+    return lambda qkv, layer, bias: self_attend(Product(qkv, layer), heads, bias, kernel)
 
 
 def fused(heads, launch=LAUNCH):
-    return lambda qkv, bias: fused_attention(qkv, heads, bias, launch)
+    return lambda qkv, layer, bias: fused_attention(Product(qkv, layer), heads, bias, launch)
 
 
 def worst(found, expected):
@@ -115,11 +122,12 @@ def test_interpreted_kernel_gives_the_plain_values_and_gradients(case):
     expected = results(plain(2), *given)
     with interpreted():
         found = results(fused(2), *given)
-    assert len(found) == (2 if biases is None else 3)
-    for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)
-    assert biases is None or float(jnp.abs(found[2]).max()) > 0.1
-    assert biases is None or not np.any(found[2][..., 1, 2])  # what is forbidden has no gradient
+    assert len(found) == (3 if biases is None else 4)
+    for number, (a, b) in enumerate(zip(found, expected, strict=True)):
+        largest = max(1.0, jnp.abs(b).max()) if number == 2 else 1.0  # the layer's bias: a sum over all tokens
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * largest)
+    assert biases is None or float(jnp.abs(found[3]).max()) > 0.1
+    assert biases is None or not np.any(found[3][..., 1, 2])  # what is forbidden has no gradient
     assert max(worst(found, expected)) < 1e-5
 
 
@@ -144,15 +152,15 @@ def test_bfloat16_is_as_near_to_float32_as_the_plain_way():
 
 def test_mix_groups_under_vmap():
     given = two_groups((3, 2, 16), 1)
-    expected = results(jax.vmap(plain(1)), *given)
+    expected = results(of_groups(plain(1)), *given)
     with interpreted():
-        found = results(jax.vmap(fused(1)), *given)
+        found = results(of_groups(fused(1)), *given)
     assert max(worst(found, expected)) < 1e-5
 
 
 def test_what_the_kernel_does_not_support_is_refused_in_one_line():
     with pytest.raises(UserError) as caught:
-        self_attend(jnp.zeros((2, 16, 48)), 2, kernel="fused")
+        self_attend(Product(jnp.zeros((2, 16, 48)), jnp.zeros(48)), 2, kernel="fused")
     reason = "the head depth 8 is not one of 16, 32, 64"
     line = f"model.kernel fused cannot compute this attention: {reason}; use --config.model.kernel=xla"
     assert str(caught.value) == line
@@ -223,25 +231,29 @@ def a_hopper():
 
 def shapes_of(case, dtype=jnp.bfloat16):
     shape, heads, biases = BASE[case]
-    qkv = jax.ShapeDtypeStruct((*shape, 3 * heads * 32), dtype)
+    qkv, layer = (jax.ShapeDtypeStruct((*axes, 3 * heads * 32), dtype) for axes in (shape, ()))
     bias = None if biases is None else jax.ShapeDtypeStruct((*biases, heads, shape[-1], shape[-1]), jnp.float32)
-    return qkv, bias
+    return qkv, layer, bias
 
 
 @pytest.mark.parametrize("case", BASE)
 def test_lowers_for_cuda_without_a_gpu(case):
-    qkv, bias = shapes_of(case)
+    qkv, layer, bias = shapes_of(case)
 
-    def both(qkv, bias):
-        out, pull = jax.vjp(fused(BASE[case][1]), qkv, bias)
+    def both(*given):
+        out, pull = jax.vjp(fused(BASE[case][1]), *given)
         return out, pull(out)
 
     with a_hopper():
-        text = jax.jit(both).trace(qkv, bias).lower(lowering_platforms=("cuda",)).as_text()
-    for_bias = bias is not None and qkv.shape[-2] > LARGEST  # the gradient of the bias has a kernel of its own
+        text = jax.jit(both).trace(qkv, layer, bias).lower(lowering_platforms=("cuda",)).as_text()
+    in_tiles = qkv.shape[-2] > LARGEST
+    for_bias = bias is not None and in_tiles  # the gradient of the bias has a kernel of its own
     assert text.count("stablehlo.custom_call @") == FORWARD_AND_BACKWARD + for_bias
     assert "xla.gpu.triton" in text
     assert "stablehlo.transpose" not in text or case == "stage 4"  # whose biases alone are turned, to share a tile
+    # but for windows of tiles, nothing as large as the gradient of queries, keys and values is read again to be summed
+    summed = re.findall(r"stablehlo\.reduce\(.*: \(tensor<([\dx]+)x\w+>", text)
+    assert (8 * max(math.prod(map(int, shape.split("x"))) for shape in summed) < qkv.size) == (not in_tiles)
 
 
 def relative(found, expected):
@@ -287,7 +299,7 @@ def test_compiled_kernel_repeats_bit_by_bit():
 def test_compiled_mix_groups_under_vmap():
     given = two_groups((8, 2, 32), 2)
     with jax.default_matmul_precision("highest"):
-        errors = worst(results(jax.vmap(fused(2)), *given), results(jax.vmap(plain(2)), *given))
+        errors = worst(results(of_groups(fused(2)), *given), results(of_groups(plain(2)), *given))
     assert max(errors) < 1e-5
 
 

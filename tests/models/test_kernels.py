@@ -39,7 +39,8 @@ def test_places_are_those_at_which_the_model_attends(side, masks, monkeypatch):
     assert [place[1:4] for place in found] == WINDOWS[side, masks]
     seen = []
 
-    def note(qkv, heads, bias):
+    def note(product, heads, bias):
+        qkv = product.values
         groups = 0 if bias is None else 1 if bias.ndim == 3 else bias.shape[0]
         windows = 2 if groups == 0 else qkv.shape[1]
         seen.append((windows, qkv.shape[-2], groups, heads, qkv.shape[-1] // 3 // heads))
