@@ -34,7 +34,7 @@ test-slow: versions
 	$(PYTEST) -m "(slow or torch) and not soak" --durations=40
 
 # the long forms of tests: minutes each, and damage by the hundred; SOAK_SEED=N for other damage
-soak: versions
+soak: versions $(VENV)/.torch
 	SOAK_COUNT=200 $(PYTEST) -m "soak or damage" -s --timeout=7200
 
 # what a new Python or JAX breaks first, in about two minutes: make smoke PYTHON=python3.13 VENV=.venv313

@@ -39,7 +39,7 @@ NOT_RUN = {
     },
     "sarwmix study": "takes hours; the tests of studies run small ones",
     "sarwmix reconstruct --checkpoint runs/labels/pretrain/pretrained/seed0": "needs a study that takes hours",
-    "make": "installs an environment and runs for long; CI runs its targets",
+    "make": "installs an environment and runs for long; CI runs check, test, test-slow and smoke",
     "pip": "installs; the test of the wheel does",
     "python -m benchmarks": "needs a GPU",
     "python -m benchmarks.gpu_program": "needs the wheels for GPUs, and compiles for minutes",

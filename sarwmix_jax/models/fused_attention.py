@@ -242,7 +242,8 @@ def _weights(q: Array, k: Array, bias: Array | None) -> Float[Array, "n n"]:
 def _over_tokens(x: Array) -> Float[Array, " depth"]:
     """The sum over tokens, by the matrix unit: threads would have to exchange values for it."""
     first = jnp.broadcast_to((jnp.arange(SMALLEST) == 0)[:, None], (SMALLEST, len(x))).astype(x.dtype)
-    return _dot(first, x).sum(axis=0)
+    # float32 is not rounded to TF32 here: what is added up is no product
+    return jnp.dot(first, x, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32).sum(axis=0)
 
 
 def _scale(q: Array) -> float:

@@ -43,6 +43,9 @@ PLAIN, NORM = "xla", PLACES[-1]
 KEPT = "kernels.json"
 """File beside the compiled programs."""
 
+COMPARISON = 2
+"""Number of what is compared; a change of it makes earlier measurements void."""
+
 
 @dataclass(frozen=True)
 class Measured:
@@ -130,7 +133,16 @@ def kept_or_measured(model: ModelSettings, masks: Masks, images: int) -> tuple[d
     """Measurements of an earlier start, or new ones, which are kept; and which of both they are."""
     folder = jax.config.values["jax_compilation_cache_dir"]
     path, device = Path(folder) / KEPT if folder else None, jax.local_devices()[0].device_kind
-    parts = (__version__, jax.__version__, device, model.dtype, images, *places(model, masks), *model.widths)
+    parts = (
+        COMPARISON,
+        __version__,
+        jax.__version__,
+        device,
+        model.dtype,
+        images,
+        *places(model, masks),
+        *model.widths,
+    )
     name, kept = json.dumps(parts), _read(path)
     with suppress(KeyError, TypeError, AttributeError):
         return {place: [Measured(**each) for each in found] for place, found in kept[name].items()}, f"kept in {path}"
